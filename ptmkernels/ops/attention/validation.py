@@ -84,7 +84,7 @@ def check_mask(mask: AttentionMask, sizes: tuple[int, int, int, int], device: to
         )
     if (mask.query_len, mask.key_len) != (query_len, key_len):
         raise ValueError(
-            f"mask is for {mask.query_len} queries and {mask.key_len} keys; expected {query_len} and {key_len}"
+            f"mask has {mask.query_len} queries and {mask.key_len} keys; expected {query_len} and {key_len}"
         )
     if mask.batch_size not in (1, batch):
         raise ValueError(f"mask has batch size {mask.batch_size}; expected 1 or {batch}")
