@@ -40,7 +40,9 @@ class CMakeBuild(build_ext):
         ]
         self.run_step("configuring", configure)
         self.run_step("compiling", ["cmake", "--build", str(build)])
-        self.run_step("installing", ["cmake", "--install", str(build), "--prefix", str(package)])
+        # An editable install takes only the extension module out of the build folder, not the libraries.
+        for place in [package, ROOT / "ptmkernels"] if self.editable_mode else [package]:
+            self.run_step("installing", ["cmake", "--install", str(build), "--prefix", str(place)])
 
     def run_step(self, what: str, command: list[str]) -> None:
         if subprocess.run(command, check=False).returncode:
