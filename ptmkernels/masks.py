@@ -107,9 +107,8 @@ class AttentionMask:
     @property
     def batch_size(self) -> int:
         """B, or 1 where the mask holds for every row of a batch."""
-        return max(
-            (t.shape[0] for t in self._tensors() if t is not None), key=lambda n: (n != 1, n)
-        )
+        sizes = [t.shape[0] for t in self._tensors() if t is not None]
+        return next((size for size in sizes if size != 1), 1)
 
     @property
     def query_len(self) -> int:
