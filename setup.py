@@ -57,6 +57,8 @@ class CMakeBuild(build_ext):
 
     def install(self, package: Path) -> None:
         """Lays the libraries, headers and CMake files into the package folder."""
+        for old in ("lib", "include"):  # a CUDA library of an earlier build may not stay
+            shutil.rmtree(package / old, ignore_errors=True)
         command = [find_tool("cmake"), "--install", str(self.build_dir), "--prefix", str(package)]
         self.run_step("installing", command)
 
