@@ -1,0 +1,30 @@
+// Every op schema of ptmkernels, once. Implementations lie beside their kernels; fake kernels, autograd
+// and autocast are registered from Python (ptmkernels/ops).
+
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+namespace {
+
+// What a query may see of a key and what is added to its score (docs/architecture.md, "One attention
+// algebra"); the same in forward and backward.
+const std::string kAttentionOptions =
+    "Tensor? key_rank, Tensor? query_low, Tensor? query_high, Tensor? tree, Tensor? allowed, "
+    "Tensor? bias, Tensor? bias_table, Tensor? bias_bucket, "
+    "float scale, float dropout_p, Tensor? seed";
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(ptmkernels, m) {
+  m.def("template_op(Tensor x, Tensor y, float alpha) -> Tensor");
+  m.def(("attention_forward(Tensor query, Tensor key, Tensor value, " + kAttentionOptions +
+         ") -> (Tensor output, Tensor lse)")
+            .c_str());
+  m.def(("attention_backward(Tensor grad_output, Tensor? grad_lse, Tensor query, Tensor key, "
+         "Tensor value, Tensor output, Tensor lse, " +
+         kAttentionOptions +
+         ", bool bias_needs_grad, bool table_needs_grad) -> (Tensor grad_query, Tensor grad_key, "
+         "Tensor grad_value, Tensor grad_bias, Tensor grad_bias_table)")
+            .c_str());
+}

@@ -1,0 +1,3 @@
+from ptmkernels.cli import main
+
+main()

@@ -1,0 +1,165 @@
+"""Attention over interval masks: `masked_attention` and `attention_weights`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ptmkernels._library import cpu_library_error, cuda_library_error
+from ptmkernels._selector import select
+from ptmkernels.masks import AttentionMask
+from ptmkernels.ops.attention import autograd, reference
+from ptmkernels.ops.attention.options import AttentionOptions, BucketedBias, t5_buckets
+from ptmkernels.ops.attention.validation import check_attention
+
+__all__ = ["BucketedBias", "attention_weights", "masked_attention", "t5_buckets"]
+
+if cpu_library_error() is None:
+    cuda_library_error()
+    autograd.register("ptmkernels::attention_forward", "ptmkernels::attention_backward")
+
+
+def masked_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: AttentionMask | None = None,
+    *,
+    bias: Tensor | BucketedBias | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+    backend: str | None = None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Softmax attention under an interval mask, fused: no L x S tensor is built.
+
+    o_i = sum_j softmax_j(scale * q_i.k_j + bias_ij) v_j over the keys j that query i may see
+    (Vaswani et al. 2017, equation 1). A query that may see nothing gives zeros and zero gradients.
+
+    Args:
+        query: (B, H, L, D), float32, bfloat16 or float16; float64 is served by `reference`. D <= 256.
+        key: (B, Hk, S, D), Hk a divisor of H: query head h reads key head h // (H // Hk).
+        value: (B, Hk, S, D).
+        mask: what each query may see; None = everything.
+        bias: added to the scores after scaling: a tensor that broadcasts to (B, H, L, S), or a
+            :class:`BucketedBias`; both with a gradient. A bias of -inf hides.
+        scale: factor of the products; None = 1 / sqrt(D).
+        dropout_p: probability with which an attention weight is dropped, 0 <= p < 1.
+        seed: int64 (1,) on the device of `query`, the key of the dropout bits, which are the same in
+            every backend; None = drawn from torch's generator.
+        backend: "cpu", "cuda", "triton" or "reference"; None = the environment variable
+            PTMKERNELS_BACKEND, else the fastest that can serve.
+        return_lse: also return the log-sum-exp of the scores, (B, H, L) float32, -inf where a query
+            sees nothing; differentiable.
+
+    Returns:
+        Output (B, H, L, D) in the dtype of `query`, or (output, lse).
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it.
+        RuntimeError: the forced backend cannot serve this call; the message says why.
+    """
+    query, key, value, bias = _autocast(query, key, value, bias)
+    check_attention(query, key, value, mask, bias, scale, dropout_p, seed)
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
+    if dropout_p > 0.0 and seed is None:
+        seed = draw_seed(query.device)
+    options = AttentionOptions.of(mask, _four_dim(bias), scale, float(dropout_p), seed)
+    chosen = select("masked_attention", _refusals(query), backend)
+    output, lse = _FORWARD[chosen](query, key, value, options)
+    return (output, lse) if return_lse else output
+
+
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    lse: Tensor | None = None,
+    mask: AttentionMask | None = None,
+    *,
+    bias: Tensor | BucketedBias | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> Tensor:
+    """The attention weights, for callers that ask for them; the fused path never stores them.
+
+    a_ij = exp(s_ij - lse_i), recomputed from the log-sum-exp that :func:`masked_attention` returned
+    with the same arguments. Plain PyTorch, differentiable; the result is the only L x S tensor kept.
+
+    Args:
+        query, key, mask, bias, scale, dropout_p, seed: as in :func:`masked_attention`; with dropout the
+            weights are those after it, and `seed` is needed.
+        lse: (B, H, L) float32; None = computed here.
+
+    Returns:
+        (B, H, L, S) in the dtype of `query`; zeros in the row of a query that sees nothing.
+    """
+    check_attention(query, key, key, mask, bias, scale, dropout_p, seed)
+    if dropout_p > 0.0 and seed is None:
+        raise ValueError("seed is None; with dropout the weights need the seed of the forward call")
+    expected = query.shape[:3]
+    if lse is not None and lse.shape != expected:
+        raise ValueError(
+            f"lse has shape {tuple(lse.shape)}; expected (B, H, L) = {tuple(expected)}"
+        )
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
+    options = AttentionOptions.of(mask, _four_dim(bias), scale, float(dropout_p), seed)
+    wide = torch.promote_types(query.dtype, torch.float32)
+    score = reference.scores(query.to(wide), key.to(wide), options)
+    if lse is None:
+        weights = reference.softmax(score)[0]
+    else:
+        weights = (score - torch.where(lse == -torch.inf, 0.0, lse)[..., None]).exp()
+    return reference.dropped(weights, options).to(query.dtype)
+
+
+def draw_seed(device: torch.device) -> Tensor:
+    """int64 (1,) from torch's generator of `device`: follows manual_seed, checkpointing, graph replay."""
+    return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
+
+
+def _autocast(query: Tensor, *others):
+    """The inputs in autocast's dtype where autocast is on, as torch casts those of its own attention."""
+    device = query.device.type if isinstance(query, Tensor) else "cpu"
+    if not torch.is_autocast_enabled(device):
+        return query, *others
+    dtype = torch.get_autocast_dtype(device)
+
+    def cast(value):
+        floating = isinstance(value, Tensor) and value.is_floating_point()
+        return value.to(dtype) if floating and value.dtype != torch.float64 else value
+
+    return tuple(cast(value) for value in (query, *others))
+
+
+def _four_dim(bias: Tensor | BucketedBias | None) -> Tensor | BucketedBias | None:
+    if isinstance(bias, BucketedBias):
+        return BucketedBias(bias.table, bias.buckets.to(torch.int32).contiguous())
+    return bias if bias is None else bias[(None,) * (4 - bias.dim())]
+
+
+def _refusals(query: Tensor) -> dict[str, str | None]:
+    """For each backend, best first, why it cannot serve this call (docs/refusals.md)."""
+    device = query.device.type
+    float64 = "float64 is served by reference only" if query.dtype == torch.float64 else None
+    on = {kind: None if device == kind else f"query is on {device}" for kind in ("cpu", "cuda")}
+    return {
+        "cuda": on["cuda"] or float64,
+        "cpu": on["cpu"] or float64,
+        "reference": None,
+    }
+
+
+def _compiled_forward(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions):
+    query, key, value = (t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value))
+    return torch.ops.ptmkernels.attention_forward(query, key, value, *options.astuple())
+
+
+_FORWARD = {
+    "cpu": _compiled_forward,
+    "cuda": _compiled_forward,
+    "reference": reference.attention_forward,
+}

@@ -1,0 +1,152 @@
+"""The checks of the public attention functions; kernels trust what passed here."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ptmkernels.masks import AttentionMask
+from ptmkernels.ops.attention.options import BucketedBias
+
+MAX_HEAD_DIM = 256
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: AttentionMask | None,
+    bias: Tensor | BucketedBias | None,
+    scale: float | None,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> None:
+    """Raises ValueError or TypeError, naming the argument, for anything that an op cannot take."""
+    check_tensors(query, key, value)
+    batch, heads, query_len, _ = query.shape
+    sizes = (batch, heads, query_len, key.shape[2])
+    if mask is not None:
+        check_mask(mask, sizes, query.device)
+    if isinstance(bias, BucketedBias):
+        check_bucketed_bias(bias, sizes, query.device)
+    elif bias is not None:
+        check_bias(bias, sizes, query.device)
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"scale is {scale}; expected a finite number")
+    check_dropout(dropout_p, seed, query.device)
+
+
+def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
+    named = (("query", query), ("key", key), ("value", value))
+    for name, tensor in named:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is a {type(tensor).__name__}; expected a tensor")
+        if tensor.dim() != 4:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; expected 4 dimensions (B, H, length, D)"
+            )
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"{name} has dtype {tensor.dtype}; expected one of {DTYPES}")
+        if tensor.dtype != query.dtype:
+            raise TypeError(
+                f"{name} has dtype {tensor.dtype}; expected that of query, {query.dtype}"
+            )
+        if tensor.device != query.device:
+            raise ValueError(
+                f"{name} is on {tensor.device}; expected the device of query, {query.device}"
+            )
+    batch, heads, _, head_dim = query.shape
+    if not 1 <= head_dim <= MAX_HEAD_DIM:
+        raise ValueError(f"query has head dimension {head_dim}; expected 1 to {MAX_HEAD_DIM}")
+    if key.shape[0] != batch or key.shape[3] != head_dim:
+        raise ValueError(
+            f"key has shape {tuple(key.shape)}; expected ({batch}, heads, S, {head_dim})"
+        )
+    if value.shape != key.shape:
+        raise ValueError(
+            f"value has shape {tuple(value.shape)}; expected that of key, {tuple(key.shape)}"
+        )
+    if key.shape[1] == 0 or heads % key.shape[1]:
+        raise ValueError(
+            f"key has {key.shape[1]} heads; expected a divisor of the {heads} heads of query"
+        )
+
+
+def check_mask(mask: AttentionMask, sizes: tuple[int, int, int, int], device: torch.device) -> None:
+    batch, heads, query_len, key_len = sizes
+    if not isinstance(mask, AttentionMask):
+        raise TypeError(
+            f"mask is a {type(mask).__name__}; expected an AttentionMask "
+            "(AttentionMask.dense takes a boolean tensor, AttentionMask.keys a padding mask)"
+        )
+    if (mask.query_len, mask.key_len) != (query_len, key_len):
+        raise ValueError(
+            f"mask has {mask.query_len} queries and {mask.key_len} keys; expected {query_len} and {key_len}"
+        )
+    if mask.batch_size not in (1, batch):
+        raise ValueError(f"mask has batch size {mask.batch_size}; expected 1 or {batch}")
+    if mask.allowed is not None and mask.allowed.shape[1] not in (1, heads):
+        raise ValueError(f"mask.allowed has {mask.allowed.shape[1]} heads; expected 1 or {heads}")
+    if mask.branches is not None and query_len > key_len:
+        raise ValueError(f"a tree mask needs query_len <= key_len; got {query_len} and {key_len}")
+    if mask.device != device:
+        raise ValueError(f"mask is on {mask.device}; expected the device of query, {device}")
+
+
+def check_bias(bias: Tensor, sizes: tuple[int, ...], device: torch.device) -> None:
+    if not isinstance(bias, Tensor):
+        raise TypeError(f"bias is a {type(bias).__name__}; expected a tensor or a BucketedBias")
+    if bias.dtype not in DTYPES:
+        raise TypeError(
+            f"bias has dtype {bias.dtype}; expected a floating one (masks go to `mask`)"
+        )
+    fits = bias.dim() <= 4 and all(
+        b in (1, n) for b, n in zip(reversed(bias.shape), reversed(sizes), strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"bias has shape {tuple(bias.shape)}; expected one that broadcasts to {sizes}"
+        )
+    if bias.device != device:
+        raise ValueError(f"bias is on {bias.device}; expected the device of query, {device}")
+
+
+def check_bucketed_bias(bias: BucketedBias, sizes: tuple[int, ...], device: torch.device) -> None:
+    _, heads, query_len, key_len = sizes
+    table, buckets = bias.table, bias.buckets
+    if table.dim() != 2 or table.shape[1] != heads or table.shape[0] == 0:
+        raise ValueError(f"bias.table has shape {tuple(table.shape)}; expected (N, {heads})")
+    if not table.is_floating_point():
+        raise TypeError(f"bias.table has dtype {table.dtype}; expected a floating one")
+    if buckets.is_floating_point():
+        raise TypeError(f"bias.buckets has dtype {buckets.dtype}; expected integers")
+    expected = max(query_len + key_len - 1, 0)
+    if tuple(buckets.shape) != (expected,):
+        raise ValueError(
+            f"bias.buckets has shape {tuple(buckets.shape)}; expected (L + S - 1,) = ({expected},)"
+        )
+    for name, tensor in (("table", table), ("buckets", buckets)):
+        if tensor.device != device:
+            raise ValueError(
+                f"bias.{name} is on {tensor.device}; expected the device of query, {device}"
+            )
+    if torch.compiler.is_compiling() or device.type != "cpu" or not expected:
+        return
+    if int(buckets.min()) < 0 or int(buckets.max()) >= table.shape[0]:
+        raise ValueError(
+            f"bias.buckets holds {int(buckets.min())}..{int(buckets.max())}; expected 0..{table.shape[0] - 1}"
+        )
+
+
+def check_dropout(dropout_p: float, seed: Tensor | None, device: torch.device) -> None:
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"dropout_p is {dropout_p}; expected 0 <= dropout_p < 1")
+    if seed is None:
+        return
+    if not isinstance(seed, Tensor) or seed.dtype != torch.int64 or seed.numel() != 1:
+        raise TypeError("seed must be an int64 tensor of one element")
+    if seed.device != device:
+        raise ValueError(f"seed is on {seed.device}; expected the device of query, {device}")
