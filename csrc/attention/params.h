@@ -8,7 +8,7 @@
 
 namespace ptmkernels::attention {
 
-enum class DType : int32_t { kFloat32, kBFloat16, kFloat16, kFloat64 };
+enum class DType : int32_t { kFloat32, kBFloat16, kFloat16, kFloat64, kByte };
 
 // (B, H, rows, D) with the last dimension contiguous.
 struct Heads {
@@ -44,7 +44,7 @@ struct Mask {
   const int32_t* tree = nullptr;
   int64_t tree_batch = 0;
 
-  // (B, H, L, S), bytes; its dtype is not read.
+  // (B, H, L, S), bytes: not 0 where the key may be seen.
   Scores allowed;
 };
 

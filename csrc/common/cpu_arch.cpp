@@ -1,4 +1,4 @@
-#include "csrc/common/cpu_arch.h"
+#include "common/cpu_arch.h"
 
 #include <cstdlib>
 #include <stdexcept>

@@ -1,8 +1,8 @@
 // Carves arrays out of one block of scratch memory. Run once over a null block it measures how much a layout needs.
 #pragma once
 
-#include "csrc/common/cpu_runtime.h"
-#include "csrc/common/simd.h"
+#include "common/cpu_runtime.h"
+#include "common/simd.h"
 
 namespace ptmkernels::PTMKERNELS_CPU_ARCH {
 

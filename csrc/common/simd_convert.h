@@ -1,7 +1,7 @@
 // Element types in memory, float32 in registers.
 #pragma once
 
-#include "csrc/common/simd.h"
+#include "common/simd.h"
 
 namespace ptmkernels::PTMKERNELS_CPU_ARCH {
 

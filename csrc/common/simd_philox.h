@@ -1,8 +1,8 @@
 // Philox4x32-10 (philox.h) on kWidth counters at once.
 #pragma once
 
-#include "csrc/common/philox.h"
-#include "csrc/common/simd.h"
+#include "common/philox.h"
+#include "common/simd.h"
 
 namespace ptmkernels::PTMKERNELS_CPU_ARCH {
 

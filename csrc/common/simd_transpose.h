@@ -1,7 +1,7 @@
 // Transposes a square of kWidth × kWidth floats in registers.
 #pragma once
 
-#include "csrc/common/simd.h"
+#include "common/simd.h"
 
 namespace ptmkernels::PTMKERNELS_CPU_ARCH {
 

@@ -11,8 +11,8 @@
 // their order, so the result does not depend on the number of threads.
 #pragma once
 
-#include "csrc/attention/cpu/bias_gradient.h"
-#include "csrc/attention/cpu/softmax.h"
+#include "attention/cpu/bias_gradient.h"
+#include "attention/cpu/softmax.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 

@@ -2,7 +2,7 @@
 // an order that the shape alone decides, without atomics.
 #pragma once
 
-#include "csrc/attention/cpu/score.h"
+#include "attention/cpu/score.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 

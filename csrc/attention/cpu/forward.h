@@ -7,7 +7,7 @@
 // the keys lie in the outer loop within a chunk of queries, so that a tile of keys and values is packed once for the whole chunk.
 #pragma once
 
-#include "csrc/attention/cpu/softmax.h"
+#include "attention/cpu/softmax.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 

@@ -1,9 +1,8 @@
-// The CPU kernels of attention, one table for each instruction set that this build carries.
+// The CPU kernels of attention: one table for each instruction set that this build carries. Plain types only (see common/simd.h).
 #pragma once
 
-#include "csrc/attention/params.h"
-#include "csrc/common/cpu_arch.h"
-#include "csrc/common/cpu_runtime.h"
+#include "attention/params.h"
+#include "common/cpu_runtime.h"
 
 namespace ptmkernels::attention {
 
@@ -12,30 +11,11 @@ struct CpuKernels {
   void (*backward)(const BackwardParams& params, const CpuRuntime& runtime);
 };
 
-// Defined by variant_<arch>.cpp.
+// Defined in variant_<arch>.cpp.
 extern const CpuKernels kGenericKernels;
 extern const CpuKernels kWideKernels;
-#if PTMKERNELS_X86
 extern const CpuKernels kAvx2Kernels;
 extern const CpuKernels kAvx512Kernels;
 extern const CpuKernels kAvx512Bf16Kernels;
-#endif
-
-inline const CpuKernels& cpu_kernels(CpuArch arch) {
-  switch (arch) {
-#if PTMKERNELS_X86
-    case CpuArch::kAvx2:
-      return kAvx2Kernels;
-    case CpuArch::kAvx512:
-      return kAvx512Kernels;
-    case CpuArch::kAvx512Bf16:
-      return kAvx512Bf16Kernels;
-#endif
-    case CpuArch::kWide:
-      return kWideKernels;
-    default:
-      return kGenericKernels;
-  }
-}
 
 }  // namespace ptmkernels::attention

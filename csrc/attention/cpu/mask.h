@@ -2,7 +2,8 @@
 // panel of queries, O(L + S) numbers for the whole op. A tile is skipped, or run without a test, or tested element by element.
 #pragma once
 
-#include "csrc/attention/cpu/pack.h"
+#include "attention/cpu/pack.h"
+#include "common/scratch.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 

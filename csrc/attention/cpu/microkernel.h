@@ -12,7 +12,7 @@
 // compiler spills accumulators as soon as the code around it changes.
 #pragma once
 
-#include "csrc/common/simd.h"
+#include "common/simd.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 

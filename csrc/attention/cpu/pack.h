@@ -1,10 +1,10 @@
 // Copies rows of any element type into float32 blocks that the micro-kernels read, and back.
 #pragma once
 
-#include "csrc/attention/cpu/microkernel.h"
-#include "csrc/attention/params.h"
-#include "csrc/common/simd_convert.h"
-#include "csrc/common/simd_transpose.h"
+#include "attention/cpu/microkernel.h"
+#include "attention/params.h"
+#include "common/simd_convert.h"
+#include "common/simd_transpose.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
@@ -21,7 +21,16 @@ PTMKERNELS_INLINE int64_t pitch_of(int64_t columns) {
 }
 
 PTMKERNELS_INLINE int64_t element_size(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+  switch (dtype) {
+    case DType::kFloat64:
+      return 8;
+    case DType::kFloat32:
+      return 4;
+    case DType::kByte:
+      return 1;
+    default:
+      return 2;
+  }
 }
 
 PTMKERNELS_INLINE char* element(void* data, DType dtype, int64_t offset) {
@@ -42,6 +51,8 @@ PTMKERNELS_INLINE float read_scalar(const char* from, DType dtype) {
       return load_first(reinterpret_cast<const Float16*>(from), 1)[0];
     case DType::kFloat64:
       return load_first(reinterpret_cast<const double*>(from), 1)[0];
+    case DType::kByte:
+      break;
   }
   __builtin_unreachable();
 }
@@ -71,6 +82,8 @@ inline void read_row(DType dtype, const void* from, int64_t count, float scale, 
       return read_elements(static_cast<const Float16*>(from), count, scale, to);
     case DType::kFloat64:
       return read_elements(static_cast<const double*>(from), count, scale, to);
+    case DType::kByte:
+      __builtin_unreachable();
   }
 }
 
@@ -84,7 +97,8 @@ inline void write_row(DType dtype, const float* from, int64_t count, float scale
     case DType::kFloat16:
       return write_elements(from, count, scale, static_cast<Float16*>(to));
     case DType::kFloat64:
-      return;  // no output has this type
+    case DType::kByte:
+      __builtin_unreachable();  // no output has these types
   }
 }
 

@@ -6,7 +6,7 @@
 // elsewhere; every further term of a score is one more summand here. Scores are in units of log2(e): the softmax is one of powers of 2.
 #pragma once
 
-#include "csrc/attention/cpu/mask.h"
+#include "attention/cpu/mask.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 

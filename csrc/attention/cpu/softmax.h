@@ -2,8 +2,8 @@
 // keys is a plain vertical one.
 #pragma once
 
-#include "csrc/attention/cpu/score.h"
-#include "csrc/common/simd_philox.h"
+#include "attention/cpu/score.h"
+#include "common/simd_philox.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 

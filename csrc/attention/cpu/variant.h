@@ -5,8 +5,9 @@
 // See simd.h on what such a unit may include.
 #pragma once
 
-#include "csrc/attention/cpu/backward.h"
-#include "csrc/attention/cpu/forward.h"
+#include "attention/cpu/backward.h"
+#include "attention/cpu/forward.h"
+#include "attention/cpu/kernels.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 

@@ -2,11 +2,10 @@
 #define PTMKERNELS_SIMD_WIDTH 8
 #define PTMKERNELS_KERNEL_ROWS 6
 
-#include "csrc/attention/cpu/variant.h"
+#include "attention/cpu/variant.h"
 
 namespace ptmkernels::attention {
 
-extern const CpuKernels kAvx2Kernels;
 const CpuKernels kAvx2Kernels = {avx2::forward, avx2::backward};
 
 }  // namespace ptmkernels::attention

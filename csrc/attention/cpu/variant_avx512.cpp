@@ -2,11 +2,10 @@
 #define PTMKERNELS_SIMD_WIDTH 16
 #define PTMKERNELS_KERNEL_ROWS 8
 
-#include "csrc/attention/cpu/variant.h"
+#include "attention/cpu/variant.h"
 
 namespace ptmkernels::attention {
 
-extern const CpuKernels kAvx512Kernels;
 const CpuKernels kAvx512Kernels = {avx512::forward, avx512::backward};
 
 }  // namespace ptmkernels::attention

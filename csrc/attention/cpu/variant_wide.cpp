@@ -2,11 +2,10 @@
 #define PTMKERNELS_SIMD_WIDTH 16
 #define PTMKERNELS_KERNEL_ROWS 8
 
-#include "csrc/attention/cpu/variant.h"
+#include "attention/cpu/variant.h"
 
 namespace ptmkernels::attention {
 
-extern const CpuKernels kWideKernels;
 const CpuKernels kWideKernels = {wide::forward, wide::backward};
 
 }  // namespace ptmkernels::attention
