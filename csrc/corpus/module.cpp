@@ -11,7 +11,8 @@ namespace py = pybind11;
 
 PYBIND11_MODULE(_corpus, m) {
   m.doc() = "Host-side corpus tools in C++.";
-  // A file that cannot be read is an OSError with its errno and name, as Python's own `open` says it.
+  // A file that cannot be read is an OSError with its errno and name, as Python's own `open` says
+  // it.
   py::register_exception_translator([](std::exception_ptr pending) {
     try {
       if (pending) std::rethrow_exception(pending);
