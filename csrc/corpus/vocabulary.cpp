@@ -24,13 +24,22 @@ void VocabularyCounter::add_file(const std::string& path, int threads, const Pro
   std::vector<Share> shares(std::max(threads, 1));
   for_each_block(path, threads, progress, [&](int thread, const TextBlock& block) {
     Share& share = shares[thread];
+    constexpr int kBatch = 256;
+    std::string_view batch[kBatch];
+    int waiting = 0;
+    auto flush = [&] {
+      share.table.increment(batch, waiting);
+      share.words += waiting;
+      waiting = 0;
+    };
     for_each_word(
         block.text,
         [&](std::string_view word) {
-          ++share.table[word];
-          ++share.words;
+          batch[waiting++] = word;
+          if (waiting == kBatch) flush();
         },
         [&] { ++share.lines; });
+    flush();
     prune(share.table, share.pruned);
   });
   for (const Share& share : shares) {

@@ -45,8 +45,8 @@ WordTable::Key WordTable::key_of(std::string_view word) {
   return {load_word(bytes, 8), mix(h, load_word(bytes + size - 8, 8))};
 }
 
-size_t WordTable::first_slot(const Key& key) const {
-  return mix(mix(0x9E3779B97F4A7C15u, key.low), key.high) & (slots_.size() - 1);
+uint64_t WordTable::hash(const Key& key) {
+  return mix(mix(0x9E3779B97F4A7C15u, key.low), key.high);
 }
 
 bool WordTable::holds(const Slot& slot, const Key& key, std::string_view word) const {
@@ -58,7 +58,27 @@ bool WordTable::holds(const Slot& slot, const Key& key, std::string_view word) c
 
 int64_t& WordTable::operator[](std::string_view word) {
   const Key key = key_of(word);
-  size_t i = first_slot(key);
+  return number_of(word, key, hash(key));
+}
+
+void WordTable::increment(const std::string_view* words, int count) {
+  constexpr int kAhead = 8;
+  Key keys[kAhead];
+  uint64_t hashes[kAhead];
+  for (int w = 0; w < count + kAhead; ++w) {
+    if (const int ready = w - kAhead; ready >= 0) {
+      ++number_of(words[ready], keys[ready % kAhead], hashes[ready % kAhead]);
+    }
+    if (w < count) {
+      keys[w % kAhead] = key_of(words[w]);
+      hashes[w % kAhead] = hash(keys[w % kAhead]);
+      __builtin_prefetch(&slots_[hashes[w % kAhead] & (slots_.size() - 1)]);
+    }
+  }
+}
+
+int64_t& WordTable::number_of(std::string_view word, const Key& key, uint64_t hash) {
+  size_t i = hash & (slots_.size() - 1);
   for (; slots_[i].place; i = (i + 1) & (slots_.size() - 1)) {
     if (holds(slots_[i], key, word)) return slots_[i].number;
   }
@@ -68,7 +88,7 @@ int64_t& WordTable::operator[](std::string_view word) {
   }
   if (static_cast<size_t>(++size_) * 3 > slots_.size() * 2) {
     grow();
-    i = first_slot(key);
+    i = hash & (slots_.size() - 1);
     while (slots_[i].place) i = (i + 1) & (slots_.size() - 1);
   }
   slots_[i] = {key, arena_.size() << 24 | word.size(), 0};
@@ -78,7 +98,7 @@ int64_t& WordTable::operator[](std::string_view word) {
 
 const int64_t* WordTable::find(std::string_view word) const {
   const Key key = key_of(word);
-  for (size_t i = first_slot(key); slots_[i].place; i = (i + 1) & (slots_.size() - 1)) {
+  for (size_t i = hash(key) & (slots_.size() - 1); slots_[i].place; i = (i + 1) & (slots_.size() - 1)) {
     if (holds(slots_[i], key, word)) return &slots_[i].number;
   }
   return nullptr;
@@ -89,7 +109,7 @@ void WordTable::grow() {
   old.swap(slots_);
   for (const Slot& slot : old) {
     if (!slot.place) continue;
-    size_t i = first_slot(slot.key);
+    size_t i = hash(slot.key) & (slots_.size() - 1);
     while (slots_[i].place) i = (i + 1) & (slots_.size() - 1);
     slots_[i] = slot;
   }
