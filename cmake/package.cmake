@@ -3,6 +3,7 @@
 
 include(CMakePackageConfigHelpers)
 set(package_dir lib/cmake/ptmkernels)
+install(DIRECTORY csrc/api/ptmkernels DESTINATION include)
 install(EXPORT ptmkernels NAMESPACE ptmkernels:: DESTINATION ${package_dir} FILE ptmkernelsTargets.cmake)
 configure_package_config_file(cmake/ptmkernelsConfig.cmake.in ptmkernelsConfig.cmake
   INSTALL_DESTINATION ${package_dir})
