@@ -66,9 +66,11 @@ def broken_links() -> list[str]:
 
 def run_examples(page: Path) -> int:
     """Runs every Python block of a page, each for itself; returns how many there were."""
-    blocks = EXAMPLE.findall(page.read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+    blocks = list(EXAMPLE.finditer(text))
     for block in blocks:
-        exec(compile(block, str(page), "exec"), {})
+        above = text.count("\n", 0, block.start(1))  # so that a traceback names the page's own line
+        exec(compile("\n" * above + block[1], str(page), "exec"), {})
     return len(blocks)
 
 

@@ -20,7 +20,9 @@ _DTYPES = ("float32", "bfloat16", "float16")
 def bench(
     ops: Annotated[list[str] | None, typer.Argument(help="What to measure; see --list.")] = None,
     list_ops: Annotated[bool, typer.Option("--list", help="List what can be measured.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto (a GPU where there is one).")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda or auto (a GPU where there is one).")
+    ] = "auto",
     threads: Annotated[str, typer.Option(help="CPU threads, several by commas.")] = "",
     dtype: Annotated[str, typer.Option(help=f"Of {', '.join(_DTYPES)}; several by commas.")] = "",
     mode: Annotated[

@@ -116,9 +116,7 @@ def _reasons(backends: tuple[str, ...]) -> dict[str, str | None]:
     """For each backend why it is not available, or None where it is."""
     from ptmkernels._selector import BACKENDS, unavailable
 
-    return {
-        b: unavailable(b) if b in backends else "the op has no such backend" for b in BACKENDS
-    }
+    return {b: unavailable(b) if b in backends else "the op has no such backend" for b in BACKENDS}
 
 
 def _remarks() -> list[str]:
@@ -152,7 +150,9 @@ def _show(found: dict) -> None:
         pairs = ", ".join(f"{name} {value}" for name, value in found[title].items())
         console.print(f"{title + ':':9} {pairs or 'not compiled'}", **plain)
     cpu, cuda = found["cpu"], found["cuda"]
-    console.print(f"CPU:      {cpu['name']}, {cpu['cores']} cores, {cpu['threads']} threads", **plain)
+    console.print(
+        f"CPU:      {cpu['name']}, {cpu['cores']} cores, {cpu['threads']} threads", **plain
+    )
     console.print(f"          {' '.join(cpu['features'])}", **plain)
     console.print(f"CUDA:     {_cuda_line(cuda)}", **plain)
     for device in cuda["devices"]:
