@@ -1,5 +1,5 @@
-// Every op schema of ptmkernels, once. Implementations lie beside their kernels; fake kernels, autograd
-// and autocast are registered from Python (ptmkernels/ops).
+// Every op schema of ptmkernels, once. Implementations lie beside their kernels; fake kernels,
+// autograd and autocast are registered from Python (ptmkernels/ops).
 
 #include <torch/csrc/stable/library.h>
 
@@ -7,8 +7,8 @@
 
 namespace {
 
-// What a query may see of a key and what is added to its score (docs/architecture.md, "One attention
-// algebra"); the same in forward and backward.
+// What a query may see of a key and what is added to its score (docs/architecture.md, "One
+// attention algebra"); the same in forward and backward.
 const std::string kAttentionOptions =
     "Tensor? key_rank, Tensor? query_low, Tensor? query_high, Tensor? tree, Tensor? allowed, "
     "Tensor? bias, Tensor? bias_table, Tensor? bias_bucket, "

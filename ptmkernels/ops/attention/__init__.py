@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from ptmkernels._library import cpu_library_error, cuda_library_error
 from ptmkernels._selector import select
 from ptmkernels.masks import AttentionMask
-from ptmkernels.ops.attention import autograd, reference
+from ptmkernels.ops.attention import autograd, reference, triton_ops
 from ptmkernels.ops.attention.options import AttentionOptions, BucketedBias, t5_buckets
 from ptmkernels.ops.attention.validation import check_attention
 
@@ -19,6 +20,7 @@ __all__ = ["BucketedBias", "attention_weights", "masked_attention", "t5_buckets"
 if cpu_library_error() is None:
     cuda_library_error()
     autograd.register("ptmkernels::attention_forward", "ptmkernels::attention_backward")
+triton_ops.register()
 
 
 def masked_attention(
@@ -149,8 +151,15 @@ def _refusals(query: Tensor) -> dict[str, str | None]:
     return {
         "cuda": on["cuda"] or float64,
         "cpu": on["cpu"] or float64,
+        "triton": _triton_refusal(device) or float64,
         "reference": None,
     }
+
+
+def _triton_refusal(device: str) -> str | None:
+    if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "query is on cpu (TRITON_INTERPRET=1 runs the kernels there, slowly)"
+    return None if device in ("cpu", "cuda") else f"query is on {device}"
 
 
 def _compiled_forward(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions):
@@ -158,8 +167,13 @@ def _compiled_forward(query: Tensor, key: Tensor, value: Tensor, options: Attent
     return torch.ops.ptmkernels.attention_forward(query, key, value, *options.astuple())
 
 
+def _triton_forward(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions):
+    return torch.ops.ptmkernels.triton_attention_forward(query, key, value, *options.astuple())
+
+
 _FORWARD = {
     "cpu": _compiled_forward,
     "cuda": _compiled_forward,
+    "triton": _triton_forward,
     "reference": reference.attention_forward,
 }
