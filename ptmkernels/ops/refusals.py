@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,10 @@ def transforms_active() -> bool:
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
+def _interpreted(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
 REFUSALS = (
     Refusal(
         EVERY_OP,
@@ -48,6 +53,12 @@ REFUSALS = (
         ("cuda",),
         "the tensors are on {device}",
         lambda tensor: tensor.device.type != "cuda",
+    ),
+    Refusal(
+        EVERY_OP,
+        ("triton",),
+        "the tensors are on {device} (on the CPU, TRITON_INTERPRET=1 runs the kernels, slowly)",
+        lambda tensor: tensor.device.type != "cuda" and not _interpreted(tensor),
     ),
     Refusal(
         EVERY_OP,

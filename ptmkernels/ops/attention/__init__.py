@@ -8,7 +8,7 @@ from torch import Tensor
 from ptmkernels._library import cpu_library_error, cuda_library_error
 from ptmkernels._selector import select
 from ptmkernels.masks import AttentionMask
-from ptmkernels.ops.attention import autograd, reference
+from ptmkernels.ops.attention import autograd, reference, triton_ops
 from ptmkernels.ops.attention.options import AttentionOptions, BucketedBias, t5_buckets
 from ptmkernels.ops.attention.validation import check_attention, check_weights
 from ptmkernels.ops.refusals import refusals
@@ -18,6 +18,7 @@ __all__ = ["BucketedBias", "attention_weights", "masked_attention", "t5_buckets"
 if cpu_library_error() is None:
     cuda_library_error()
     autograd.register("ptmkernels::attention_forward", "ptmkernels::attention_backward")
+triton_ops.register()
 
 
 def masked_attention(
@@ -124,9 +125,14 @@ def _compiled_forward(query: Tensor, key: Tensor, value: Tensor, options: Attent
     return torch.ops.ptmkernels.attention_forward(query, key, value, *options.astuple())
 
 
+def _triton_forward(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions):
+    return torch.ops.ptmkernels.triton_attention_forward(query, key, value, *options.astuple())
+
+
 # The backends, best first.
 _FORWARD = {
     "cuda": _compiled_forward,
     "cpu": _compiled_forward,
+    "triton": _triton_forward,
     "reference": reference.attention_forward,
 }
