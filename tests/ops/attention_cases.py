@@ -225,11 +225,11 @@ def kernel(inputs: Inputs, backend: str) -> dict[str, torch.Tensor]:
     return _results(inputs, output, lse)
 
 
-def formula(inputs: Inputs, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def formula(inputs: Inputs, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """The formula of attention run in `dtype`: each intermediate result and its gradient rounded to it.
 
-    Beside what :func:`kernel` gives, "size_bias" is the largest sum of the absolute values of the terms
-    of the bias' gradient, P (dP - sum_d dO O) + P dlse, which cancel.
+    Returns what :func:`kernel` does, and how large the terms are of the gradients whose terms cancel: of
+    dS = P (dP - sum_d dO O) + P dlse and of what is a sum of it.
     """
     wide = torch.promote_types(dtype, torch.float32)  # products in 16 bits are slow on most CPUs
     inputs = inputs.to(wide)
@@ -246,13 +246,18 @@ def formula(inputs: Inputs, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     value = reference._for_heads(inputs.value, inputs.query)
     output = rounded(rounded(reference.dropped(rounded(weights), options)) @ value)
     named = _results(inputs, output, lse, retain_graph=True)
+    grad, grad_lse = (g.to(wide) for g in inputs.grads)
+    product = (grad @ value.mT).abs() + (grad * output).sum(-1, keepdim=True).abs()
+    terms = reference.dropped(weights, options) * product + weights * grad_lse.abs()[..., None]
+    key = reference._for_heads(inputs.key, inputs.query)
+    sums = {
+        "grad_query": options.scale * terms @ key.abs(),
+        "grad_key": options.scale * terms.mT @ inputs.query.abs(),
+    }
     if inputs.leaf is not None:
-        grad, grad_lse = (g.to(wide) for g in inputs.grads)
-        product = (grad @ value.mT).abs() + (grad * output).sum(-1, keepdim=True).abs()
-        terms = reference.dropped(weights, options) * product + weights * grad_lse.abs()[..., None]
-        (sums,) = torch.autograd.grad(scores, inputs.leaf, terms)
-        named["size_bias"] = sums.max() if sums.numel() else torch.zeros(())
-    return named
+        (sums["grad_bias"],) = torch.autograd.grad(scores, inputs.leaf, terms)
+    sizes = {name: t.max().item() for name, t in sums.items() if t.numel()}
+    return named, sizes
 
 
 def _results(inputs: Inputs, output, lse, retain_graph=False) -> dict[str, torch.Tensor]:
