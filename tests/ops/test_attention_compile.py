@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
 
 from ptmkernels import AttentionMask
 from ptmkernels.ops import BucketedBias, masked_attention, t5_buckets
@@ -77,18 +76,19 @@ def _forget_compiled_functions():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("backend", [*BACKENDS, None])
-@pytest.mark.parametrize(("dynamic", "dropout_p"), [(False, 0.0), (True, 0.3)])
-def test_compile_whole_graph(dynamic, dropout_p, backend):
-    compiled = torch.compile(attend, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    counters.clear()
-    for length in (5, 6, 9) if dynamic else (5,):
-        inputs = arguments(length, backend or "cpu")
-        actual = values_and_gradients(compiled, inputs, dropout_p, backend)
-        expected = values_and_gradients(attend, inputs, dropout_p, backend)
-        for one, two in zip(actual, expected, strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
-    assert counters["frames"]["ok"] == 1
+@pytest.mark.parametrize(
+    ("backend", "lengths", "dropout_p"),
+    [*((b, (5, 6, 9), 0.3) for b in KERNELS), (None, (5,), 0.0), ("reference", (5,), 0.0)],
+)
+def test_compile_whole_graph(backend, lengths, dropout_p):
+    compiled = torch.compile(attend, fullgraph=True, dynamic=len(lengths) > 1, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for length in lengths:
+            inputs = arguments(length, backend or "cpu")
+            actual = values_and_gradients(compiled, inputs, dropout_p, backend)
+            expected = values_and_gradients(attend, inputs, dropout_p, backend)
+            for one, two in zip(actual, expected, strict=True):
+                torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", KERNELS)
