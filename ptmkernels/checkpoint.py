@@ -75,7 +75,9 @@ def read_entries(folder: Path) -> list[Entry]:
     found = {entry.name: entry.path.name for entry in entries}
     for name, shard in weight_map.items():
         if found.get(name) != shard:
-            raise ValueError(f"{folder / shard}: tensor {name!r} is missing, which {INDEX} promises")
+            raise ValueError(
+                f"{folder / shard}: tensor {name!r} is missing, which {INDEX} promises"
+            )
     return entries
 
 
@@ -117,7 +119,9 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _guess(path: Path) -> str:
     start = path.open("rb").read(2)
-    return " (it looks like a pickle, which is never loaded)" if start in (b"PK", b"\x80\x02") else ""
+    return (
+        " (it looks like a pickle, which is never loaded)" if start in (b"PK", b"\x80\x02") else ""
+    )
 
 
 def _entries_of(path: Path) -> list[Entry]:

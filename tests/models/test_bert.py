@@ -250,8 +250,16 @@ def test_checkpointing_gives_the_same_gradients(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"input_ids": torch.zeros(1, 24, dtype=torch.long)}, ValueError, "24 tokens.* 23 positions"),
-        ({"input_ids": torch.tensor([[3, V]])}, ValueError, f"input_ids holds 3..{V}; expected 0..100"),
+        (
+            {"input_ids": torch.zeros(1, 24, dtype=torch.long)},
+            ValueError,
+            "24 tokens.* 23 positions",
+        ),
+        (
+            {"input_ids": torch.tensor([[3, V]])},
+            ValueError,
+            f"input_ids holds 3..{V}; expected 0..100",
+        ),
         ({"input_ids": torch.tensor([[3, -1]])}, ValueError, "input_ids holds -1..3"),
         ({"input_ids": torch.zeros(1, 4)}, TypeError, "input_ids has dtype torch.float32"),
         ({"input_ids": torch.tensor([3, 4])}, ValueError, r"input_ids has shape \(2,\)"),
