@@ -100,12 +100,23 @@ struct Block {
   int64_t panels;
   bool loaded = false;
   bool seen[kBlockPanels] = {};
+  Rows query_rows = {};
+  Rows grad_rows = {};
 };
 
-// The rows of a tile that each panel of a block sees.
-struct Rows {
+// The keys of a tile that each panel of a block sees.
+struct KeyRanges {
   int64_t first[kBlockPanels] = {};
   int64_t last[kBlockPanels] = {};
+};
+
+// A chunk of keys of one head: its number, its first key and where its rows lie.
+struct Chunk {
+  int64_t index;
+  int64_t key;
+  int64_t keys;
+  Rows key_rows;
+  Rows value_rows;
 };
 
 // weights: scores less lse -> P ∘ Z; grads: dP less δ (with kDropout: dP) -> dS
@@ -188,22 +199,23 @@ class Backward {
     }
   }
 
-  void run_chunk(int64_t batch, int64_t key_head, int64_t chunk, const BackwardScratch& scratch) const {
-    const int64_t first_key = chunk * plan_.chunk_tiles * kKeyTile;
+  void run_chunk(int64_t batch, int64_t key_head, int64_t index, const BackwardScratch& scratch) const {
+    const int64_t first_key = index * plan_.chunk_tiles * kKeyTile;
     const int64_t keys = smaller(plan_.chunk_tiles * kKeyTile, size_.keys - first_key);
-    pack_rows(params_.key, batch, key_head, first_key, keys, keys, size_.dimension, pitch_, scratch.key);
-    pack_rows(params_.value, batch, key_head, first_key, keys, keys, size_.dimension, pitch_, scratch.value);
+    const Rows key_rows = rows_of(params_.key, batch, key_head, first_key, keys, size_.dimension, pitch_, scratch.key);
+    const Rows values = rows_of(params_.value, batch, key_head, first_key, keys, size_.dimension, pitch_, scratch.value);
+    const Chunk chunk = {index, first_key, keys, key_rows, values};
     fill(scratch.grad_key, keys * pitch_, 0);
     fill(scratch.grad_value, keys * pitch_, 0);
     for (int64_t head = key_head * heads_per_key_; head < (key_head + 1) * heads_per_key_; ++head) {
       if (table_.active()) table_.start(scratch.diagonals);
-      for (int64_t index = 0; index < blocks_; ++index) {
-        const int64_t query = index * kBlockQueries;
+      for (int64_t i = 0; i < blocks_; ++i) {
+        const int64_t query = i * kBlockQueries;
         const int64_t queries = smaller(kBlockQueries, size_.queries - query);
-        Block block = {batch, head, index, query, queries, divide_up(queries, kLanes)};
+        Block block = {batch, head, i, query, queries, divide_up(queries, kLanes)};
         run_block(block, chunk, scratch);
       }
-      if (table_.active()) table_.finish_chunk(chunk, batch, head, scratch.diagonals);
+      if (table_.active()) table_.finish_chunk(index, batch, head, scratch.diagonals);
     }
     for (int64_t key = 0; key < keys; ++key) {
       write_row(params_.grad_key.dtype, scratch.grad_key + key * pitch_, size_.dimension, params_.options.scale,
@@ -213,23 +225,23 @@ class Backward {
     }
   }
 
-  void run_block(Block& block, int64_t chunk, const BackwardScratch& scratch) const {
+  void run_block(Block& block, const Chunk& chunk, const BackwardScratch& scratch) const {
     const int64_t first_panel = block.query / kLanes;
     const QueryBounds bounds = options_.bounds.queries(block.batch, first_panel, first_panel + block.panels);
-    const int64_t first_tile = chunk * plan_.chunk_tiles;
+    const int64_t first_tile = chunk.index * plan_.chunk_tiles;
     const int64_t last_tile = smaller(first_tile + plan_.chunk_tiles, options_.bounds.tiles());
     for (int64_t tile = first_tile; tile < last_tile; ++tile) {
       if (options_.bounds.visible(bounds, block.batch, tile) == Visible::kNone) continue;
       run_tile(block, chunk, tile, scratch);
     }
-    if (block.loaded) add_grad_query(block, plan_.parallel_chunks ? chunk : 0, scratch);
+    if (block.loaded) add_grad_query(block, plan_.parallel_chunks ? chunk.index : 0, scratch);
   }
 
-  void run_tile(Block& block, int64_t chunk, int64_t index, const BackwardScratch& scratch) const {
+  void run_tile(Block& block, const Chunk& chunk, int64_t index, const BackwardScratch& scratch) const {
     const int64_t key = index * kKeyTile;
-    const int64_t row = key - chunk * plan_.chunk_tiles * kKeyTile;
+    const int64_t row = key - chunk.key;
     Tile tile = {block.batch, block.head, 0, 0, key, smaller(kKeyTile, size_.keys - key)};
-    Rows rows;
+    KeyRanges ranges;
     bool any = false;
     for (int64_t p = 0; p < block.panels; ++p) {
       tile.query = block.query + p * kLanes;
@@ -241,21 +253,31 @@ class Backward {
       if (!block.loaded) load_block(block, scratch);
       const StartTile start = start_tile(options_, tile, bounds, visible, scratch.base + p * kLanes, scratch.start);
       if (start.first >= start.last) continue;
-      rows.first[p] = start.first;
-      rows.last[p] = start.last;
+      ranges.first[p] = start.first;
+      ranges.last[p] = start.last;
       any = true;
-      run_panel(block, tile, start, p, row, scratch);
+      run_panel(block, chunk, tile, start, p, scratch);
       const GradPanel gradient = {scratch.grad_scores + p * kLanes, kTilePitch, start.first, start.last};
-      if (dense_.active()) dense_.add(tile, chunk, gradient, scratch.start.square);
+      if (dense_.active()) dense_.add(tile, chunk.index, gradient, scratch.start.square);
       if (table_.active()) table_.add(gradient, p * kLanes, scratch.diagonals);
     }
     if (!any) return;
     if (table_.active()) table_.collect(block.query, key, scratch.diagonals);
-    add_grad_keys(block, rows, tile.keys, row, scratch);
+    add_grad_keys(block, ranges, tile.keys, row, scratch);
   }
 
-  // P, dS and dQ of a panel; `row` is the tile's first key within the chunk.
-  void run_panel(Block& block, const Tile& tile, const StartTile& start, int64_t p, int64_t row, const BackwardScratch& scratch) const {
+  void prefetch_next(const Block& block, int64_t query) const {
+    const int64_t rows = smaller(kLanes, size_.queries - query);
+    prefetch_rows(params_.query, block.batch, block.head, query, rows, size_.dimension);
+    prefetch_rows(params_.grad_output, block.batch, block.head, query, rows, size_.dimension);
+    prefetch_rows(params_.output, block.batch, block.head, query, rows, size_.dimension);
+  }
+
+  // P, dS and dQ of a panel.
+  void run_panel(Block& block, const Chunk& chunk, const Tile& tile, const StartTile& start, int64_t p,
+                 const BackwardScratch& scratch) const {
+    const int64_t row = tile.key - chunk.key;
+    if (row == 0) prefetch_next(block, tile.query + kBlockQueries);
     const int64_t keys = start.last - start.first;
     float* const weights = scratch.weights + p * kLanes;
     float* const grads = scratch.grad_scores + p * kLanes;
@@ -264,8 +286,8 @@ class Backward {
     product.c_stride = kTilePitch;
     product.start = start.start;
     product.start_stride = start.stride;
-    product.a = scratch.key + row * pitch_;
-    product.a_stride = pitch_;
+    product.a = chunk.key_rows.row(row);
+    product.a_stride = chunk.key_rows.stride;
     product.b = scratch.query + p * width_ * kLanes;
     product.depth = size_.dimension;
     multiply<Start::kLoad, Layout::kRowMajor>(product, start.first, start.last);
@@ -274,7 +296,8 @@ class Backward {
     product.c = grads;
     product.start = delta;
     product.start_stride = 0;
-    product.a = scratch.value + row * pitch_;
+    product.a = chunk.value_rows.row(row);
+    product.a_stride = chunk.value_rows.stride;
     product.b = scratch.grad_output + p * width_ * kLanes;
     float* const first_weights = weights + start.first * kTilePitch;
     float* const first_grads = grads + start.first * kTilePitch;
@@ -291,7 +314,8 @@ class Backward {
     product.c_stride = kLanes;
     product.start = product.c;
     product.start_stride = kLanes;
-    product.a = scratch.key + (row + start.first) * pitch_;
+    product.a = chunk.key_rows.row(row + start.first);
+    product.a_stride = chunk.key_rows.stride;
     product.b = first_grads;
     product.b_stride = kTilePitch;
     product.depth = keys;
@@ -304,36 +328,38 @@ class Backward {
   }
 
   // dV += (P ∘ Z)ᵀ·dO and dK += dSᵀ·Q, for runs of keys that the same panels see.
-  void add_grad_keys(const Block& block, const Rows& rows, int64_t keys, int64_t row, const BackwardScratch& scratch) const {
+  void add_grad_keys(const Block& block, const KeyRanges& ranges, int64_t keys, int64_t row, const BackwardScratch& scratch) const {
     constexpr int64_t kRun = 16;
     int64_t run = 0, run_first = 0, run_last = 0;
     for (int64_t key = 0; key < keys; key += kRun) {
       const int64_t end = smaller(key + kRun, keys);
-      const auto sees = [&](int64_t p) { return rows.first[p] < end && rows.last[p] > key && rows.first[p] < rows.last[p]; };
+      const auto sees = [&](int64_t p) { return ranges.first[p] < end && ranges.last[p] > key && ranges.first[p] < ranges.last[p]; };
       int64_t first = 0, last = block.panels;
       while (first < last && !sees(first)) ++first;
       while (first < last && !sees(last - 1)) --last;
-      for (int64_t p = first; p < last; ++p) clear_hidden(rows, p, key, end, scratch);
+      for (int64_t p = first; p < last; ++p) clear_hidden(ranges, p, key, end, scratch);
       if (first != run_first || last != run_last) {
-        add_run(run, key, run_first, run_last, row, scratch);
+        add_run(block, run, key, run_first, run_last, row, scratch);
         run = key;
         run_first = first;
         run_last = last;
       }
     }
-    add_run(run, keys, run_first, run_last, row, scratch);
+    add_run(block, run, keys, run_first, run_last, row, scratch);
   }
 
   // Zeros where a panel does not see keys of [key, end).
-  static void clear_hidden(const Rows& rows, int64_t p, int64_t key, int64_t end, const BackwardScratch& scratch) {
+  static void clear_hidden(const KeyRanges& ranges, int64_t p, int64_t key, int64_t end, const BackwardScratch& scratch) {
+    if (ranges.first[p] <= key && ranges.last[p] >= end) return;
     for (int64_t j = key; j < end; ++j) {
-      if (j >= rows.first[p] && j < rows.last[p]) continue;
+      if (j >= ranges.first[p] && j < ranges.last[p]) continue;
       fill(scratch.weights + j * kTilePitch + p * kLanes, kLanes, 0);
       fill(scratch.grad_scores + j * kTilePitch + p * kLanes, kLanes, 0);
     }
   }
 
-  void add_run(int64_t key, int64_t end, int64_t first, int64_t last, int64_t row, const BackwardScratch& scratch) const {
+  void add_run(const Block& block, int64_t key, int64_t end, int64_t first, int64_t last, int64_t row,
+               const BackwardScratch& scratch) const {
     if (first >= last) return;
     for (int64_t d = 0; d < size_.dimension; d += kLanes) {
       Product product;
@@ -343,32 +369,29 @@ class Backward {
       product.start_stride = pitch_;
       product.a = scratch.weights + first * kLanes;
       product.a_stride = kTilePitch;
-      product.b = scratch.grad_output_rows + first * kLanes * pitch_ + d;
-      product.b_stride = pitch_;
+      product.b = block.grad_rows.row(first * kLanes) + d;
+      product.b_stride = block.grad_rows.stride;
       product.depth = (last - first) * kLanes;
       multiply<Start::kLoad, Layout::kRowMajor>(product, key, end);
       product.c = scratch.grad_key + row * pitch_ + d;
       product.start = product.c;
       product.a = scratch.grad_scores + first * kLanes;
-      product.b = scratch.query_rows + first * kLanes * pitch_ + d;
+      product.b = block.query_rows.row(first * kLanes) + d;
+      product.b_stride = block.query_rows.stride;
       multiply<Start::kLoad, Layout::kRowMajor>(product, key, end);
     }
   }
 
   void load_block(Block& block, const BackwardScratch& scratch) const {
     const int64_t padded = block.panels * kLanes;
-    const float scale = params_.options.scale * kLog2e;
+    block.query_rows = block_rows(params_.query, block, scratch.query_rows);
+    block.grad_rows = block_rows(params_.grad_output, block, scratch.grad_output_rows);
     for (int64_t p = 0; p < block.panels; ++p) {
-      const int64_t query = block.query + p * kLanes;
-      const int64_t queries = smaller(kLanes, size_.queries - query);
-      const int64_t at = p * width_ * kLanes;
-      pack_panel(params_.query, block.batch, block.head, query, queries, size_.dimension, scale, scratch.square, scratch.query + at);
-      pack_panel(params_.grad_output, block.batch, block.head, query, queries, size_.dimension, 1, scratch.square,
-                 scratch.grad_output + at);
+      const int64_t panel = p * width_ * kLanes;
+      const float scale = params_.options.scale * kLog2e;
+      pack_panel(block.query_rows.row(p * kLanes), block.query_rows.stride, size_.dimension, scale, scratch.query + panel);
+      pack_panel(block.grad_rows.row(p * kLanes), block.grad_rows.stride, size_.dimension, 1, scratch.grad_output + panel);
     }
-    pack_rows(params_.query, block.batch, block.head, block.query, block.queries, padded, size_.dimension, pitch_, scratch.query_rows);
-    pack_rows(params_.grad_output, block.batch, block.head, block.query, block.queries, padded, size_.dimension, pitch_,
-              scratch.grad_output_rows);
     const int64_t first_row = (block.batch * size_.heads + block.head) * size_.queries + block.query;
     for (int64_t i = 0; i < padded; ++i) {
       const bool exists = i < block.queries;
@@ -379,10 +402,21 @@ class Backward {
     block.loaded = true;
   }
 
+  // The rows of a block, with zeros beyond the last query and beyond the head dimension up to whole panels.
+  Rows block_rows(const Heads& heads, const Block& block, float* copy) const {
+    const bool whole = block.queries == block.panels * kLanes && size_.dimension % kLanes == 0;
+    if (whole) return rows_of(heads, block.batch, block.head, block.query, block.queries, size_.dimension, pitch_, copy);
+    pack_rows(heads, block.batch, block.head, block.query, block.queries, size_.dimension, pitch_, copy);
+    const int64_t width = round_up(size_.dimension, kLanes);
+    for (int64_t i = 0; i < block.queries; ++i) fill(copy + i * pitch_ + width_, width - width_, 0);
+    for (int64_t i = block.queries; i < block.panels * kLanes; ++i) fill(copy + i * pitch_, width, 0);
+    return {copy, pitch_};
+  }
+
   float negative_delta(const Block& block, int64_t i, int64_t row, const BackwardScratch& scratch) const {
     const Heads& output = params_.output;
     read_row(output.dtype, row_of(output, block.batch, block.head, block.query + i), size_.dimension, 1, scratch.square);
-    const float* const gradient = scratch.grad_output_rows + i * pitch_;
+    const float* const gradient = block.grad_rows.row(i);
     Vec total = {};
     for (int64_t d = 0; d < width_; d += kWidth) total += load(scratch.square + d) * load(gradient + d);
     return (params_.grad_lse ? params_.grad_lse[row] : 0) - sum(total);
