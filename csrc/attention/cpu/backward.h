@@ -164,9 +164,15 @@ class Backward {
         width_(round_up(size_.dimension, kWidth)),
         blocks_(divide_up(size_.queries, kBlockQueries)),
         heads_per_key_(size_.heads / size_.key_heads) {
+    const int64_t rows = size_.heads * size_.queries;
     const int64_t heads = plan_.copies * size_.batches * size_.heads;
-    grad_query_ = allocate<float>(runtime, heads * size_.queries * width_);
     written_ = allocate<bool>(runtime, heads * blocks_);
+    if (in_place()) {
+      sums_ = params.grad_query;
+    } else {
+      float* const buffer = allocate<float>(runtime, heads * size_.queries * width_);
+      sums_ = {buffer, DType::kFloat32, rows * width_, size_.queries * width_, width_};
+    }
   }
 
   void run() const {
@@ -181,9 +187,11 @@ class Backward {
       if (plan_.parallel_chunks) return run_group(group, index % plan_.copies, scratch);
       for (int64_t chunk = 0; chunk < plan_.chunks; ++chunk) run_group(group, chunk, scratch);
     });
-    const int64_t block_bytes = width_ * static_cast<int64_t>(sizeof(float));
-    parallel(runtime_, size_.batches * size_.heads * blocks_, static_cast<size_t>(block_bytes), [&](int64_t index, char* scratch) {
-      sum_grad_query(index / blocks_, index % blocks_, reinterpret_cast<float*>(scratch));
+    const size_t row_bytes = static_cast<size_t>(width_) * sizeof(float);
+    parallel(runtime_, size_.batches * size_.heads, row_bytes, [&](int64_t head, char* scratch) {
+      for (int64_t block = 0; block < blocks_; ++block) {
+        finish_grad_query(head / size_.heads, head % size_.heads, block, reinterpret_cast<float*>(scratch));
+      }
     });
     dense_.finish();
     table_.finish();
@@ -425,38 +433,57 @@ class Backward {
   // Adds the block's dQ of this chunk to a copy.
   void add_grad_query(const Block& block, int64_t copy, const BackwardScratch& scratch) const {
     bool* const written = written_ + ((copy * size_.batches + block.batch) * size_.heads + block.head) * blocks_ + block.index;
-    const int64_t first = ((copy * size_.batches + block.batch) * size_.heads + block.head) * size_.queries + block.query;
     for (int64_t p = 0; p < block.panels; ++p) {
       float* const panel = scratch.grad_query + p * width_ * kLanes;
-      fill(panel + size_.dimension * kLanes, (width_ - size_.dimension) * kLanes, 0);
       if (!block.seen[p]) fill(panel, size_.dimension * kLanes, 0);
+      for (int64_t i = 0; i < size_.dimension * kLanes; i += kWidth) store(panel + i, load(panel + i) * params_.options.scale);
+      fill(panel + size_.dimension * kLanes, (width_ - size_.dimension) * kLanes, 0);
       unpack_panel(panel, size_.dimension, scratch.square);
       const int64_t queries = smaller(kLanes, block.queries - p * kLanes);
-      float* const to = grad_query_ + (first + p * kLanes) * width_;
-      for (int64_t i = 0; i < queries * width_; i += kWidth) {
-        const Vec x = load(scratch.square + i);
-        store(to + i, *written ? load(to + i) + x : x);
+      for (int64_t i = 0; i < queries; ++i) {
+        float* const to = sum_row(copy, block.batch, block.head, block.query + p * kLanes + i);
+        add_row(scratch.square + i * width_, !*written, to);
       }
     }
     *written = true;
   }
 
-  void sum_grad_query(int64_t head, int64_t block, float* total) const {
-    const int64_t heads = size_.batches * size_.heads;
-    const int64_t last = smaller((block + 1) * kBlockQueries, size_.queries);
-    for (int64_t query = block * kBlockQueries; query < last; ++query) {
-      bool any = false;
-      for (int64_t copy = 0; copy < plan_.copies; ++copy) {
-        if (!written_[(copy * heads + head) * blocks_ + block]) continue;
-        const float* const from = grad_query_ + ((copy * heads + head) * size_.queries + query) * width_;
-        for (int64_t d = 0; d < width_; d += kWidth) store(total + d, any ? load(total + d) + load(from + d) : load(from + d));
-        any = true;
-      }
-      if (!any) fill(total, width_, 0);
-      const Heads& to = params_.grad_query;
-      write_row(to.dtype, total, size_.dimension, params_.options.scale, row_of(to, head / size_.heads, head % size_.heads, query));
+  // to += from, or to = from: D elements.
+  void add_row(const float* from, bool first, float* to) const {
+    int64_t d = 0;
+    if (first) {
+      for (; d + kWidth <= size_.dimension; d += kWidth) store(to + d, load(from + d));
+      for (; d < size_.dimension; ++d) to[d] = from[d];
+    } else {
+      for (; d + kWidth <= size_.dimension; d += kWidth) store(to + d, load(to + d) + load(from + d));
+      for (; d < size_.dimension; ++d) to[d] += from[d];
     }
   }
+
+  // A row of a copy of dQ.
+  float* sum_row(int64_t copy, int64_t batch, int64_t head, int64_t query) const {
+    return reinterpret_cast<float*>(row_of(sums_, copy * size_.batches + batch, head, query));
+  }
+
+  // The sum of the copies of a block's dQ.
+  void finish_grad_query(int64_t batch, int64_t head, int64_t block, float* total) const {
+    const int64_t first = block * kBlockQueries, last = smaller(first + kBlockQueries, size_.queries);
+    const bool* const written = written_ + (batch * size_.heads + head) * blocks_ + block;
+    if (in_place() && *written) return;
+    for (int64_t query = first; query < last; ++query) {
+      bool none = true;
+      for (int64_t copy = 0; copy < plan_.copies; ++copy) {
+        if (!written[copy * size_.batches * size_.heads * blocks_]) continue;
+        add_row(sum_row(copy, batch, head, query), none, total);
+        none = false;
+      }
+      if (none) fill(total, width_, 0);
+      write_row(params_.grad_query.dtype, total, size_.dimension, 1, row_of(params_.grad_query, batch, head, query));
+    }
+  }
+
+  // Chunks of a group that follow each other can add to the result itself.
+  bool in_place() const { return !plan_.parallel_chunks && params_.grad_query.dtype == DType::kFloat32; }
 
   const BackwardParams& params_;
   const Sizes& size_;
@@ -470,8 +497,8 @@ class Backward {
   const int64_t width_;
   const int64_t blocks_;
   const int64_t heads_per_key_;
-  float* grad_query_;  // (copies, B, H, L, width)
-  bool* written_;      // (copies, B, H, blocks)
+  Heads sums_;     // (copies · B, H, L, D), float32: sums of dQ
+  bool* written_;  // (copies, B, H, blocks)
 };
 
 }  // namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH
