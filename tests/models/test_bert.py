@@ -148,7 +148,8 @@ def test_regression_of_one_number(tmp_path):
 @pytest.mark.parametrize("head", HEADS)
 def test_transformers_reads_what_we_save(tmp_path, head, max_shard_bytes):
     torch.manual_seed(7)
-    model = ptm.create_model("bert-tiny", head, **SIZES, num_labels=C).eval()
+    labels = {"num_labels": C} if "classification" in head else {}
+    model = ptm.create_model("bert-tiny", head, **SIZES, **labels).eval()
     model.save_pretrained(tmp_path, max_shard_bytes=max_shard_bytes)
     oracle_class = getattr(transformers, HEADS[head])
     oracle, report = oracle_class.from_pretrained(tmp_path, output_loading_info=True)
@@ -308,3 +309,8 @@ def test_input_that_does_not_fit(arguments, error, message):
     model = ptm.create_model("bert-tiny", **SIZES)
     with pytest.raises(error, match=message):
         model(**arguments)
+
+
+def test_question_answering_has_two_labels():
+    with pytest.raises(ValueError, match="num_labels is 3; .* 2"):
+        ptm.create_model("bert-tiny", "question-answering", num_labels=3)
