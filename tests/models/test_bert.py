@@ -312,5 +312,5 @@ def test_input_that_does_not_fit(arguments, error, message):
 
 
 def test_question_answering_has_two_labels():
-    with pytest.raises(ValueError, match="num_labels is 3; .* 2"):
+    with pytest.raises(ValueError, match=r"num_labels is 3; .* 2"):
         ptm.create_model("bert-tiny", "question-answering", num_labels=3)
