@@ -74,6 +74,7 @@ def build_wheel(source, output, *options, **environment):
         *(sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", *options),
         *("--wheel-dir", output, source),
         PTMKERNELS_BUILD_CUDA=0,
+        PTMKERNELS_BUILD_TYPE="Debug",  # compiles in a third of the time
         PTMKERNELS_BUILD_DIR=source.parent / "cmake",
         **environment,
     )
