@@ -159,30 +159,32 @@ def _paragraphs(lines: Iterable[str]) -> Iterator[str | None]:
         yield " ".join(wrapped)
 
 
-def choose_held_out(num_documents: int, fraction: float, seed: int) -> np.ndarray:
+def choose_held_out(num_documents: int, share: float, seed: int, least: int = 1) -> np.ndarray:
     """Which documents to keep for evaluation.
 
     Args:
         num_documents: of the corpus.
-        fraction: of the documents, 0 <= fraction < 1; at least one is kept where it is above 0.
+        share: of the documents, 0 <= share < 1; 0 = none.
         seed: of the choice.
+        least: documents that both sides get, whatever the share.
 
     Returns:
         (num_documents,) booleans.
 
     Raises:
-        ValueError: the fraction is out of range, or there are too few documents to part.
+        ValueError: the share is out of range, or there are too few documents to part.
     """
-    if not 0.0 <= fraction < 1.0:
-        raise ValueError(f"the held-out fraction is {fraction}; expected 0 <= fraction < 1")
+    if not 0.0 <= share < 1.0:
+        raise ValueError(f"the held-out share is {share}; expected 0 <= share < 1")
     chosen = np.zeros(num_documents, dtype=bool)
-    if fraction == 0.0:
+    if share == 0.0:
         return chosen
-    if num_documents < 2:
+    if num_documents < 2 * least:
         raise ValueError(
-            "the corpus has one document, of which none can be held out for evaluation; put a blank line "
-            "between documents, give a held-out text, or set the held-out fraction to 0"
+            f"the corpus has too few documents to hold some out, {num_documents}; expected at least "
+            f"{2 * least}. Put a blank line between documents, give a held-out text, or set the held-out "
+            "share to 0"
         )
-    count = min(max(1, round(fraction * num_documents)), num_documents - 1)
+    count = min(max(least, round(share * num_documents)), num_documents - least)
     chosen[np.random.default_rng(seed).permutation(num_documents)[:count]] = True
     return chosen

@@ -6,6 +6,7 @@ changes what is seen or when.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -120,6 +121,22 @@ class MaskedDataset:
     def __getitem__(self, place: tuple[Cursor, int]) -> dict[str, Tensor]:
         """:meth:`batch` for a loader."""
         return self.batch(*place)
+
+    def epoch_batch(self, number: int, size: int) -> dict[str, Tensor]:
+        """Batch `number` of the first epoch, `size` examples each; the last may have fewer."""
+        start = number * size
+        return self.batch(Cursor(0, start), min(size, len(self) - start))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the examples depend on, for a run that goes on to make sure of."""
+        first = self.batch(Cursor(), min(64, len(self)))
+        return {
+            "seed": self.seed,
+            "duplicates": self.duplicates,
+            "examples": len(self),
+            "tokens": zlib.crc32(self.source.corpus.tokens.tobytes()),
+            "batch": zlib.crc32(b"".join(first[name].numpy().tobytes() for name in sorted(first))),
+        }
 
     def _row(self, stream: int, index: int) -> tuple[Example, np.ndarray, np.ndarray]:
         example = self.source.example(self._plan(stream), index)

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ptmkernels.data.encoding import EncodedCorpus
+
 __all__ = ["Example", "ExampleSource"]
 
 
@@ -29,6 +31,8 @@ class Example:
 
 class ExampleSource(Protocol):
     """Cuts a corpus into examples."""
+
+    corpus: EncodedCorpus
 
     def plan(self, rng: np.random.Generator) -> Any:
         """Draw the examples of one pass over the corpus; something with a length."""

@@ -165,9 +165,7 @@ class Masking:
             )
 
     @classmethod
-    def of(
-        cls, tokenizer: WordPieceTokenizer, *, whole_words: bool = False, **options
-    ) -> Masking:
+    def of(cls, tokenizer: WordPieceTokenizer, *, whole_words: bool = False, **options) -> Masking:
         """The masking for a tokenizer; `options` are the fields from `probability` on."""
 
         def words(ids: np.ndarray, eligible: np.ndarray) -> np.ndarray:

@@ -142,9 +142,7 @@ class SentencePairs:
         return Example(ids, eligible, segments, labels)
 
 
-def truncate_pairs(
-    segments: np.ndarray, max_tokens: int, rng: np.random.Generator
-) -> np.ndarray:
+def truncate_pairs(segments: np.ndarray, max_tokens: int, rng: np.random.Generator) -> np.ndarray:
     """Cut pairs to `max_tokens` as BERT does: one token at a time from the longer, front or back by a coin.
 
     Taken together: the longer loses until both are equal, then B and A in turn; and of the tokens that a

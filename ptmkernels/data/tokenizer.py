@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from ptmkernels.data.wordpiece import CONTINUATION, learn_pieces
+from ptmkernels.files import atomic_files
 
 __all__ = ["WordPieceTokenizer"]
 
@@ -20,7 +24,6 @@ SPECIAL_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-CONTINUATION = "##"
 
 FAST, VOCABULARY, CONFIG = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
 
@@ -70,19 +73,14 @@ class WordPieceTokenizer:
             raise ValueError(
                 f"vocab_size is {vocab_size}; expected more than the {len(SPECIAL_TOKENS)} special tokens"
             )
-        unknown = SPECIAL_TOKENS["unk_token"]
-        backend = Tokenizer(models.WordPiece(unk_token=unknown))
-        _set_text_pipeline(backend, lowercase)
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=vocab_size,
-            min_frequency=min_frequency,
-            special_tokens=list(SPECIAL_TOKENS.values()),
-            continuing_subword_prefix=CONTINUATION,
-            show_progress=False,
-        )
-        backend.train_from_iterator(sentences, trainer)
-        # The learnt model is built anew: the trainer leaves options of its own in it.
-        return cls._of_vocabulary(backend.get_vocab(), lowercase, max_length)
+        normalizer, splitter = _text_pipeline(lowercase)
+        words: Counter[str] = Counter()
+        for sentence in sentences:
+            text = normalizer.normalize_str(sentence)
+            words.update(word for word, _ in splitter.pre_tokenize_str(text))
+        pieces = learn_pieces(words, vocab_size - len(SPECIAL_TOKENS), min_frequency)
+        tokens = [*SPECIAL_TOKENS.values(), *pieces]
+        return cls._of_tokens(tokens, lowercase, max_length)
 
     @classmethod
     def load(cls, folder: str | Path) -> WordPieceTokenizer:
@@ -124,7 +122,7 @@ class WordPieceTokenizer:
             repeated = next(t for i, t in enumerate(tokens) if t in tokens[:i])
             raise ValueError(f"{path} holds {repeated!r} twice")
         try:
-            return cls._of_vocabulary({t: i for i, t in enumerate(tokens)}, lowercase, length)
+            return cls._of_tokens(tokens, lowercase, length)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -136,17 +134,18 @@ class WordPieceTokenizer:
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod
-    def _of_vocabulary(
-        cls, vocabulary: dict[str, int], lowercase: bool, length: int | None
+    def _of_tokens(
+        cls, tokens: Sequence[str], lowercase: bool, length: int | None
     ) -> WordPieceTokenizer:
-        model = models.WordPiece(
-            vocabulary, unk_token=SPECIAL_TOKENS["unk_token"], max_input_chars_per_word=100
-        )
-        backend = Tokenizer(model)
-        _set_text_pipeline(backend, lowercase)
+        vocabulary = {token: number for number, token in enumerate(tokens)}
         for token in SPECIAL_TOKENS.values():
             if token not in vocabulary:
                 raise ValueError(f"the vocabulary has no {token}")
+        unknown = SPECIAL_TOKENS["unk_token"]
+        backend = Tokenizer(
+            models.WordPiece(vocabulary, unk_token=unknown, max_input_chars_per_word=100)
+        )
+        backend.normalizer, backend.pre_tokenizer = _text_pipeline(lowercase)
         backend.add_special_tokens(list(SPECIAL_TOKENS.values()))
         backend.post_processor = processors.BertProcessing(
             ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
@@ -154,16 +153,8 @@ class WordPieceTokenizer:
         backend.decoder = decoders.WordPiece(prefix=CONTINUATION)
         return cls(backend, lowercase, length)
 
-    def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json, vocab.txt and tokenizer_config.json; Transformers' AutoTokenizer reads them.
-
-        Args:
-            folder: is made where it does not exist.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAST).write_text(self.backend.to_str(pretty=True), encoding="utf-8")
-        (folder / VOCABULARY).write_text("\n".join(self.tokens) + "\n", encoding="utf-8")
+    def files(self) -> dict[str, str]:
+        """Contents of tokenizer.json, vocab.txt and tokenizer_config.json, by name."""
         settings = {
             "tokenizer_class": "BertTokenizer",
             "do_lower_case": self.lowercase,
@@ -173,7 +164,21 @@ class WordPieceTokenizer:
         }
         if self.max_length is not None:
             settings["model_max_length"] = self.max_length
-        (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        return {
+            FAST: self.backend.to_str(pretty=True),
+            VOCABULARY: "".join(f"{token}\n" for token in self.tokens),
+            CONFIG: json.dumps(settings, indent=2) + "\n",
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write :meth:`files` into a folder; Transformers' AutoTokenizer reads them.
+
+        Args:
+            folder: is made where it does not exist.
+        """
+        with atomic_files(folder) as at:
+            for name, text in self.files().items():
+                at(name).write_text(text, encoding="utf-8")
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -218,7 +223,9 @@ class WordPieceTokenizer:
             sentences: the texts.
             special_tokens: put [CLS] before and [SEP] after.
         """
-        encodings = self.backend.encode_batch_fast(list(sentences), add_special_tokens=special_tokens)
+        encodings = self.backend.encode_batch_fast(
+            list(sentences), add_special_tokens=special_tokens
+        )
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -226,12 +233,14 @@ class WordPieceTokenizer:
         return self.backend.decode(list(ids), skip_special_tokens=False)
 
 
-def _set_text_pipeline(backend: Tokenizer, lowercase: bool) -> None:
-    """BERT's clean-up and split into words and punctuation."""
-    backend.normalizer = normalizers.BertNormalizer(
+def _text_pipeline(
+    lowercase: bool,
+) -> tuple[normalizers.BertNormalizer, pre_tokenizers.BertPreTokenizer]:
+    """BERT's clean-up, and its split into words and punctuation."""
+    normalizer = normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase
     )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return normalizer, pre_tokenizers.BertPreTokenizer()
 
 
 def _read_text(path: Path) -> str:

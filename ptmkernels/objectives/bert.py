@@ -32,9 +32,7 @@ class BertPretraining:
     ) -> Outcome:
         counts = self.counts(batch) if counts is None else counts
         output = model(**batch, labelled_only=True)
-        mlm, mlm_metrics = masked_lm_terms(
-            output.prediction_logits, batch["labels"], counts["mlm"]
-        )
+        mlm, mlm_metrics = masked_lm_terms(output.prediction_logits, batch["labels"], counts["mlm"])
         nsp, nsp_metrics = next_sentence_terms(
             output.seq_relationship_logits, batch["next_sentence_label"], counts["nsp"]
         )
