@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -58,8 +58,10 @@ def build_mask(case: Case) -> AttentionMask | None:
         "window": lambda: AttentionMask.window(n, s, 9, 4),
         "recurrence": lambda: AttentionMask.recurrence(n, s - n, 20),
         "keys": lambda: AttentionMask.keys(_random((b, s), 0.5), n),
-        "left padding": lambda: AttentionMask.keys(torch.arange(s) >= torch.tensor([[33], [40]]), n)
-        & AttentionMask.causal(n, s),
+        "left padding": lambda: (
+            AttentionMask.keys(torch.arange(s) >= torch.tensor([[33], [40]]), n)
+            & AttentionMask.causal(n, s)
+        ),
         "nothing": lambda: AttentionMask.keys(torch.zeros(b, s, dtype=torch.bool), n),
         "prefix": lambda: AttentionMask.prefix([20, 3], n),
         "documents": lambda: AttentionMask.documents(torch.arange(n)[None] // 13),
@@ -69,8 +71,9 @@ def build_mask(case: Case) -> AttentionMask | None:
         ),
         "tree": lambda: tree(b, n, s),
         "dense": lambda: AttentionMask.dense(_random((b, n, s), 0.5)),
-        "dense heads": lambda: AttentionMask.dense(_random((1, h, n, s), 0.3))
-        & AttentionMask.causal(n, s),
+        "dense heads": lambda: (
+            AttentionMask.dense(_random((1, h, n, s), 0.3)) & AttentionMask.causal(n, s)
+        ),
     }[case.mask]()
 
 

@@ -123,9 +123,7 @@ class _Call:
     def device(self):
         """Triton launches on the current device; the op runs on that of its tensors."""
         return (
-            torch.cuda.device(self.query.device)
-            if self.query.is_cuda
-            else contextlib.nullcontext()
+            torch.cuda.device(self.query.device) if self.query.is_cuda else contextlib.nullcontext()
         )
 
     def tile(self, kernel: str) -> Tile:
@@ -154,7 +152,9 @@ class _Call:
         if of_keys:
             length, other_length = other_length, length
         tiles, others = triton.cdiv(length, block), triton.cdiv(other_length, other)
-        batch = max(t.shape[0] for t in (self.given.key_rank, self.given.query_low, self.given.query_high))
+        batch = max(
+            t.shape[0] for t in (self.given.key_rank, self.given.query_low, self.given.query_high)
+        )
         ranges = torch.empty((batch, tiles, 4), dtype=torch.int32, device=self.query.device)
         launch(
             triton_kernels._tile_ranges,
