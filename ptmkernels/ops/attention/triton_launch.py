@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ptmkernels.ops.attention import triton_backward, triton_bias, triton_decode, triton_kernels
 from ptmkernels.ops.attention.options import AttentionOptions
-from ptmkernels.ops.attention.triton_config import Tile, tile_for
+from ptmkernels.ops.attention.triton_config import tile_for
 from ptmkernels.ops.attention.triton_tile import Bias, Dropout, Mask, Rows, Sizes, Terms
 from ptmkernels.ops.triton_runtime import launch, multiprocessors
+from ptmkernels.ops.triton_tune import Tile
 
 LOG2_E = 1.4426950408889634
 DECODE_QUERIES = 16  # up to so many queries the keys are split instead of the queries
@@ -114,7 +115,7 @@ class _Call:
         """How float32 products are taken: torch's own setting of float32 matrix products."""
         if self.query.dtype != torch.float32:
             return "ieee"
-        return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
     @property
     def block_d(self) -> int:
@@ -129,7 +130,15 @@ class _Call:
         )
 
     def tile(self, kernel: str) -> Tile:
-        return tile_for(kernel, self.block_d, self.query.dtype, self.precision)
+        half = self.query.dtype != torch.float32
+        return tile_for(kernel, self.block_d, "half" if half else self.precision, self.extras)
+
+    @property
+    def extras(self) -> int:
+        """How many of the terms that cost registers the call has."""
+        terms, mask = self.terms, self.terms.mask
+        parts = (terms.dropout.seed, terms.bias.data, mask.tree, mask.allowed)
+        return sum(part is not None for part in parts)
 
     def constants(self) -> dict:
         """Compile-time arguments that every kernel has."""
