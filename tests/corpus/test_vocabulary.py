@@ -5,7 +5,6 @@ import random
 
 import numpy as np
 import pytest
-
 from ptmkernels._corpus import Encoder, VocabularyCounter
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ptmkernels.masks import AttentionMask
+from ptmkernels.masks import AttentionMask, _build
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,18 @@ class BucketedBias:
         bidirectional: bool = True,
         max_distance: int = 128,
     ) -> BucketedBias:
-        """T5's buckets; query i stands at key position i + S - L (a cache of S - L keys)."""
+        """T5's buckets, as many as `table` has rows.
+
+        Args:
+            table: (N, H).
+            query_len, key_len: L and S, `key_len` None = L; query i stands at key position i + S - L
+                (behind a cache of S - L keys).
+            bidirectional, max_distance: as in :func:`t5_buckets`.
+        """
         key_len = query_len if key_len is None else key_len
-        distance = torch.arange(1 - query_len, key_len, device=table.device) - (key_len - query_len)
+        distance = torch.arange(max(query_len + key_len - 1, 0), device=table.device) - (
+            key_len - 1
+        )
         buckets = t5_buckets(distance, table.shape[0], bidirectional, max_distance)
         return BucketedBias(table, buckets)
 
@@ -43,27 +53,39 @@ class BucketedBias:
 def t5_buckets(
     distance: Tensor, num_buckets: int = 32, bidirectional: bool = True, max_distance: int = 128
 ) -> Tensor:
-    """T5's bucket of each distance ``key position - query position``.
+    """T5's bucket of each distance ``key position - query position`` (Raffel et al. 2020, section 2.1).
 
-    Half of the buckets hold one distance each, the others grow logarithmically up to `max_distance`.
+    Half of the buckets hold one distance each, the others grow logarithmically up to `max_distance`, and
+    the last one holds all beyond.
 
     Args:
         distance: integers of any shape.
+        num_buckets: how many there are, at least 2, or 4 where `bidirectional`.
+        bidirectional: keys after the query have half of the buckets; else they share bucket 0.
+        max_distance: where the last bucket begins; more than the distances with a bucket of their own.
 
     Returns:
         int32 of the same shape, 0 <= bucket < num_buckets.
+
+    Raises:
+        ValueError: `num_buckets` or `max_distance` is too small.
     """
-    bucket = torch.zeros_like(distance)
+    side = num_buckets // 2 if bidirectional else num_buckets
+    exact = side // 2
+    if exact < 1:
+        least = 4 if bidirectional else 2
+        raise ValueError(f"num_buckets is {num_buckets}; expected at least {least}")
+    if max_distance <= exact:
+        raise ValueError(f"max_distance is {max_distance}; expected more than {exact}")
+    first = torch.zeros_like(distance)
     if bidirectional:
-        num_buckets //= 2
-        bucket = bucket + (distance > 0).to(distance.dtype) * num_buckets
+        first = (distance > 0).to(distance.dtype) * side
         distance = distance.abs()
     else:
         distance = -distance.clamp(max=0)
-    exact = num_buckets // 2
-    ratio = (distance.clamp(min=1).float() / exact).log() / torch.tensor(max_distance / exact).log()
-    far = (exact + (ratio * (num_buckets - exact)).to(distance.dtype)).clamp(max=num_buckets - 1)
-    return (bucket + torch.where(distance < exact, distance, far)).to(torch.int32)
+    ratio = (distance.clamp(min=1).float() / exact).log() / math.log(max_distance / exact)
+    far = (exact + (ratio * (side - exact)).to(distance.dtype)).clamp(max=side - 1)
+    return (first + torch.where(distance < exact, distance, far)).to(torch.int32)
 
 
 @dataclass(frozen=True)
@@ -104,10 +126,10 @@ class AttentionOptions:
     def astuple(self) -> tuple:
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)
 
-    def mask(self) -> AttentionMask | None:
-        """The mask again, where there is one."""
+    def visible(self) -> Tensor | None:
+        """(B or 1, H or 1, L, S) booleans, true = may see; None = everything."""
         if self.key_rank is None:
             return None
-        return AttentionMask(
-            self.key_rank, self.query_low, self.query_high, branches=self.tree, allowed=self.allowed
-        )
+        vectors = (self.key_rank, self.query_low, self.query_high)
+        dense = _build((*vectors, self.tree, self.allowed)).to_dense()
+        return dense if dense.dim() == 4 else dense[:, None]
