@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -38,6 +39,12 @@ def enabled() -> bool:
     if os.environ.get(ENABLE) != "1":
         return False
     return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+@cache
+def tuner() -> Tuner:
+    """The tuner of this process."""
+    return Tuner(cache_path())
 
 
 def cache_path() -> Path:

@@ -7,62 +7,183 @@ a spill, with two programs on a multiprocessor where the registers allow. They w
 
 from __future__ import annotations
 
-import torch
-
 from ptmkernels.ops.triton_runtime import target_name
 from ptmkernels.ops.triton_tune import Tile
 
 KERNELS = ("forward", "backward_query", "backward_key", "bias", "decode")
 
-# Kernel -> (largest padded head dimension, number type) -> the tile for a call without extras, with one of
-# them, and with several; the last one serves all that follow. Extras are what a score needs beside the
-# product and an interval mask, and cost registers: dropout, a bias, a tree or dense mask. Number types:
-# "half" is bfloat16 and float16; "tf32" and "ieee" are float32 by torch's setting of its products.
-Table = dict[str, dict[tuple[int, str], tuple[Tile, ...]]]
+# Kernel -> number type -> (largest padded head dimension, tiles), smallest first. The tiles are those of a
+# call without extras, with one of them, and with several; the last one serves all that follow. Extras are
+# what a score has beside the product and an interval mask, and cost registers: dropout, a bias, a tree, a
+# dense mask. Number types: "half" is bfloat16 and float16; "tf32" and "ieee" are float32 by torch's setting.
+Row = tuple[int, tuple[Tile, ...]]
+Table = dict[str, dict[str, tuple[Row, ...]]]
 
-_HOPPER: Table = {
+HOPPER: Table = {
     "forward": {
-        (128, "half"): (Tile(128, 64, 8, 3),),
-        (256, "half"): (Tile(128, 32, 8, 2),),
+        "half": (
+            (128, (Tile(128, 64, 8, 3),)),
+            (256, (Tile(128, 32, 8, 2),)),
+        ),
     },
     "backward_query": {
-        (32, "half"): (Tile(128, 64, 8, 3),),
-        (128, "half"): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 32, 8, 2)),
-        (256, "half"): (Tile(128, 32, 8, 2), Tile(64, 32, 8, 2), Tile(64, 16, 8, 2)),
+        "half": (
+            (128, (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 32, 8, 2))),
+            (256, (Tile(128, 32, 8, 2), Tile(64, 32, 8, 2), Tile(64, 16, 8, 2))),
+        ),
     },
     "backward_key": {
-        (64, "half"): (Tile(64, 128, 8, 2), Tile(32, 128, 8, 2), Tile(16, 128, 8, 2)),
-        (128, "half"): (Tile(32, 128, 8, 2), Tile(16, 128, 8, 2), Tile(16, 64, 8, 2)),
-        (256, "half"): (Tile(16, 64, 8, 2), Tile(16, 32, 4, 1)),
+        "half": (
+            (64, (Tile(64, 128, 8, 2), Tile(32, 128, 8, 2), Tile(16, 128, 8, 2))),
+            (128, (Tile(32, 128, 8, 2), Tile(16, 128, 8, 2), Tile(16, 64, 8, 2))),
+            (256, (Tile(16, 64, 8, 2), Tile(16, 32, 4, 1))),
+        ),
     },
-    "bias": {(256, "half"): (Tile(64, 64, 8, 2),)},
+    "bias": {"half": ((256, (Tile(64, 64, 8, 2),)),)},
     "decode": {
-        (128, "half"): (Tile(16, 64, 4, 3),),
-        (256, "half"): (Tile(16, 64, 4, 2),),
+        "half": (
+            (128, (Tile(16, 64, 4, 3),)),
+            (256, (Tile(16, 64, 4, 2),)),
+        ),
     },
 }
+
+# float32 takes twice the room, and without tensor cores ("ieee") each thread holds whole rows and columns.
+SINGLE: Table = {
+    "forward": {
+        "tf32": ((64, (Tile(64, 32, 4, 2),)), (256, (Tile(32, 32, 4, 2), Tile(32, 16, 4, 2)))),
+        "ieee": ((64, (Tile(32, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+    },
+    "backward_query": {
+        "tf32": ((64, (Tile(32, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+        "ieee": ((64, (Tile(32, 16, 4, 1),)), (256, (Tile(16, 16, 4, 1),))),
+    },
+    "backward_key": {
+        "tf32": ((64, (Tile(32, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+        "ieee": ((64, (Tile(16, 32, 4, 1),)), (256, (Tile(16, 16, 4, 1),))),
+    },
+    "bias": {
+        "tf32": ((64, (Tile(32, 32, 4, 1),)), (256, (Tile(16, 16, 4, 1),))),
+        "ieee": ((64, (Tile(32, 32, 4, 1),)), (256, (Tile(16, 16, 4, 1),))),
+    },
+    "decode": {
+        "tf32": ((128, (Tile(16, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+        "ieee": ((128, (Tile(16, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+    },
+}
+
+# For 64 KiB of shared memory (gfx942) and 99 KiB (sm_86, sm_120).
+COMPACT: Table = {
+    "forward": {
+        "half": (
+            (64, (Tile(128, 64, 8, 2),)),
+            (128, (Tile(64, 32, 4, 2),)),
+            (256, (Tile(64, 16, 8, 1),)),
+        )
+    },
+    "backward_query": {
+        "half": (
+            (64, (Tile(64, 32, 4, 2),)),
+            (128, (Tile(32, 32, 4, 2),)),
+            (256, (Tile(16, 16, 4, 1),)),
+        )
+    },
+    "backward_key": {
+        "half": (
+            (64, (Tile(32, 64, 8, 2),)),
+            (128, (Tile(16, 64, 8, 2),)),
+            (256, (Tile(16, 32, 8, 1),)),
+        )
+    },
+    "bias": {"half": ((64, (Tile(64, 64, 8, 1),)), (256, (Tile(32, 32, 4, 1),)))},
+    "decode": {"half": ((128, (Tile(16, 64, 4, 2),)), (256, (Tile(16, 32, 4, 1),)))},
+}
+
+
+def _joined(half: Table) -> Table:
+    return {kernel: {**half[kernel], **SINGLE[kernel]} for kernel in KERNELS}
+
+
+TABLES = {
+    "sm_80": _joined(HOPPER),
+    "sm_90": _joined(HOPPER),
+    "sm_100": _joined(HOPPER),
+    "gfx942": _joined(COMPACT),
+    "small": _joined(COMPACT),
+}
+# Architectures with some 100 KiB of shared memory for a program instead of 160 or more.
+SMALL = ("sm_75", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")
 
 # Small, so that a few dozen tokens make several tiles and the tests see every border between them.
-_INTERPRETER: Table = {
-    "forward": {(256, "half"): (Tile(32, 16),)},
-    "backward_query": {(256, "half"): (Tile(16, 32),)},
-    "backward_key": {(256, "half"): (Tile(16, 32),)},
-    "bias": {(256, "half"): (Tile(16, 16),)},
-    "decode": {(256, "half"): (Tile(16, 16),)},
+INTERPRETER = {
+    "forward": Tile(32, 16),
+    "backward_query": Tile(16, 32),
+    "backward_key": Tile(16, 32),
+    "bias": Tile(16, 16),
+    "decode": Tile(16, 16),
 }
 
-TABLES: dict[str, Table] = {"sm_90": _HOPPER, "interpreter": _INTERPRETER}
+# What tuning tries; those that a device cannot run are passed over.
+CANDIDATES: dict[str, list[Tile]] = {
+    "forward": [
+        Tile(m, n, warps, stages)
+        for m, n in ((128, 128), (128, 64), (128, 32), (64, 64), (64, 32), (32, 32))
+        for warps in (4, 8)
+        for stages in (2, 3, 4)
+    ],
+    "backward_query": [
+        Tile(m, n, warps, stages)
+        for m, n in ((128, 128), (128, 64), (128, 32), (64, 64), (64, 32), (32, 32))
+        for warps in (4, 8)
+        for stages in (1, 2, 3)
+    ],
+    "backward_key": [
+        Tile(m, n, warps, stages)
+        for n, several in ((128, (128, 64, 32, 16)), (64, (64, 32, 16)), (32, (32, 16)))
+        for m in several
+        for warps in (4, 8)
+        for stages in (1, 2, 3)
+    ],
+    "bias": [
+        Tile(size, size, warps, stages)
+        for size in (32, 64, 128)
+        for warps in (4, 8)
+        for stages in (1, 2)
+    ],
+    "decode": [
+        Tile(16, n, warps, stages)
+        for n in (32, 64, 128)
+        for warps in (2, 4)
+        for stages in (2, 3, 4)
+    ],
+}
 
 
-def tile_for(kernel: str, block_d: int, precision: str, extras: int) -> Tile:
+def tile_for(kernel: str, block_d: int, number_type: str, extras: int) -> Tile:
     """The default tile on the current device.
 
     Args:
         kernel: one of ``KERNELS``.
         block_d: padded head dimension, 16 to 256.
-        precision: "half", "tf32" or "ieee".
-        extras: how many of dropout, bias, tree or dense mask the call has.
+        number_type: "half", "tf32" or "ieee".
+        extras: how many of dropout, bias, tree and dense mask the call has.
     """
-    table = TABLES.get(target_name(), _HOPPER)[kernel]
-    tiles = next(t for (d, p), t in table.items() if block_d <= d and precision in (p, "half"))
+    target = target_name()
+    if target == "interpreter":
+        return INTERPRETER[kernel]
+    rows = table_for(target)[kernel][number_type]
+    tiles = next(tiles for largest, tiles in rows if block_d <= largest)
     return tiles[min(extras, len(tiles) - 1)]
+
+
+def table_for(target: str) -> Table:
+    """The table of an architecture, or of its nearest relative that has one."""
+    if target in TABLES:
+        return TABLES[target]
+    if target.startswith("gfx"):
+        return TABLES["gfx942"]
+    if target in SMALL:
+        return TABLES["small"]
+    number = int(target.removeprefix("sm_"))
+    known = sorted(int(n.removeprefix("sm_")) for n in TABLES if n.startswith("sm_"))
+    return TABLES[f"sm_{max((k for k in known if k <= number), default=known[0])}"]

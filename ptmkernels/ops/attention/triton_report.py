@@ -21,13 +21,20 @@ from ptmkernels.ops.triton_runtime import CompiledKernel, compile_for
 # sm_100, matrix cores of AMD.
 MATRIX = ("HMMA", "HGMMA", "UTCHMMA", "v_mfma")
 # Calls by name; each says which options its scores have.
-CALLS = ("plain", "causal", "dropout", "bias", "table", "dense mask", "every option", "one query")
+CALLS = (
+    *("plain", "causal", "dropout", "bias", "table", "dense mask", "every option"),
+    *("one tile", "one query"),  # sizes of 1, which Triton compiles in as constants
+)
 
 
 def compiled_kernels(
-    target: str, call: str = "causal", head_dim: int = 64, dtype: torch.dtype = torch.bfloat16
+    target: str,
+    call: str = "causal",
+    head_dim: int = 64,
+    dtype: torch.dtype = torch.bfloat16,
+    backward: bool = True,
 ) -> list[CompiledKernel]:
-    """The kernels of one forward and one backward call with the default tiles.
+    """The kernels of one forward and, unless `backward` is false, one backward call with default tiles.
 
     Args:
         target: as in :func:`ptmkernels.ops.triton_runtime.compile_for`.
@@ -35,7 +42,7 @@ def compiled_kernels(
         head_dim: D.
         dtype: of query, key and value.
     """
-    batch, heads, key_len = 2, 2, 256
+    batch, heads, key_len = (1, 1, 40) if call == "one tile" else (2, 2, 256)
     query_len = 1 if call == "one query" else key_len
     query = torch.zeros(batch, heads, query_len, head_dim, dtype=dtype)
     key = torch.zeros(batch, heads, key_len, head_dim, dtype=dtype)
@@ -43,7 +50,7 @@ def compiled_kernels(
     options = _options(call, heads, query_len, key_len, dtype)
     with compile_for(target) as kernels:
         triton_launch.attention_forward(query, key, key, *options.astuple())
-        if call != "one query":
+        if backward and call != "one query":
             wanted = (options.bias is not None, options.bias_table is not None)
             triton_launch.attention_backward(
                 *(query, None, query, key, key, query, lse), *options.astuple(), *wanted
@@ -65,7 +72,7 @@ def _options(
     bias = None
     if call == "bias" or everything:
         bias = torch.zeros(1, heads, query_len, key_len, dtype=dtype)
-    elif call == "table":
+    elif call in ("table", "one tile"):
         bias = BucketedBias.t5(torch.zeros(32, heads), query_len, key_len)
     dropout_p = 0.1 if call == "dropout" or everything else 0.0
     return AttentionOptions.of(mask, bias, 0.125, dropout_p, torch.zeros(1, dtype=torch.int64))
@@ -83,8 +90,8 @@ def rows(kernels: list[CompiledKernel]) -> Iterator[str]:
             str(v) for k, v in kernel.constants.items() if k.startswith("BLOCK") and k != "BLOCK_D"
         ]
         yield (
-            f"| {kernel.target} | {kernel.name} | {' x '.join(blocks)} | {kernel.warps} | {kernel.registers} | "
-            f"{kernel.spilled_bytes} | {kernel.shared_bytes} | {matrix_instructions(kernel)} |"
+            f"| {kernel.target} | {kernel.name} | {' x '.join(blocks)} | {kernel.warps} | "
+            f"{kernel.registers} | {kernel.spilled_bytes} | {kernel.shared_bytes} | {matrix_instructions(kernel)} |"
         )
 
 
@@ -95,7 +102,9 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--call", nargs="+", default=["causal"], choices=CALLS)
     arguments = parser.parse_args()
-    print("| target | kernel | blocks | warps | registers | spilled bytes | shared bytes | matrix |")
+    print(
+        "| target | kernel | blocks | warps | registers | spilled bytes | shared bytes | matrix |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for target in arguments.targets:
         for head_dim in arguments.head_dim:
