@@ -1,8 +1,8 @@
 """Tile sizes of the Triton attention kernels: a table by architecture, kernel, head dimension and type.
 
 The defaults were chosen by what the compiler reports for each (`triton_report`): the largest tile without
-a spill, with two programs on a multiprocessor where the registers allow. They were not measured on a GPU;
-`triton_tune` measures on the one at hand.
+a spill. Checked so far: 16-bit types on sm_90, and D = 64 on sm_80, sm_100 and gfx942; float32 and the other
+head dimensions there are by analogy. Nothing was measured on a GPU; `triton_tune` measures on the one at hand.
 """
 
 from __future__ import annotations
@@ -100,16 +100,20 @@ COMPACT: Table = {
 }
 
 
-def _joined(half: Table) -> Table:
-    return {kernel: {**half[kernel], **SINGLE[kernel]} for kernel in KERNELS}
+_TINY = {number_type: ((256, (Tile(16, 16, 4, 1),)),) for number_type in ("tf32", "ieee")}
+COMPACT_SINGLE: Table = {kernel: _TINY for kernel in KERNELS}
+
+
+def _joined(half: Table, single: Table) -> Table:
+    return {kernel: {**half[kernel], **single[kernel]} for kernel in KERNELS}
 
 
 TABLES = {
-    "sm_80": _joined(HOPPER),
-    "sm_90": _joined(HOPPER),
-    "sm_100": _joined(HOPPER),
-    "gfx942": _joined(COMPACT),
-    "small": _joined(COMPACT),
+    "sm_80": _joined(HOPPER, SINGLE),
+    "sm_90": _joined(HOPPER, SINGLE),
+    "sm_100": _joined(HOPPER, SINGLE),
+    "gfx942": _joined(COMPACT, COMPACT_SINGLE),
+    "small": _joined(COMPACT, COMPACT_SINGLE),
 }
 # Architectures with some 100 KiB of shared memory for a program instead of 160 or more.
 SMALL = ("sm_75", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")

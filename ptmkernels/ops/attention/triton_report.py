@@ -91,7 +91,8 @@ def rows(kernels: list[CompiledKernel]) -> Iterator[str]:
         ]
         yield (
             f"| {kernel.target} | {kernel.name} | {' x '.join(blocks)} | {kernel.warps} | "
-            f"{kernel.registers} | {kernel.spilled_bytes} | {kernel.shared_bytes} | {matrix_instructions(kernel)} |"
+            f"{kernel.registers} | {kernel.spilled_bytes} | {kernel.shared_bytes} | "
+            f"{matrix_instructions(kernel)} |"
         )
 
 
