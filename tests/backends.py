@@ -21,4 +21,14 @@ def _runs(backend: str) -> bool:
 
 
 KERNELS = [backend for backend in BACKENDS if _runs(backend)]
-DEVICE = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda", "reference": "cpu"}
+
+
+def device_of(backend: str) -> str:
+    """Where the tensors of a call to this backend are."""
+    return "cuda" if backend != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def normal(*shape: int, backend: str = "cpu", dtype=torch.float32, seed: int = 0) -> torch.Tensor:
+    """Normal random numbers, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator).to(device_of(backend), dtype)

@@ -1,8 +1,9 @@
 """Tile sizes of the Triton attention kernels: a table by architecture, kernel, head dimension and type.
 
 The defaults were chosen by what the compiler reports for each (`triton_report`): the largest tile without
-a spill. Checked so far: 16-bit types on sm_90, and D = 64 on sm_80, sm_100 and gfx942; float32 and the other
-head dimensions there are by analogy. Nothing was measured on a GPU; `triton_tune` measures on the one at hand.
+a spill. Checked so far: 16-bit types on sm_90, and D = 64 on sm_80, sm_100 and gfx942; float32 and the
+other head dimensions there are by analogy. Nothing was measured on a GPU; `triton_tune` measures on the
+one at hand.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ COMPACT: Table = {
 
 
 _TINY = {number_type: ((256, (Tile(16, 16, 4, 1),)),) for number_type in ("tf32", "ieee")}
-COMPACT_SINGLE: Table = {kernel: _TINY for kernel in KERNELS}
+COMPACT_SINGLE: Table = dict.fromkeys(KERNELS, _TINY)
 
 
 def _joined(half: Table, single: Table) -> Table:
