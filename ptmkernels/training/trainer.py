@@ -87,7 +87,10 @@ class Trainer:
         self.held_out = held_out
         self.output = None if output is None else Path(output)
         self.files = dict(files or {})
-        self.accelerator = Accelerator(mixed_precision=config.precision)
+        # Without `cpu`, several processes on a machine with no GPU would not find each other.
+        self.accelerator = Accelerator(
+            mixed_precision=config.precision, cpu=not torch.accelerator.is_available()
+        )
         self.schedule = create_schedule(config.schedule, config.warmup, config.steps, config.power)
         if config.checkpoint_activations:
             model.gradient_checkpointing_enable()
