@@ -288,6 +288,10 @@ class QuestionAnswering(Model):
     with_pooler = False
 
     def __init__(self, config: Config, architecture: Architecture) -> None:
+        if config.num_labels != 2:
+            raise ValueError(
+                f"num_labels is {config.num_labels}; question answering has 2, the first and last token"
+            )
         super().__init__(config, architecture)
         self.span = nn.Linear(config.hidden_size, 2)
 

@@ -88,11 +88,7 @@ def test_every_preset_can_be_built(name):
     assert card.year > 2000
     assert card.paper
     assert name in ptm.list_models(f"{card.family}/*")
-    with torch.device("meta"):
-        model = card.architecture.build(
-            "backbone", card.architecture.config(**card.presets[name.removeprefix(f"{card.name}-")])
-        )
-    assert model.num_parameters() > 0
+    assert card.num_parameters(name) > 0
 
 
 @pytest.mark.parametrize(("name", "head"), CASES)

@@ -9,7 +9,9 @@ import torch
 
 from ptmkernels import AttentionMask
 from ptmkernels.ops import BucketedBias, masked_attention
-from ptmkernels.ops.attention import _options, reference
+from ptmkernels.ops.attention import reference
+from ptmkernels.ops.attention.options import AttentionOptions
+from tests.backends import device_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 HEAD_DIMS = (1, 25, 26, 41, 64, 75, 80, 128, 256)
@@ -162,7 +164,7 @@ def _tensors(case, generator):
             result.append(drawn.permute(1, 3, 0, 2)[:, 1:])
         else:
             result.append(torch.randn(size, generator=generator).to(case.dtype))
-    return [t.detach().requires_grad_() for t in result]
+    return result
 
 
 def _bias(case, generator):
@@ -184,7 +186,7 @@ def _bias(case, generator):
     if case.bias == "hiding":
         leaf = torch.where(torch.rand(leaf.shape, generator=generator) < 0.3, -torch.inf, leaf)
         leaf[:, :, n // 2] = -torch.inf
-    leaf = leaf.to(torch.float32 if case.bias in ("keys", "table") else case.dtype).requires_grad_()
+    leaf = leaf.to(torch.float32 if case.bias in ("keys", "table") else case.dtype)
     ways = {
         "table": lambda leaf: BucketedBias.t5(leaf, n, m, max_distance=20),
         "expanded": lambda leaf: leaf.expand(b, HEADS, n, m),
@@ -193,16 +195,23 @@ def _bias(case, generator):
     return leaf, ways.get(case.bias, lambda leaf: leaf)
 
 
-def build(case: Case) -> Inputs:
-    """The tensors of a case, the same in every run."""
+def build(case: Case, backend: str = "cpu") -> Inputs:
+    """The tensors of a case, the same in every run and on every device."""
+    device = device_of(backend)
     generator = torch.Generator().manual_seed(len(str(case)) + case.query_len * case.head_dim)
     query, key, value = _tensors(case, generator)
     leaf, as_bias = _bias(case, generator)
     grad = torch.randn(query.shape, generator=generator).to(case.dtype)
     grad_lse = torch.randn(query.shape[:3], generator=generator)
     mask = MASKS[case.mask](case.batch, case.query_len, case.key_len)
-    seed = torch.tensor([-123456789012345678])
-    return Inputs(query, key, value, mask, leaf, as_bias, case.dropout_p, seed, (grad, grad_lse))
+    seed = torch.tensor([-123456789012345678], device=device)
+    grads = grad.to(device), grad_lse.to(device)
+    mask = None if mask is None else mask.to(device)
+    leaves = [
+        None if t is None else t.to(device).detach().requires_grad_()
+        for t in (query, key, value, leaf)
+    ]
+    return Inputs(*leaves[:3], mask, leaves[3], as_bias, case.dropout_p, seed, grads)
 
 
 def kernel(inputs: Inputs, backend: str) -> dict[str, torch.Tensor]:
@@ -216,16 +225,18 @@ def kernel(inputs: Inputs, backend: str) -> dict[str, torch.Tensor]:
     return _results(inputs, output, lse)
 
 
-def formula(inputs: Inputs, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def formula(inputs: Inputs, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """The formula of attention run in `dtype`: each intermediate result and its gradient rounded to it.
 
-    Beside what :func:`kernel` gives, "size_bias" is the largest sum of the absolute values of the terms
-    of the bias' gradient, P (dP - sum_d dO O) + P dlse, which cancel.
+    Returns what :func:`kernel` does, and how large the terms are of the gradients whose terms cancel: of
+    dS = P (dP - sum_d dO O) + P dlse and of what is a sum of it.
     """
     wide = torch.promote_types(dtype, torch.float32)  # products in 16 bits are slow on most CPUs
     inputs = inputs.to(wide)
     bias = inputs.as_bias(inputs.leaf)
-    options = _options(inputs.query, inputs.mask, bias, None, inputs.dropout_p, inputs.seed)
+    options = AttentionOptions.of(
+        inputs.query, inputs.mask, bias, None, inputs.dropout_p, inputs.seed
+    )
 
     def rounded(tensor):
         return tensor.to(dtype).to(wide)
@@ -235,13 +246,18 @@ def formula(inputs: Inputs, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     value = reference._for_heads(inputs.value, inputs.query)
     output = rounded(rounded(reference.dropped(rounded(weights), options)) @ value)
     named = _results(inputs, output, lse, retain_graph=True)
+    grad, grad_lse = (g.to(wide) for g in inputs.grads)
+    product = (grad @ value.mT).abs() + (grad * output).sum(-1, keepdim=True).abs()
+    terms = reference.dropped(weights, options) * product + weights * grad_lse.abs()[..., None]
+    key = reference._for_heads(inputs.key, inputs.query)
+    sums = {
+        "grad_query": options.scale * terms @ key.abs(),
+        "grad_key": options.scale * terms.mT @ inputs.query.abs(),
+    }
     if inputs.leaf is not None:
-        grad, grad_lse = (g.to(wide) for g in inputs.grads)
-        product = (grad @ value.mT).abs() + (grad * output).sum(-1, keepdim=True).abs()
-        terms = reference.dropped(weights, options) * product + weights * grad_lse.abs()[..., None]
-        (sums,) = torch.autograd.grad(scores, inputs.leaf, terms)
-        named["size_bias"] = sums.max() if sums.numel() else torch.zeros(())
-    return named
+        (sums["grad_bias"],) = torch.autograd.grad(scores, inputs.leaf, terms)
+    sizes = {name: t.max().item() for name, t in sums.items() if t.numel()}
+    return named, sizes
 
 
 def _results(inputs: Inputs, output, lse, retain_graph=False) -> dict[str, torch.Tensor]:

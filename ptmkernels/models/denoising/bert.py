@@ -151,9 +151,10 @@ register(
         name="bert",
         family="denoising",
         title="BERT",
-        paper="Devlin et al., BERT: Pre-training of Deep Bidirectional Transformers for Language "
-        "Understanding, NAACL 2019, arXiv:1810.04805",
+        authors="Devlin et al.",
+        paper="BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
         year=2019,
+        link="arXiv:1810.04805",
         encoder="Transformer encoder, post-norm",
         objective="masked tokens, next sentence",
         architecture=BERT,

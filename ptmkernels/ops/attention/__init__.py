@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -68,7 +66,7 @@ def masked_attention(
     check_attention(query, key, value, mask, bias, scale, dropout_p, seed)
     if dropout_p > 0.0 and seed is None:
         seed = draw_seed(query.device)
-    options = _options(query, mask, bias, scale, dropout_p, seed)
+    options = AttentionOptions.of(query, mask, bias, scale, dropout_p, seed)
     chosen = select(
         "masked_attention", refusals("masked_attention", tuple(_FORWARD), query), backend
     )
@@ -103,7 +101,7 @@ def attention_weights(
     query, key = _autocast(query, key)
     check_attention(query, key, key, mask, bias, scale, dropout_p, seed)
     check_weights(query, lse, dropout_p, seed)
-    options = _options(query, mask, bias, scale, dropout_p, seed)
+    options = AttentionOptions.of(query, mask, bias, scale, dropout_p, seed)
     return reference.attention_weights(query, key, lse, options)
 
 
@@ -120,25 +118,6 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     dtype = torch.get_autocast_dtype(device)
     narrow = (torch.float32, torch.bfloat16, torch.float16)
     return tuple(t.to(dtype) if getattr(t, "dtype", None) in narrow else t for t in tensors)
-
-
-def _options(
-    query: Tensor,
-    mask: AttentionMask | None,
-    bias: Tensor | BucketedBias | None,
-    scale: float | None,
-    dropout_p: float,
-    seed: Tensor | None,
-) -> AttentionOptions:
-    """The options as the ops take them; kernels know neither a float64 bias nor a narrow table."""
-    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
-    widest = torch.promote_types(query.dtype, torch.float32)
-    if isinstance(bias, BucketedBias):
-        bias = BucketedBias(bias.table.to(widest), bias.buckets.to(torch.int32).contiguous())
-    elif bias is not None:
-        bias = bias[(None,) * (4 - bias.dim())]
-        bias = bias.to(widest) if bias.dtype == torch.float64 else bias
-    return AttentionOptions.of(mask, bias, scale, float(dropout_p), seed)
 
 
 def _compiled_forward(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions):

@@ -30,7 +30,7 @@ def register(forward_name: str, backward_name: str) -> None:
         query, key, value, output, lse, *tensors = ctx.saved_tensors
         wanted = [ctx.needs_input_grad[_QKV + place] for place in (_BIAS, _TABLE)]
         *grads, grad_bias, grad_table = backward_op(
-            unit_stride(grad_output),
+            torch.zeros_like(output) if grad_output is None else unit_stride(grad_output),
             grad_lse,
             *(query, key, value, output, lse),
             *ctx.rebuild(tensors),
@@ -92,6 +92,7 @@ def _split(values: tuple) -> tuple[list[Tensor], object]:
 def _save_forward(ctx, inputs, output):
     query, key, value, *options = inputs
     tensors, ctx.rebuild = _split(options)
+    ctx.set_materialize_grads(False)  # most callers have no gradient of the log-sum-exp
     ctx.save_for_backward(query, key, value, *output, *tensors)
 
 

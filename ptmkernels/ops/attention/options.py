@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ptmkernels._mask_tensors import readable
 from ptmkernels.masks import AttentionMask, _build
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+INTEGERS = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,31 @@ class BucketedBias:
     Args:
         table: (N, H) floating, one bias for each bucket and head; receives a gradient.
         buckets: (L + S - 1,) integers below N, the bucket of the distance j - i at index j - i + L - 1.
+            Their values are looked at on the CPU only: on a GPU that would wait for it.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; the message names it.
     """
 
     table: Tensor
     buckets: Tensor
+
+    def __post_init__(self) -> None:
+        for name, allowed, dims in (("table", DTYPES, 2), ("buckets", INTEGERS, 1)):
+            tensor = getattr(self, name)
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name} is a {type(tensor).__name__}; expected a tensor")
+            if tensor.dtype not in allowed:
+                raise TypeError(f"{name} has dtype {tensor.dtype}; expected one of {allowed}")
+            if tensor.dim() != dims:
+                expected = "(N, H)" if dims == 2 else "(L + S - 1,)"
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {expected}")
+        if self.buckets.is_cpu and readable(self.buckets) and self.buckets.numel():
+            least, most = int(self.buckets.min()), int(self.buckets.max())
+            if least < 0 or most >= self.table.shape[0]:
+                raise ValueError(
+                    f"buckets holds {least} to {most}; expected 0 to {self.table.shape[0] - 1}"
+                )
 
     @staticmethod
     def t5(
@@ -88,6 +113,11 @@ def t5_buckets(
     return (first + torch.where(distance < exact, distance, far)).to(torch.int32)
 
 
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """What is accumulated in: float32, or float64 for float64."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
 @dataclass(frozen=True)
 class AttentionOptions:
     """The optional arguments of the torch ops, in the order of their schema."""
@@ -106,22 +136,25 @@ class AttentionOptions:
 
     @staticmethod
     def of(
+        query: Tensor,
         mask: AttentionMask | None,
         bias: Tensor | BucketedBias | None,
-        scale: float,
+        scale: float | None,
         dropout_p: float,
         seed: Tensor | None,
     ) -> AttentionOptions:
-        bucketed = isinstance(bias, BucketedBias)
-        return AttentionOptions(
-            *(mask._tensors() if mask is not None else (None,) * 5),
-            bias=None if bucketed else bias,
-            bias_table=bias.table if bucketed else None,
-            bias_bucket=bias.buckets if bucketed else None,
-            scale=scale,
-            dropout_p=dropout_p,
-            seed=seed,
-        )
+        """The options as the ops take them: no bias of float64 but for float64 inputs, no narrow table."""
+        widest = compute_dtype(query)
+        scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
+        rest = {"scale": scale, "dropout_p": float(dropout_p), "seed": seed}
+        tensors = (None,) * 5 if mask is None else mask._tensors()
+        if isinstance(bias, BucketedBias):
+            rest["bias_table"] = bias.table.to(widest)
+            rest["bias_bucket"] = bias.buckets.to(torch.int32).contiguous()
+        elif bias is not None:
+            bias = bias.to(widest) if bias.dtype == torch.float64 else bias
+            rest["bias"] = bias[(None,) * (4 - bias.dim())]
+        return AttentionOptions(*tensors, **rest)
 
     def astuple(self) -> tuple:
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from ptmkernels.ops.attention.options import AttentionOptions
+from ptmkernels.ops.attention.options import AttentionOptions, compute_dtype
 from ptmkernels.ops.philox import dropout_keep
 
 
@@ -73,7 +73,7 @@ def attention_forward(
     Computes in float32 where the inputs are narrower; the log-sum-exp is float32, or float64 for float64.
     """
     dtype = query.dtype
-    wide = torch.promote_types(dtype, torch.float32)
+    wide = compute_dtype(query)
     query, key, value = (t.to(wide) for t in (query, key, value))
     with without_autocast(query.device):
         weights, lse = softmax(scores(query, key, options))
@@ -85,7 +85,7 @@ def attention_weights(
     query: Tensor, key: Tensor, lse: Tensor | None, options: AttentionOptions
 ) -> Tensor:
     """(B, H, L, S) exp(s_ij - lse_i) after dropout, in the dtype of `query`; `lse` None = computed."""
-    wide = torch.promote_types(query.dtype, torch.float32)
+    wide = compute_dtype(query)
     with without_autocast(query.device):
         score = scores(query.to(wide), key.to(wide), options)
         if lse is None:
