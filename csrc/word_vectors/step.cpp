@@ -13,7 +13,6 @@
 #include <thread>
 #include <vector>
 
-#include "common/cpu_arch.h"
 #include "word_vectors/cpu/kernels.h"
 #include "word_vectors/step.h"
 
@@ -25,22 +24,6 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 constexpr int64_t kChunk = 8192;  // tokens that a thread takes at once
-
-const StepKernels& selected_kernels() {
-  switch (selected_cpu_arch()) {
-#if PTMKERNELS_X86
-    case CpuArch::kAvx2:
-      return kAvx2StepKernels;
-    case CpuArch::kAvx512:
-    case CpuArch::kAvx512Bf16:
-      return kAvx512StepKernels;
-#endif
-    case CpuArch::kWide:
-      return kWideStepKernels;
-    default:
-      return kGenericStepKernels;
-  }
-}
 
 template <class T>
 const T* data(const OptionalTensor& tensor) {
@@ -69,7 +52,7 @@ struct Free {
 
 StepStatistics run_chunks(const StepOptions& options, const std::vector<int64_t>& ends,
                           int64_t threads) {
-  const StepKernels& kernels = selected_kernels();
+  const WordVectorKernels& kernels = word_vector_kernels();
   const size_t bytes = (kernels.scratch_bytes(options) + 63) / 64 * 64;
   std::vector<StepStatistics> shares(static_cast<size_t>(threads));
   std::atomic<size_t> next = 0;

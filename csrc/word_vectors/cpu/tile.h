@@ -41,6 +41,36 @@ PTMKERNELS_INLINE void store_first_rounded(T* p, Vec v, int64_t count, Rounding&
   __builtin_memcpy(p, buffer, static_cast<size_t>(count) * sizeof(T));
 }
 
+// The last columns of float32 rows without a detour through memory.
+#if defined(__AVX512F__) && PTMKERNELS_SIMD_WIDTH == 16
+PTMKERNELS_INLINE Vec load_first(const float* p, int64_t count) {
+  return (Vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+}
+PTMKERNELS_INLINE void store_first_rounded(float* p, Vec v, int64_t count, Rounding&) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), (__m512)v);
+}
+#elif defined(__AVX2__) && PTMKERNELS_SIMD_WIDTH == 8
+PTMKERNELS_INLINE Vec load_first(const float* p, int64_t count) {
+  alignas(32) static constexpr int32_t kMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask + 8 - count));
+  return (Vec)_mm256_maskload_ps(p, mask);
+}
+PTMKERNELS_INLINE void store_first_rounded(float* p, Vec v, int64_t count, Rounding&) {
+  __m128 part = _mm256_castps256_ps128((__m256)v);
+  if (count & 4) {
+    _mm_storeu_ps(p, part);
+    part = _mm256_extractf128_ps((__m256)v, 1);
+    p += 4;
+  }
+  if (count & 2) {
+    _mm_storel_pi(reinterpret_cast<__m64*>(p), part);
+    part = _mm_movehl_ps(part, part);
+    p += 2;
+  }
+  if (count & 1) _mm_store_ss(p, part);
+}
+#endif
+
 // Columns [d, d + kWidth) of rows, the last ones fewer.
 struct Columns {
   int32_t d;
@@ -219,6 +249,59 @@ PTMKERNELS_NOINLINE void run_tile(Tile<H, V>& tile, const Ahead<V>& ahead, Round
   all_products<NC, NO>(tile, ahead);
   gradients<NC, NO>(tile);
   updates<NC, NO, Direct>(tile, rounding);
+}
+
+// CBOW: h is the mean of `count` context rows, and its change e goes to every one of them in full, as in
+// word2vec.c. hidden: (width rounded up to a vector).
+template <class T>
+struct Mean {
+  T* const* rows;
+  int32_t count;
+  float* hidden;
+};
+
+template <int NO, class T>
+PTMKERNELS_NOINLINE void run_mean_tile(Tile<float, T>& tile, const Mean<T>& mean, const Ahead<T>& ahead,
+                                       Rounding& rounding) {
+  const Vec share = splat(1.0f / static_cast<float>(mean.count));
+  Vec sums[NO];
+#pragma GCC unroll 6
+  for (int o = 0; o < NO; ++o) sums[o] = Vec{};
+  for_columns(tile.width, [&](Columns at, auto whole) __attribute__((always_inline)) {
+    fetch(ahead, at.d);
+    Vec h = at.load<whole.value>(mean.rows[0]);
+    for (int32_t r = 1; r < mean.count; ++r) h += at.load<whole.value>(mean.rows[r]);
+    h *= share;
+    store(mean.hidden + at.d, h);
+#pragma GCC unroll 6
+    for (int o = 0; o < NO; ++o) sums[o] += h * at.load<whole.value>(tile.outputs[o]);
+  });
+  lane_sums<NO>(sums, tile.product);
+  gradients<1, NO>(tile);
+  for_columns(tile.width, [&](Columns at, auto whole) __attribute__((always_inline)) {
+    const Vec h = load(mean.hidden + at.d);
+    Vec e = Vec{};
+#pragma GCC unroll 6
+    for (int o = 0; o < NO; ++o) {
+      const Vec factor = splat(tile.gradient[o]);
+      const Vec v = at.load<whole.value>(tile.outputs[o]);
+      e += factor * v;
+      at.store<whole.value>(tile.outputs[o], v + factor * h, rounding);
+    }
+    for (int32_t r = 0; r < mean.count; ++r) {
+      at.store<whole.value>(mean.rows[r], at.load<whole.value>(mean.rows[r]) + e, rounding);
+    }
+  });
+}
+
+template <class T>
+void run_mean_tile(int outputs, Tile<float, T>& tile, const Mean<T>& mean, const Ahead<T>& ahead,
+                   Rounding& rounding) {
+  using Function = void (*)(Tile<float, T>&, const Mean<T>&, const Ahead<T>&, Rounding&);
+  static constexpr Function kTable[kTileOutputs] = {run_mean_tile<1, T>, run_mean_tile<2, T>,
+                                                    run_mean_tile<3, T>, run_mean_tile<4, T>,
+                                                    run_mean_tile<5, T>, run_mean_tile<6, T>};
+  kTable[outputs - 1](tile, mean, ahead, rounding);
 }
 
 template <class H, class V>

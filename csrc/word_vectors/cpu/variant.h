@@ -3,4 +3,5 @@
 #pragma once
 
 #include "word_vectors/cpu/kernels.h"
+#include "word_vectors/cpu/rows.h"
 #include "word_vectors/cpu/trainer.h"
