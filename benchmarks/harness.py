@@ -28,7 +28,9 @@ FORWARD, BACKWARD, BOTH = MODES = ("forward", "backward", "forward+backward")
 # may round the attention weights and every partial result.
 ANSWER_BOUND = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
-MIN_SAMPLE_SECONDS = 1e-3  # shorter calls are repeated within a sample, or the clock is what is measured
+MIN_SAMPLE_SECONDS = (
+    1e-3  # shorter calls are repeated within a sample, or the clock is what is measured
+)
 ROUNDS = (5, 60)
 FLUSH_BYTES = 2**28  # written before each sample on a GPU, so that nothing starts in its L2 cache
 
@@ -316,9 +318,7 @@ def _repeated(call: Callable[[], object], times: int) -> Callable[[], None]:
     return repeated
 
 
-def _row(
-    benchmark: Benchmark, case: Case, mode: str, trial: _Trial, trials: list[_Trial]
-) -> Row:
+def _row(benchmark: Benchmark, case: Case, mode: str, trial: _Trial, trials: list[_Trial]) -> Row:
     provider = trial.provider
     row = Row(
         op=benchmark.op,
@@ -339,7 +339,9 @@ def _row(
     )
     if not trial.samples:
         return row
-    row.q20_ms, row.q50_ms, row.q80_ms = (np.quantile(trial.samples, (0.2, 0.5, 0.8)) * 1e3).tolist()
+    row.q20_ms, row.q50_ms, row.q80_ms = (
+        np.quantile(trial.samples, (0.2, 0.5, 0.8)) * 1e3
+    ).tolist()
     row.samples = len(trial.samples)
     row.peak_bytes = peak_bytes(trial.call, case.device)
     row.peak_resident_bytes = None if _is_gpu(case.device) else peak_resident_bytes(trial.call)

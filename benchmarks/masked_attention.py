@@ -17,7 +17,15 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ptmkernels._selector import BACKENDS, unavailable
 from ptmkernels.benchmarks import harness
-from ptmkernels.benchmarks.harness import BACKWARD, BOTH, FORWARD, Benchmark, Case, Options, Provider
+from ptmkernels.benchmarks.harness import (
+    BACKWARD,
+    BOTH,
+    FORWARD,
+    Benchmark,
+    Case,
+    Options,
+    Provider,
+)
 from ptmkernels.benchmarks.machine import Work
 from ptmkernels.benchmarks.report import Row
 from ptmkernels.masks import AttentionMask
@@ -127,9 +135,7 @@ def _setup(series: str, batch: int, length: int, device: torch.device) -> Setup:
         quarters = torch.tensor([3, 1], device=device).repeat((batch + 1) // 2)[:batch]
         lengths = quarters * length // 4
         real = torch.arange(length, device=device) < lengths[:, None]
-        setup = Setup(
-            lambda: AttentionMask.keys(real), flex=lambda b, h, i, j: j < lengths[b]
-        )
+        setup = Setup(lambda: AttentionMask.keys(real), flex=lambda b, h, i, j: j < lengths[b])
     elif series == "documents":
         ids = (torch.arange(length, device=device) // DOCUMENT).expand(batch, length)
         setup = Setup(
@@ -183,7 +189,10 @@ def providers(case: Case, options: Options) -> Sequence[Provider]:
         )
     found += [
         Provider("sdpa", lambda c: _sdpa(c.setup)),
-        *(Provider(f"sdpa, {name}", _builder(_sdpa, backend=b)) for name, b in _sdpa_backends(case)),
+        *(
+            Provider(f"sdpa, {name}", _builder(_sdpa, backend=b))
+            for name, b in _sdpa_backends(case)
+        ),
         Provider("eager", lambda c: _eager(c.setup)),
     ]
     if not options.quick or case.device.type == "cuda":
@@ -320,7 +329,9 @@ def _cpu_goal(case: Case) -> float | None:
     index = (512, 1024, 2048).index(case.size)
     if case.series in table:
         return float(table[case.series][index])
-    return table["full"][index] / case.setup.visible  # prefix and padding: in proportion to the area
+    return (
+        table["full"][index] / case.setup.visible
+    )  # prefix and padding: in proportion to the area
 
 
 def _gpu_goal(case: Case, mode: str, provider: str) -> float | None:

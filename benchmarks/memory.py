@@ -28,7 +28,9 @@ def _cuda_peak(call: Callable[[], object], device: torch.device) -> int:
 
 def _host_peak(call: Callable[[], object]) -> int:
     """From the profiler's record of every allocation and release: exact, but blind to plain malloc."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write of its start and stop to stderr
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "99"
+    )  # it would write of its start and stop to stderr
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         kept = call()
     del kept

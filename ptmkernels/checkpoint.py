@@ -19,7 +19,14 @@ from torch import Tensor
 
 from ptmkernels.files import atomic_files
 
-__all__ = ["Entry", "read_entries", "read_json", "read_tensors", "write_checkpoint"]
+__all__ = [
+    "Entry",
+    "plain_names",
+    "read_entries",
+    "read_json",
+    "read_tensors",
+    "write_checkpoint",
+]
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -69,27 +76,33 @@ def read_entries(folder: Path) -> list[Entry]:
     if not (folder / INDEX).is_file():
         raise _no_weights(folder)
     entries = []
-    weight_map = _weight_map(folder / INDEX)
+    weight_map = plain_names(folder / INDEX, (".safetensors",))
     for shard in sorted(set(weight_map.values())):
         entries += _entries_of(folder / shard)
     found = {entry.name: entry.path.name for entry in entries}
     for name, shard in weight_map.items():
         if found.get(name) != shard:
-            raise ValueError(f"{folder / shard}: tensor {name!r} is missing, which {INDEX} promises")
+            raise ValueError(
+                f"{folder / shard}: tensor {name!r} is missing, which {INDEX} promises"
+            )
     return entries
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    """Which shard holds each tensor; shards are plain names, so that none leads out of the folder."""
+def plain_names(index: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
+    """Which file holds each tensor, from an index; plain names, so that none leads out of the folder.
+
+    Raises:
+        ValueError: a file is named in any other way, or by another suffix.
+    """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} has no weight_map from tensors to files")
-    for name, shard in weight_map.items():
-        plain = isinstance(shard, str) and Path(shard).name == shard and "\\" not in shard
-        if not plain or not shard.endswith(".safetensors"):
+    for name, file in weight_map.items():
+        plain = isinstance(file, str) and Path(file).name == file and "\\" not in file
+        if not plain or not file.endswith(suffixes):
             raise ValueError(
-                f"{index} puts tensor {name!r} into {shard!r}; expected the name of a .safetensors file "
-                "in the same folder"
+                f"{index} puts tensor {name!r} into {file!r}; expected the name of a "
+                f"{' or '.join(suffixes)} file in the same folder"
             )
     return weight_map
 
@@ -117,7 +130,9 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _guess(path: Path) -> str:
     start = path.open("rb").read(2)
-    return " (it looks like a pickle, which is never loaded)" if start in (b"PK", b"\x80\x02") else ""
+    return (
+        " (it looks like a pickle, which is never loaded)" if start in (b"PK", b"\x80\x02") else ""
+    )
 
 
 def _entries_of(path: Path) -> list[Entry]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
-__all__ = ["Config", "choice", "dropout", "optional", "positive", "size"]
+__all__ = ["Config", "choice", "dropout", "positive", "size"]
 
 Self = TypeVar("Self", bound="Config")
 
@@ -39,11 +39,6 @@ def choice(default: str | None, names: Mapping[str, Any] | tuple[str, ...]) -> A
     return _checked(default, lambda name: name in names, f"one of {', '.join(names)}")
 
 
-def optional(default: Any = None) -> Any:
-    """A field that may be None, with checks of its own in `validate`."""
-    return field(default=default)
-
-
 @dataclass(kw_only=True)
 class Config:
     """What every model has: labels for its task heads, and how its weights start.
@@ -62,7 +57,7 @@ class Config:
     initializer_range: float = positive(0.02)
     tie_word_embeddings: bool = True
     num_labels: int = size(2)
-    id2label: dict[int, str] | None = optional()
+    id2label: dict[int, str] | None = None
     problem_type: str | None = choice(
         None, ("regression", "single_label_classification", "multi_label_classification")
     )
@@ -118,7 +113,8 @@ class Config:
         known = {n: published[n] for n in cls.names() if n in published}
         labels = known.get("id2label")
         if isinstance(labels, Mapping):
-            known["id2label"] = _labels(labels)
+            labels = _labels(labels)
+            known["id2label"] = None if labels == _default_labels(len(labels)) else labels
             known["num_labels"] = len(labels)
         extra = {n: v for n, v in published.items() if n not in known and n not in _DERIVED}
         return cls(**known, extra=extra)
@@ -127,7 +123,7 @@ class Config:
         """The entries of a config.json."""
         values = {name: getattr(self, name) for name in self.names()}
         del values["num_labels"]  # id2label says it
-        labels = self.id2label or {i: f"LABEL_{i}" for i in range(self.num_labels)}
+        labels = self.id2label or _default_labels(self.num_labels)
         values["id2label"] = {str(i): label for i, label in labels.items()}
         values["label2id"] = {label: i for i, label in labels.items()}
         return {**self.extra, **values, "model_type": self.model_type}
@@ -142,6 +138,10 @@ def nearest(name: str, valid: list[str]) -> str:
     if close:
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
     return f"expected one of {', '.join(valid)}"
+
+
+def _default_labels(count: int) -> dict[int, str]:
+    return {i: f"LABEL_{i}" for i in range(count)}
 
 
 def _labels(labels: Mapping[Any, Any]) -> dict[int, str]:

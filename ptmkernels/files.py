@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_files"]
+__all__ = ["atomic_files", "flush", "flush_tree"]
 
 
 @contextmanager
@@ -35,20 +35,27 @@ def atomic_files(folder: str | Path) -> Iterator[Callable[[str], Path]]:
     try:
         yield at
         for temporary in written.values():
-            _flush(temporary)
+            flush(temporary)
         for path, temporary in written.items():
             os.replace(temporary, path)
-        _flush(folder)
+        flush(folder)
     finally:
         for temporary in written.values():
             with suppress(FileNotFoundError):
                 temporary.unlink()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have the system put what was written on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush_tree(folder: Path) -> None:
+    """:func:`flush` everything in a folder, and the folder itself."""
+    for path in folder.iterdir():
+        flush_tree(path) if path.is_dir() else flush(path)
+    flush(folder)

@@ -75,7 +75,8 @@ def from_pretrained(
     if fresh:
         model.initialise(fresh)
         warnings.warn(
-            f"{folder} has no weights for {', '.join(sorted(fresh))}; they start fresh", stacklevel=2
+            f"{folder} has no weights for {', '.join(sorted(fresh))}; they start fresh",
+            stacklevel=2,
         )
     names = {entry: name for name, entry in matched.items()}
     with torch.no_grad():
@@ -112,7 +113,12 @@ def _folder(source: str | Path, revision: str | None) -> Path:
     text = os.fspath(source)
     if path.exists():
         raise NotADirectoryError(f"{path} is a file; expected the folder with {CONFIG} in it")
-    if isinstance(source, Path) or path.is_absolute() or text[:1] in (".", "~") or text.count("/") > 1:
+    if (
+        isinstance(source, Path)
+        or path.is_absolute()
+        or text[:1] in (".", "~")
+        or text.count("/") > 1
+    ):
         raise FileNotFoundError(f"{path} does not exist")
     return _download(text, revision)
 
@@ -166,9 +172,7 @@ def _wanted_head(
     return saved or "backbone"
 
 
-def _match(
-    model: Model, entries: list[Entry], saved_head: str, folder: Path
-) -> dict[str, Entry]:
+def _match(model: Model, entries: list[Entry], saved_head: str, folder: Path) -> dict[str, Entry]:
     """The entry of each of our parameters; those that a new head starts fresh have none.
 
     Raises:

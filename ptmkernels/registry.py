@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ptmkernels.config import nearest
+from ptmkernels.config import Config, nearest
 
 if TYPE_CHECKING:
     from ptmkernels.models.base import Architecture, Model
@@ -26,8 +26,7 @@ class Card:
         name: the stem of its presets, "bert".
         family: folder of the survey's taxonomy, "denoising".
         title: as the paper writes it.
-        paper: authors, title, place, number.
-        year: of the paper.
+        authors, paper, year, link: who wrote the paper, its title, when, and where it is to be found.
         encoder: what turns tokens into vectors, in a few words.
         objective: what it is trained on, in a few words.
         architecture: what builds it.
@@ -39,8 +38,10 @@ class Card:
     name: str
     family: str
     title: str
+    authors: str
     paper: str
     year: int
+    link: str
     encoder: str
     objective: str
     architecture: Architecture = field(repr=False)
@@ -50,6 +51,15 @@ class Card:
     def preset_names(self) -> list[str]:
         """The full names, as :func:`create_model` takes them."""
         return [f"{self.name}-{preset}" for preset in self.presets]
+
+    def config(self, preset: str) -> Config:
+        """The configuration of a preset, by its full name."""
+        return self.architecture.config(**self.presets[preset.removeprefix(f"{self.name}-")])
+
+    def num_parameters(self, preset: str) -> int:
+        """How many weights the bare backbone of a preset has, by its full name."""
+        with torch.device("meta"):
+            return self.architecture.build("backbone", self.config(preset)).num_parameters()
 
 
 _CARDS: dict[str, Card] = {}
@@ -108,11 +118,12 @@ def resolve(model: str, preset: str) -> str:
 
 
 def _find(name: str) -> tuple[Card, str]:
-    """The card and the short preset name of a full name."""
+    """The card and the full name of the preset that is called `name`, perhaps by an alias."""
     full = {}
     for card in cards():
         for preset in (*card.presets, *card.aliases):
-            full[f"{card.name}-{preset}"] = (card, card.aliases.get(preset, preset))
+            meant = card.aliases.get(preset, preset)
+            full[f"{card.name}-{preset}"] = (card, f"{card.name}-{meant}")
     if name not in full:
         raise ValueError(f"unknown model {name!r}; {nearest(name, list(full))}")
     return full[name]
@@ -149,9 +160,8 @@ def create_model(
             cannot be.
     """
     card, preset = _find(name)
-    architecture = card.architecture
-    config = architecture.config(**card.presets[preset]).replace(**overrides)
-    model = empty_model(architecture, head or "backbone", config, device, dtype)
+    config = card.config(preset).replace(**overrides)
+    model = empty_model(card.architecture, head or "backbone", config, device, dtype)
     model.initialise()
     return model
 

@@ -90,8 +90,16 @@ PTMKERNELS_INLINE Vec min(Vec a, Vec b) {
 }
 
 PTMKERNELS_INLINE float sum(Vec v) {
+#if PTMKERNELS_SIMD_WIDTH > 4
+  typedef float Half __attribute__((vector_size(kWidth * 2)));
+  float low[kWidth];
+  store(low, v);
+  Half half = load_as<Half>(low) + load_as<Half>(low + kWidth / 2);
+#else
+  Vec half = v;
+#endif
   float total = 0;
-  for (int lane = 0; lane < kWidth; ++lane) total += v[lane];
+  for (size_t lane = 0; lane < sizeof(half) / 4; ++lane) total += half[lane];
   return total;
 }
 

@@ -13,8 +13,27 @@ struct Float16 {
   uint16_t bits;
 };
 
-PTMKERNELS_INLINE UintVec widen(HalfVec v) { return __builtin_convertvector(v, UintVec); }
-PTMKERNELS_INLINE HalfVec narrow(UintVec v) { return __builtin_convertvector(v, HalfVec); }
+PTMKERNELS_INLINE UintVec widen(HalfVec v) {
+#if defined(__AVX512F__) && PTMKERNELS_SIMD_WIDTH == 16
+  return (UintVec)_mm512_cvtepu16_epi32((__m256i)v);
+#elif defined(__AVX2__) && PTMKERNELS_SIMD_WIDTH == 8
+  return (UintVec)_mm256_cvtepu16_epi32((__m128i)v);
+#else
+  return __builtin_convertvector(v, UintVec);
+#endif
+}
+
+// The low halves.
+PTMKERNELS_INLINE HalfVec narrow(UintVec v) {
+#if defined(__AVX512F__) && PTMKERNELS_SIMD_WIDTH == 16
+  return (HalfVec)_mm512_cvtepi32_epi16((__m512i)v);
+#elif defined(__AVX2__) && PTMKERNELS_SIMD_WIDTH == 8
+  const __m256i low = (__m256i)(v & 0xffff);
+  return (HalfVec)_mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+#else
+  return __builtin_convertvector(v, HalfVec);
+#endif
+}
 
 // kWidth elements from memory.
 PTMKERNELS_INLINE Vec load_elements(const float* p) { return load(p); }

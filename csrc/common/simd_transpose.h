@@ -54,7 +54,7 @@ PTMKERNELS_INLINE void transpose_square(const float* from, int64_t from_stride, 
 }
 
 // to[c, r] = from[r, c] for `rows`, a multiple of kWidth, and `columns` columns; reads whole vectors of columns.
-PTMKERNELS_NOINLINE void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
+PTMKERNELS_NOINLINE static void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
   for (int64_t row = 0; row < rows; row += kWidth) {
     for (int64_t column = 0; column < columns; column += kWidth) {
       transpose_square(from + row * from_stride + column, from_stride, to + column * to_stride + row, to_stride, columns - column);

@@ -56,8 +56,8 @@ struct Exact {
   void prepare() {
     sigmoid.resize(kTableSize);
     for (int i = 0; i < kTableSize; ++i) {
-      const float e = static_cast<float>(
-          std::exp((static_cast<float>(i) / static_cast<float>(kTableSize) * 2 - 1) * kLimit));
+      const float x = (static_cast<float>(i) / static_cast<float>(kTableSize) * 2 - 1) * kLimit;
+      const auto e = static_cast<float>(std::exp(static_cast<double>(x)));  // as C's exp has it
       sigmoid[i] = e / (e + 1);
     }
     hidden.resize(width);
@@ -75,9 +75,9 @@ struct Exact {
   bool keeps(int64_t word) {
     if (sample <= 0) return true;
     const float threshold = sample * static_cast<float>(train_words);
-    const auto count = static_cast<float>(counts[word]);
+    const double root = std::sqrt(static_cast<double>(static_cast<float>(counts[word]) / threshold));
     const auto chance =
-        static_cast<float>((std::sqrt(static_cast<double>(count / threshold)) + 1) * threshold / count);
+        static_cast<float>((root + 1) * threshold / static_cast<double>(counts[word]));
     return chance >= static_cast<float>(random() & 0xFFFF) / 65536.0f;
   }
 

@@ -154,9 +154,7 @@ class FeedForward(nn.Module):
         super().__init__()
         width = config.intermediate_size
         self.up = nn.Linear(config.hidden_size, width, bias=config.bias)
-        self.gate = (
-            nn.Linear(config.hidden_size, width, bias=config.bias) if config.gated else None
-        )
+        self.gate = nn.Linear(config.hidden_size, width, bias=config.bias) if config.gated else None
         self.down = nn.Linear(width, config.hidden_size, bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]
         self.dropout = nn.Dropout(config.activation_dropout)

@@ -16,6 +16,7 @@ from ptmkernels.config import Config, nearest
 
 __all__ = ["Architecture", "Head", "Model", "init_truncated_normal"]
 
+
 def truncated_normal_(tensor: Tensor, std: float) -> None:
     """Fill with a normal distribution cut at two standard deviations, by its inverse distribution.
 
@@ -85,7 +86,9 @@ class Architecture:
             ValueError: there is none; the nearest names are given.
         """
         if name not in self.heads:
-            raise ValueError(f"{self.model_type} has no head {name!r}; {nearest(name, list(self.heads))}")
+            raise ValueError(
+                f"{self.model_type} has no head {name!r}; {nearest(name, list(self.heads))}"
+            )
         return self.heads[name]
 
     def head_of(self, published: str) -> str | None:
@@ -169,7 +172,9 @@ class Model(nn.Module):
         """
         with torch.no_grad():
             for prefix, module in self.named_modules():
-                own = [f"{prefix}.{n}".lstrip(".") for n, _ in module.named_parameters(recurse=False)]
+                own = [
+                    f"{prefix}.{n}".lstrip(".") for n, _ in module.named_parameters(recurse=False)
+                ]
                 if own and (only is None or not only.isdisjoint(own)):
                     self.architecture.initialise(module, self.config)
 

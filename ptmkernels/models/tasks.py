@@ -288,6 +288,10 @@ class QuestionAnswering(Model):
     with_pooler = False
 
     def __init__(self, config: Config, architecture: Architecture) -> None:
+        if config.num_labels != 2:
+            raise ValueError(
+                f"num_labels is {config.num_labels}; question answering has 2, the first and last token"
+            )
         super().__init__(config, architecture)
         self.span = nn.Linear(config.hidden_size, 2)
 
@@ -305,7 +309,7 @@ class QuestionAnswering(Model):
         The published loss is a softmax over all L columns, padded ones too, so those are computed as well.
 
         Args:
-            start_positions, end_positions: (B,) columns; outside of the text = no part in the loss.
+            start_positions, end_positions: (B,) columns; L or beyond = no part in the loss.
 
         Returns:
             `start_logits`, `end_logits` (B, L) and `loss`, the mean of both.
@@ -316,11 +320,7 @@ class QuestionAnswering(Model):
         start, end = self.span(encoded.hidden).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
-            losses = [
-                F.cross_entropy(logits, place.view(-1).clamp(0, logits.shape[1]), ignore_index=logits.shape[1])
-                for logits, place in ((start, start_positions), (end, end_positions))
-            ]
-            loss = sum(losses) / 2
+            loss = (_place_loss(start, start_positions) + _place_loss(end, end_positions)) / 2
         return QuestionAnsweringOutput(
             loss=loss, start_logits=start, end_logits=end, **_kept(encoded)
         )
@@ -339,6 +339,12 @@ def _cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor | None:
     if labels is None:
         return None
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
+
+
+def _place_loss(logits: Tensor, places: Tensor) -> Tensor:
+    """Cross-entropy of one column (B,) among the L of `logits` (B, L); L or beyond takes no part."""
+    length = logits.shape[1]
+    return F.cross_entropy(logits, places.flatten().clamp(0, length), ignore_index=length)
 
 
 def _classifier_dropout(config: Config) -> float:

@@ -100,12 +100,23 @@ struct Block {
   int64_t panels;
   bool loaded = false;
   bool seen[kBlockPanels] = {};
+  Rows query_rows = {};
+  Rows grad_rows = {};
 };
 
-// The rows of a tile that each panel of a block sees.
-struct Rows {
+// The keys of a tile that each panel of a block sees.
+struct KeyRanges {
   int64_t first[kBlockPanels] = {};
   int64_t last[kBlockPanels] = {};
+};
+
+// A chunk of keys of one head: its number, its first key and where its rows lie.
+struct Chunk {
+  int64_t index;
+  int64_t key;
+  int64_t keys;
+  Rows key_rows;
+  Rows value_rows;
 };
 
 // weights: scores less lse -> P ∘ Z; grads: dP less δ (with kDropout: dP) -> dS
@@ -153,9 +164,15 @@ class Backward {
         width_(round_up(size_.dimension, kWidth)),
         blocks_(divide_up(size_.queries, kBlockQueries)),
         heads_per_key_(size_.heads / size_.key_heads) {
+    const int64_t rows = size_.heads * size_.queries;
     const int64_t heads = plan_.copies * size_.batches * size_.heads;
-    grad_query_ = allocate<float>(runtime, heads * size_.queries * width_);
     written_ = allocate<bool>(runtime, heads * blocks_);
+    if (in_place()) {
+      sums_ = params.grad_query;
+    } else {
+      float* const buffer = allocate<float>(runtime, heads * size_.queries * width_);
+      sums_ = {buffer, DType::kFloat32, rows * width_, size_.queries * width_, width_};
+    }
   }
 
   void run() const {
@@ -170,9 +187,11 @@ class Backward {
       if (plan_.parallel_chunks) return run_group(group, index % plan_.copies, scratch);
       for (int64_t chunk = 0; chunk < plan_.chunks; ++chunk) run_group(group, chunk, scratch);
     });
-    const int64_t block_bytes = width_ * static_cast<int64_t>(sizeof(float));
-    parallel(runtime_, size_.batches * size_.heads * blocks_, static_cast<size_t>(block_bytes), [&](int64_t index, char* scratch) {
-      sum_grad_query(index / blocks_, index % blocks_, reinterpret_cast<float*>(scratch));
+    const size_t row_bytes = static_cast<size_t>(width_) * sizeof(float);
+    parallel(runtime_, size_.batches * size_.heads, row_bytes, [&](int64_t head, char* scratch) {
+      for (int64_t block = 0; block < blocks_; ++block) {
+        finish_grad_query(head / size_.heads, head % size_.heads, block, reinterpret_cast<float*>(scratch));
+      }
     });
     dense_.finish();
     table_.finish();
@@ -188,22 +207,23 @@ class Backward {
     }
   }
 
-  void run_chunk(int64_t batch, int64_t key_head, int64_t chunk, const BackwardScratch& scratch) const {
-    const int64_t first_key = chunk * plan_.chunk_tiles * kKeyTile;
+  void run_chunk(int64_t batch, int64_t key_head, int64_t index, const BackwardScratch& scratch) const {
+    const int64_t first_key = index * plan_.chunk_tiles * kKeyTile;
     const int64_t keys = smaller(plan_.chunk_tiles * kKeyTile, size_.keys - first_key);
-    pack_rows(params_.key, batch, key_head, first_key, keys, keys, size_.dimension, pitch_, scratch.key);
-    pack_rows(params_.value, batch, key_head, first_key, keys, keys, size_.dimension, pitch_, scratch.value);
+    const Rows key_rows = rows_of(params_.key, batch, key_head, first_key, keys, size_.dimension, pitch_, scratch.key);
+    const Rows values = rows_of(params_.value, batch, key_head, first_key, keys, size_.dimension, pitch_, scratch.value);
+    const Chunk chunk = {index, first_key, keys, key_rows, values};
     fill(scratch.grad_key, keys * pitch_, 0);
     fill(scratch.grad_value, keys * pitch_, 0);
     for (int64_t head = key_head * heads_per_key_; head < (key_head + 1) * heads_per_key_; ++head) {
       if (table_.active()) table_.start(scratch.diagonals);
-      for (int64_t index = 0; index < blocks_; ++index) {
-        const int64_t query = index * kBlockQueries;
+      for (int64_t i = 0; i < blocks_; ++i) {
+        const int64_t query = i * kBlockQueries;
         const int64_t queries = smaller(kBlockQueries, size_.queries - query);
-        Block block = {batch, head, index, query, queries, divide_up(queries, kLanes)};
+        Block block = {batch, head, i, query, queries, divide_up(queries, kLanes)};
         run_block(block, chunk, scratch);
       }
-      if (table_.active()) table_.finish_chunk(chunk, batch, head, scratch.diagonals);
+      if (table_.active()) table_.finish_chunk(index, batch, head, scratch.diagonals);
     }
     for (int64_t key = 0; key < keys; ++key) {
       write_row(params_.grad_key.dtype, scratch.grad_key + key * pitch_, size_.dimension, params_.options.scale,
@@ -213,23 +233,23 @@ class Backward {
     }
   }
 
-  void run_block(Block& block, int64_t chunk, const BackwardScratch& scratch) const {
+  void run_block(Block& block, const Chunk& chunk, const BackwardScratch& scratch) const {
     const int64_t first_panel = block.query / kLanes;
     const QueryBounds bounds = options_.bounds.queries(block.batch, first_panel, first_panel + block.panels);
-    const int64_t first_tile = chunk * plan_.chunk_tiles;
+    const int64_t first_tile = chunk.index * plan_.chunk_tiles;
     const int64_t last_tile = smaller(first_tile + plan_.chunk_tiles, options_.bounds.tiles());
     for (int64_t tile = first_tile; tile < last_tile; ++tile) {
       if (options_.bounds.visible(bounds, block.batch, tile) == Visible::kNone) continue;
       run_tile(block, chunk, tile, scratch);
     }
-    if (block.loaded) add_grad_query(block, plan_.parallel_chunks ? chunk : 0, scratch);
+    if (block.loaded) add_grad_query(block, plan_.parallel_chunks ? chunk.index : 0, scratch);
   }
 
-  void run_tile(Block& block, int64_t chunk, int64_t index, const BackwardScratch& scratch) const {
+  void run_tile(Block& block, const Chunk& chunk, int64_t index, const BackwardScratch& scratch) const {
     const int64_t key = index * kKeyTile;
-    const int64_t row = key - chunk * plan_.chunk_tiles * kKeyTile;
+    const int64_t row = key - chunk.key;
     Tile tile = {block.batch, block.head, 0, 0, key, smaller(kKeyTile, size_.keys - key)};
-    Rows rows;
+    KeyRanges ranges;
     bool any = false;
     for (int64_t p = 0; p < block.panels; ++p) {
       tile.query = block.query + p * kLanes;
@@ -241,21 +261,31 @@ class Backward {
       if (!block.loaded) load_block(block, scratch);
       const StartTile start = start_tile(options_, tile, bounds, visible, scratch.base + p * kLanes, scratch.start);
       if (start.first >= start.last) continue;
-      rows.first[p] = start.first;
-      rows.last[p] = start.last;
+      ranges.first[p] = start.first;
+      ranges.last[p] = start.last;
       any = true;
-      run_panel(block, tile, start, p, row, scratch);
+      run_panel(block, chunk, tile, start, p, scratch);
       const GradPanel gradient = {scratch.grad_scores + p * kLanes, kTilePitch, start.first, start.last};
-      if (dense_.active()) dense_.add(tile, chunk, gradient, scratch.start.square);
+      if (dense_.active()) dense_.add(tile, chunk.index, gradient, scratch.start.square);
       if (table_.active()) table_.add(gradient, p * kLanes, scratch.diagonals);
     }
     if (!any) return;
     if (table_.active()) table_.collect(block.query, key, scratch.diagonals);
-    add_grad_keys(block, rows, tile.keys, row, scratch);
+    add_grad_keys(block, ranges, tile.keys, row, scratch);
   }
 
-  // P, dS and dQ of a panel; `row` is the tile's first key within the chunk.
-  void run_panel(Block& block, const Tile& tile, const StartTile& start, int64_t p, int64_t row, const BackwardScratch& scratch) const {
+  void prefetch_next(const Block& block, int64_t query) const {
+    const int64_t rows = smaller(kLanes, size_.queries - query);
+    prefetch_rows(params_.query, block.batch, block.head, query, rows, size_.dimension);
+    prefetch_rows(params_.grad_output, block.batch, block.head, query, rows, size_.dimension);
+    prefetch_rows(params_.output, block.batch, block.head, query, rows, size_.dimension);
+  }
+
+  // P, dS and dQ of a panel.
+  void run_panel(Block& block, const Chunk& chunk, const Tile& tile, const StartTile& start, int64_t p,
+                 const BackwardScratch& scratch) const {
+    const int64_t row = tile.key - chunk.key;
+    if (row == 0) prefetch_next(block, tile.query + kBlockQueries);
     const int64_t keys = start.last - start.first;
     float* const weights = scratch.weights + p * kLanes;
     float* const grads = scratch.grad_scores + p * kLanes;
@@ -264,8 +294,8 @@ class Backward {
     product.c_stride = kTilePitch;
     product.start = start.start;
     product.start_stride = start.stride;
-    product.a = scratch.key + row * pitch_;
-    product.a_stride = pitch_;
+    product.a = chunk.key_rows.row(row);
+    product.a_stride = chunk.key_rows.stride;
     product.b = scratch.query + p * width_ * kLanes;
     product.depth = size_.dimension;
     multiply<Start::kLoad, Layout::kRowMajor>(product, start.first, start.last);
@@ -274,7 +304,8 @@ class Backward {
     product.c = grads;
     product.start = delta;
     product.start_stride = 0;
-    product.a = scratch.value + row * pitch_;
+    product.a = chunk.value_rows.row(row);
+    product.a_stride = chunk.value_rows.stride;
     product.b = scratch.grad_output + p * width_ * kLanes;
     float* const first_weights = weights + start.first * kTilePitch;
     float* const first_grads = grads + start.first * kTilePitch;
@@ -291,7 +322,8 @@ class Backward {
     product.c_stride = kLanes;
     product.start = product.c;
     product.start_stride = kLanes;
-    product.a = scratch.key + (row + start.first) * pitch_;
+    product.a = chunk.key_rows.row(row + start.first);
+    product.a_stride = chunk.key_rows.stride;
     product.b = first_grads;
     product.b_stride = kTilePitch;
     product.depth = keys;
@@ -304,36 +336,38 @@ class Backward {
   }
 
   // dV += (P ∘ Z)ᵀ·dO and dK += dSᵀ·Q, for runs of keys that the same panels see.
-  void add_grad_keys(const Block& block, const Rows& rows, int64_t keys, int64_t row, const BackwardScratch& scratch) const {
+  void add_grad_keys(const Block& block, const KeyRanges& ranges, int64_t keys, int64_t row, const BackwardScratch& scratch) const {
     constexpr int64_t kRun = 16;
     int64_t run = 0, run_first = 0, run_last = 0;
     for (int64_t key = 0; key < keys; key += kRun) {
       const int64_t end = smaller(key + kRun, keys);
-      const auto sees = [&](int64_t p) { return rows.first[p] < end && rows.last[p] > key && rows.first[p] < rows.last[p]; };
+      const auto sees = [&](int64_t p) { return ranges.first[p] < end && ranges.last[p] > key && ranges.first[p] < ranges.last[p]; };
       int64_t first = 0, last = block.panels;
       while (first < last && !sees(first)) ++first;
       while (first < last && !sees(last - 1)) --last;
-      for (int64_t p = first; p < last; ++p) clear_hidden(rows, p, key, end, scratch);
+      for (int64_t p = first; p < last; ++p) clear_hidden(ranges, p, key, end, scratch);
       if (first != run_first || last != run_last) {
-        add_run(run, key, run_first, run_last, row, scratch);
+        add_run(block, run, key, run_first, run_last, row, scratch);
         run = key;
         run_first = first;
         run_last = last;
       }
     }
-    add_run(run, keys, run_first, run_last, row, scratch);
+    add_run(block, run, keys, run_first, run_last, row, scratch);
   }
 
   // Zeros where a panel does not see keys of [key, end).
-  static void clear_hidden(const Rows& rows, int64_t p, int64_t key, int64_t end, const BackwardScratch& scratch) {
+  static void clear_hidden(const KeyRanges& ranges, int64_t p, int64_t key, int64_t end, const BackwardScratch& scratch) {
+    if (ranges.first[p] <= key && ranges.last[p] >= end) return;
     for (int64_t j = key; j < end; ++j) {
-      if (j >= rows.first[p] && j < rows.last[p]) continue;
+      if (j >= ranges.first[p] && j < ranges.last[p]) continue;
       fill(scratch.weights + j * kTilePitch + p * kLanes, kLanes, 0);
       fill(scratch.grad_scores + j * kTilePitch + p * kLanes, kLanes, 0);
     }
   }
 
-  void add_run(int64_t key, int64_t end, int64_t first, int64_t last, int64_t row, const BackwardScratch& scratch) const {
+  void add_run(const Block& block, int64_t key, int64_t end, int64_t first, int64_t last, int64_t row,
+               const BackwardScratch& scratch) const {
     if (first >= last) return;
     for (int64_t d = 0; d < size_.dimension; d += kLanes) {
       Product product;
@@ -343,32 +377,29 @@ class Backward {
       product.start_stride = pitch_;
       product.a = scratch.weights + first * kLanes;
       product.a_stride = kTilePitch;
-      product.b = scratch.grad_output_rows + first * kLanes * pitch_ + d;
-      product.b_stride = pitch_;
+      product.b = block.grad_rows.row(first * kLanes) + d;
+      product.b_stride = block.grad_rows.stride;
       product.depth = (last - first) * kLanes;
       multiply<Start::kLoad, Layout::kRowMajor>(product, key, end);
       product.c = scratch.grad_key + row * pitch_ + d;
       product.start = product.c;
       product.a = scratch.grad_scores + first * kLanes;
-      product.b = scratch.query_rows + first * kLanes * pitch_ + d;
+      product.b = block.query_rows.row(first * kLanes) + d;
+      product.b_stride = block.query_rows.stride;
       multiply<Start::kLoad, Layout::kRowMajor>(product, key, end);
     }
   }
 
   void load_block(Block& block, const BackwardScratch& scratch) const {
     const int64_t padded = block.panels * kLanes;
-    const float scale = params_.options.scale * kLog2e;
+    block.query_rows = block_rows(params_.query, block, scratch.query_rows);
+    block.grad_rows = block_rows(params_.grad_output, block, scratch.grad_output_rows);
     for (int64_t p = 0; p < block.panels; ++p) {
-      const int64_t query = block.query + p * kLanes;
-      const int64_t queries = smaller(kLanes, size_.queries - query);
-      const int64_t at = p * width_ * kLanes;
-      pack_panel(params_.query, block.batch, block.head, query, queries, size_.dimension, scale, scratch.square, scratch.query + at);
-      pack_panel(params_.grad_output, block.batch, block.head, query, queries, size_.dimension, 1, scratch.square,
-                 scratch.grad_output + at);
+      const int64_t panel = p * width_ * kLanes;
+      const float scale = params_.options.scale * kLog2e;
+      pack_panel(block.query_rows.row(p * kLanes), block.query_rows.stride, size_.dimension, scale, scratch.query + panel);
+      pack_panel(block.grad_rows.row(p * kLanes), block.grad_rows.stride, size_.dimension, 1, scratch.grad_output + panel);
     }
-    pack_rows(params_.query, block.batch, block.head, block.query, block.queries, padded, size_.dimension, pitch_, scratch.query_rows);
-    pack_rows(params_.grad_output, block.batch, block.head, block.query, block.queries, padded, size_.dimension, pitch_,
-              scratch.grad_output_rows);
     const int64_t first_row = (block.batch * size_.heads + block.head) * size_.queries + block.query;
     for (int64_t i = 0; i < padded; ++i) {
       const bool exists = i < block.queries;
@@ -379,10 +410,21 @@ class Backward {
     block.loaded = true;
   }
 
+  // The rows of a block, with zeros beyond the last query and beyond the head dimension up to whole panels.
+  Rows block_rows(const Heads& heads, const Block& block, float* copy) const {
+    const bool whole = block.queries == block.panels * kLanes && size_.dimension % kLanes == 0;
+    if (whole) return rows_of(heads, block.batch, block.head, block.query, block.queries, size_.dimension, pitch_, copy);
+    pack_rows(heads, block.batch, block.head, block.query, block.queries, size_.dimension, pitch_, copy);
+    const int64_t width = round_up(size_.dimension, kLanes);
+    for (int64_t i = 0; i < block.queries; ++i) fill(copy + i * pitch_ + width_, width - width_, 0);
+    for (int64_t i = block.queries; i < block.panels * kLanes; ++i) fill(copy + i * pitch_, width, 0);
+    return {copy, pitch_};
+  }
+
   float negative_delta(const Block& block, int64_t i, int64_t row, const BackwardScratch& scratch) const {
     const Heads& output = params_.output;
     read_row(output.dtype, row_of(output, block.batch, block.head, block.query + i), size_.dimension, 1, scratch.square);
-    const float* const gradient = scratch.grad_output_rows + i * pitch_;
+    const float* const gradient = block.grad_rows.row(i);
     Vec total = {};
     for (int64_t d = 0; d < width_; d += kWidth) total += load(scratch.square + d) * load(gradient + d);
     return (params_.grad_lse ? params_.grad_lse[row] : 0) - sum(total);
@@ -391,38 +433,57 @@ class Backward {
   // Adds the block's dQ of this chunk to a copy.
   void add_grad_query(const Block& block, int64_t copy, const BackwardScratch& scratch) const {
     bool* const written = written_ + ((copy * size_.batches + block.batch) * size_.heads + block.head) * blocks_ + block.index;
-    const int64_t first = ((copy * size_.batches + block.batch) * size_.heads + block.head) * size_.queries + block.query;
     for (int64_t p = 0; p < block.panels; ++p) {
       float* const panel = scratch.grad_query + p * width_ * kLanes;
-      fill(panel + size_.dimension * kLanes, (width_ - size_.dimension) * kLanes, 0);
       if (!block.seen[p]) fill(panel, size_.dimension * kLanes, 0);
+      for (int64_t i = 0; i < size_.dimension * kLanes; i += kWidth) store(panel + i, load(panel + i) * params_.options.scale);
+      fill(panel + size_.dimension * kLanes, (width_ - size_.dimension) * kLanes, 0);
       unpack_panel(panel, size_.dimension, scratch.square);
       const int64_t queries = smaller(kLanes, block.queries - p * kLanes);
-      float* const to = grad_query_ + (first + p * kLanes) * width_;
-      for (int64_t i = 0; i < queries * width_; i += kWidth) {
-        const Vec x = load(scratch.square + i);
-        store(to + i, *written ? load(to + i) + x : x);
+      for (int64_t i = 0; i < queries; ++i) {
+        float* const to = sum_row(copy, block.batch, block.head, block.query + p * kLanes + i);
+        add_row(scratch.square + i * width_, !*written, to);
       }
     }
     *written = true;
   }
 
-  void sum_grad_query(int64_t head, int64_t block, float* total) const {
-    const int64_t heads = size_.batches * size_.heads;
-    const int64_t last = smaller((block + 1) * kBlockQueries, size_.queries);
-    for (int64_t query = block * kBlockQueries; query < last; ++query) {
-      bool any = false;
-      for (int64_t copy = 0; copy < plan_.copies; ++copy) {
-        if (!written_[(copy * heads + head) * blocks_ + block]) continue;
-        const float* const from = grad_query_ + ((copy * heads + head) * size_.queries + query) * width_;
-        for (int64_t d = 0; d < width_; d += kWidth) store(total + d, any ? load(total + d) + load(from + d) : load(from + d));
-        any = true;
-      }
-      if (!any) fill(total, width_, 0);
-      const Heads& to = params_.grad_query;
-      write_row(to.dtype, total, size_.dimension, params_.options.scale, row_of(to, head / size_.heads, head % size_.heads, query));
+  // to += from, or to = from: D elements.
+  void add_row(const float* from, bool first, float* to) const {
+    int64_t d = 0;
+    if (first) {
+      for (; d + kWidth <= size_.dimension; d += kWidth) store(to + d, load(from + d));
+      for (; d < size_.dimension; ++d) to[d] = from[d];
+    } else {
+      for (; d + kWidth <= size_.dimension; d += kWidth) store(to + d, load(to + d) + load(from + d));
+      for (; d < size_.dimension; ++d) to[d] += from[d];
     }
   }
+
+  // A row of a copy of dQ.
+  float* sum_row(int64_t copy, int64_t batch, int64_t head, int64_t query) const {
+    return reinterpret_cast<float*>(row_of(sums_, copy * size_.batches + batch, head, query));
+  }
+
+  // The sum of the copies of a block's dQ.
+  void finish_grad_query(int64_t batch, int64_t head, int64_t block, float* total) const {
+    const int64_t first = block * kBlockQueries, last = smaller(first + kBlockQueries, size_.queries);
+    const bool* const written = written_ + (batch * size_.heads + head) * blocks_ + block;
+    if (in_place() && *written) return;
+    for (int64_t query = first; query < last; ++query) {
+      bool none = true;
+      for (int64_t copy = 0; copy < plan_.copies; ++copy) {
+        if (!written[copy * size_.batches * size_.heads * blocks_]) continue;
+        add_row(sum_row(copy, batch, head, query), none, total);
+        none = false;
+      }
+      if (none) fill(total, width_, 0);
+      write_row(params_.grad_query.dtype, total, size_.dimension, 1, row_of(params_.grad_query, batch, head, query));
+    }
+  }
+
+  // Chunks of a group that follow each other can add to the result itself.
+  bool in_place() const { return !plan_.parallel_chunks && params_.grad_query.dtype == DType::kFloat32; }
 
   const BackwardParams& params_;
   const Sizes& size_;
@@ -436,8 +497,8 @@ class Backward {
   const int64_t width_;
   const int64_t blocks_;
   const int64_t heads_per_key_;
-  float* grad_query_;  // (copies, B, H, L, width)
-  bool* written_;      // (copies, B, H, blocks)
+  Heads sums_;     // (copies · B, H, L, D), float32: sums of dQ
+  bool* written_;  // (copies, B, H, blocks)
 };
 
 }  // namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH

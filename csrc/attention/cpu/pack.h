@@ -106,27 +106,66 @@ PTMKERNELS_INLINE void fill(float* to, int64_t count, float value) {
   for (int64_t i = 0; i < count; ++i) to[i] = value;
 }
 
-// Rows [first, first + rows) of a head -> to (padded_rows, pitch), 0 where there is no element.
-inline void pack_rows(const Heads& heads, int64_t batch, int64_t head, int64_t first, int64_t rows, int64_t padded_rows,
-                      int64_t dimension, int64_t pitch, float* to) {
-  const int64_t written = round_up(dimension, kWidth);
-  for (int64_t row = 0; row < rows; ++row, to += pitch) {
-    read_row(heads.dtype, row_of(heads, batch, head, first + row), dimension, 1, to);
-    fill(to + written, pitch - written, 0);
+template <class T>
+PTMKERNELS_NOINLINE void copy_rows(const T* from, int64_t from_stride, int64_t rows, int64_t dimension, float* to, int64_t pitch) {
+  for (int64_t row = 0; row < rows; ++row, from += from_stride, to += pitch) {
+    int64_t column = 0;
+    for (; column + kWidth <= dimension; column += kWidth) store(to + column, load_elements(from + column));
+    if (column < dimension) store(to + column, load_first(from + column, dimension - column));
   }
-  fill(to, (padded_rows - rows) * pitch, 0);
 }
 
-// Rows [first, first + rows), at most kLanes, of a head, times `scale` -> to (dimension, kLanes), a row in each lane, 0 in the others.
-// `square` (kLanes, round_up(dimension, kWidth)) is scratch.
-inline void pack_panel(const Heads& heads, int64_t batch, int64_t head, int64_t first, int64_t rows, int64_t dimension, float scale,
-                       float* square, float* to) {
-  const int64_t width = round_up(dimension, kWidth);
-  for (int64_t row = 0; row < rows; ++row) {
-    read_row(heads.dtype, row_of(heads, batch, head, first + row), dimension, scale, square + row * width);
+// Rows [first, first + rows) of a head -> to (rows, pitch); columns beyond a whole vector are left as they were.
+inline void pack_rows(const Heads& heads, int64_t batch, int64_t head, int64_t first, int64_t rows, int64_t dimension, int64_t pitch,
+                      float* to) {
+  const void* const from = row_of(heads, batch, head, first);
+  switch (heads.dtype) {
+    case DType::kFloat32:
+      return copy_rows(static_cast<const float*>(from), heads.row, rows, dimension, to, pitch);
+    case DType::kBFloat16:
+      return copy_rows(static_cast<const BFloat16*>(from), heads.row, rows, dimension, to, pitch);
+    case DType::kFloat16:
+      return copy_rows(static_cast<const Float16*>(from), heads.row, rows, dimension, to, pitch);
+    case DType::kFloat64:
+    case DType::kByte:
+      __builtin_unreachable();  // no input has these types
   }
-  fill(square + rows * width, (kLanes - rows) * width, 0);
-  transpose(square, width, kLanes, dimension, to, kLanes);
+}
+
+// Rows of float32 in memory.
+struct Rows {
+  const float* data;
+  int64_t stride;
+
+  PTMKERNELS_INLINE const float* row(int64_t index) const { return data + index * stride; }
+};
+
+// The same rows, where they lie if that is as good as a copy: float32, close together.
+inline Rows rows_of(const Heads& heads, int64_t batch, int64_t head, int64_t first, int64_t rows, int64_t dimension, int64_t pitch,
+                    float* copy) {
+  if (heads.dtype == DType::kFloat32 && heads.row >= dimension && heads.row < 2 * dimension) {
+    return {reinterpret_cast<const float*>(row_of(heads, batch, head, first)), heads.row};
+  }
+  pack_rows(heads, batch, head, first, rows, dimension, pitch, copy);
+  return {copy, pitch};
+}
+
+// Asks for rows of a head that a later step reads, so that they have arrived in the second-level cache by then.
+inline void prefetch_rows(const Heads& heads, int64_t batch, int64_t head, int64_t first, int64_t rows, int64_t dimension) {
+  constexpr int64_t kLine = 64;
+  const int64_t bytes = dimension * element_size(heads.dtype);
+  const int64_t stride = heads.row * element_size(heads.dtype);
+  const char* row = row_of(heads, batch, head, first);
+  for (; rows > 0; --rows, row += stride) {
+    for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(row + byte, 0, 2);
+  }
+}
+
+// from (kLanes, pitch) -> scale · from in to (dimension, kLanes), a row in each lane; reads whole vectors of each row.
+inline void pack_panel(const float* from, int64_t pitch, int64_t dimension, float scale, float* to) {
+  transpose(from, pitch, kLanes, dimension, to, kLanes);
+  if (scale == 1) return;
+  for (int64_t i = 0; i < dimension * kLanes; i += kWidth) store(to + i, load(to + i) * scale);
 }
 
 // from (round_up(dimension, kWidth), kLanes), a row in each lane -> to (kLanes, round_up(dimension, kWidth))

@@ -6,12 +6,19 @@
 #pragma once
 
 #include "attention/cpu/backward.h"
+#include "attention/cpu/decode.h"
 #include "attention/cpu/forward.h"
 #include "attention/cpu/kernels.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
-inline void forward(const ForwardParams& params, const CpuRuntime& runtime) { Forward(params, runtime).run(); }
+inline void forward(const ForwardParams& params, const CpuRuntime& runtime) {
+  if (params.size.queries <= kDecodeQueries) {
+    Decode(params, runtime).run();
+  } else {
+    Forward(params, runtime).run();
+  }
+}
 
 inline void backward(const BackwardParams& params, const CpuRuntime& runtime) { Backward(params, runtime).run(); }
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ptmkernels.backbones.embeddings import InputEmbeddings, Pooler
 from ptmkernels.backbones.encoder import Encoder
 from ptmkernels.backbones.transformer import ACTIVATIONS, LayerConfig, TransformerStack
-from ptmkernels.config import Config, choice, dropout, optional, positive, size
+from ptmkernels.config import Config, choice, dropout, positive, size
 from ptmkernels.models import tasks
 from ptmkernels.models.base import Architecture, Head
 from ptmkernels.registry import Card, register
@@ -36,7 +36,7 @@ class BertConfig(Config):
     max_position_embeddings: int = size(512)
     type_vocab_size: int = size(2)
     layer_norm_eps: float = positive(1e-12)
-    pad_token_id: int | None = optional(0)
+    pad_token_id: int | None = 0
     classifier_dropout: float | None = dropout(None)
 
     def validate(self) -> None:
@@ -151,9 +151,10 @@ register(
         name="bert",
         family="denoising",
         title="BERT",
-        paper="Devlin et al., BERT: Pre-training of Deep Bidirectional Transformers for Language "
-        "Understanding, NAACL 2019, arXiv:1810.04805",
+        authors="Devlin et al.",
+        paper="BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
         year=2019,
+        link="arXiv:1810.04805",
         encoder="Transformer encoder, post-norm",
         objective="masked tokens, next sentence",
         architecture=BERT,

@@ -260,8 +260,8 @@ class Word2vecExact:
         if self.sample <= 0:
             return True
         threshold = self.sample * np.float32(self.train_words)
-        count = np.float32(self.counts[token])
-        chance = np.float32((math.sqrt(count / threshold) + 1) * threshold / count)
+        root = math.sqrt(np.float32(self.counts[token]) / threshold)
+        chance = np.float32((root + 1) * float(threshold) / int(self.counts[token]))
         return bool(chance >= np.float32(self.draw() & 0xFFFF) / np.float32(65536))
 
     def train(self, sentence: list[int]) -> None:

@@ -93,7 +93,7 @@ def test_nce_learns_the_distribution_of_the_data():
 
 
 def test_draws_pass_chi_square():
-    weights = torch.arange(1.0, 21.0)
+    weights = torch.arange(1.0, 21.0, dtype=torch.float64)
     sampler = AliasTable.from_weights(weights)
     ids = sampler.sample((20_000, 3), torch.tensor([5]))
     expected = weights / weights.sum() * ids.numel()
