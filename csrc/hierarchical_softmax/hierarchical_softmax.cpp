@@ -1,5 +1,5 @@
-// The torch ops of the hierarchical softmax on the CPU. Along the path of the target from the root, with
-// node rows v_t and code bits c_t (Morin and Bengio 2005; Mikolov et al. 2013, equation 3):
+// The torch ops of the hierarchical softmax on the CPU. Along the path of the target from the root,
+// with node rows v_t and code bits c_t (Morin and Bengio 2005; Mikolov et al. 2013, equation 3):
 //   loss = sum_t -log sigmoid((1 - 2 c_t) h.v_t)
 // Nothing is checked here: ptmkernels/ops/hierarchical_softmax has done so.
 
@@ -111,7 +111,8 @@ std::tuple<Tensor, Tensor> hierarchical_softmax_backward(const Tensor& grad, con
   if (!dense) return {grad_hidden, grad_weight};
   torch::stable::zero_(grad_weight);
   auto* gw = static_cast<float*>(grad_weight.data_ptr());
-  // Each share owns the nodes of its residue class, so that the sums have one order and no two writers.
+  // Each share owns the nodes of its residue class, so that the sums have one order and no two
+  // writers.
   const int64_t shares = torch::stable::get_num_threads();
   torch::stable::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = 0; b < paths.batch; ++b) {

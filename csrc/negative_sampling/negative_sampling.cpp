@@ -1,5 +1,5 @@
-// The torch ops of the negative-sampling loss on the CPU. With h the hidden row, w_t the target's output
-// row and w_n those of the negatives (Mikolov et al. 2013, equation 4):
+// The torch ops of the negative-sampling loss on the CPU. With h the hidden row, w_t the target's
+// output row and w_n those of the negatives (Mikolov et al. 2013, equation 4):
 //   loss = -log sigmoid(h.w_t) - sum_n log sigmoid(-h.w_n)
 // With log_noise the logits are h.w + b - log(k P(w)): noise-contrastive estimation (Gutmann and
 // Hyvärinen 2012; Mnih and Teh 2012, equation 8). Nothing is checked here:
@@ -51,8 +51,8 @@ float sigmoid(float x) {
   return (x >= 0 ? 1.0f : e) / (1.0f + e);
 }
 
-// Draw n of row b: Philox counter (b low, b high, n / 2, 0), words 2 (n mod 2) for the cell and the one
-// after it for the threshold.
+// Draw n of row b: Philox counter (b low, b high, n / 2, 0), words 2 (n mod 2) for the cell and the
+// one after it for the threshold.
 int64_t draw(const int64_t* alias, uint64_t cells, uint64_t seed, int64_t b, int64_t n) {
   uint32_t words[4] = {static_cast<uint32_t>(b), static_cast<uint32_t>(b >> 32),
                        static_cast<uint32_t>(n / 2), 0};
@@ -64,13 +64,14 @@ int64_t draw(const int64_t* alias, uint64_t cells, uint64_t seed, int64_t b, int
                                                       : static_cast<int64_t>(entry & 0xffffffff);
 }
 
-// hidden (B, D), target (B,), weight (V, D), negatives (B, N) or alias (V,) and seed (1,), bias (V,),
-// log_noise (V,) -> loss (B,), coefficient (B, 1 + N) = d loss / d logit, ids (B, 1 + N). `sparse` is the
-// autograd formula's: which form the gradient of `weight` has.
+// hidden (B, D), target (B,), weight (V, D), negatives (B, N) or alias (V,) and seed (1,), bias
+// (V,), log_noise (V,) -> loss (B,), coefficient (B, 1 + N) = d loss / d logit, ids (B, 1 + N).
+// `sparse` is the autograd formula's: which form the gradient of `weight` has.
 std::tuple<Tensor, Tensor, Tensor> negative_sampling_forward(
-    const Tensor& hidden, const Tensor& target, const Tensor& weight, const OptionalTensor& negatives,
-    const OptionalTensor& alias, const OptionalTensor& seed, int64_t num_negatives,
-    const OptionalTensor& bias, const OptionalTensor& log_noise, bool skip_target, bool sparse) {
+    const Tensor& hidden, const Tensor& target, const Tensor& weight,
+    const OptionalTensor& negatives, const OptionalTensor& alias, const OptionalTensor& seed,
+    int64_t num_negatives, const OptionalTensor& bias, const OptionalTensor& log_noise,
+    bool skip_target, bool sparse) {
   const WordVectorKernels& kernels = word_vector_kernels();
   const int64_t batch = hidden.size(0), count = num_negatives + 1;
   Tensor loss = torch::stable::empty({batch}, ScalarType::Float);
@@ -112,9 +113,10 @@ std::tuple<Tensor, Tensor, Tensor> negative_sampling_forward(
   return {loss, coefficient, ids};
 }
 
-// grad (B,), the rest as above -> grad_hidden (B, D) float32; with dense: grad_weight (V, D) float32 and
-// grad_bias (V,) float32, else both empty.
-std::tuple<Tensor, Tensor, Tensor> negative_sampling_backward(const Tensor& grad, const Tensor& hidden,
+// grad (B,), the rest as above -> grad_hidden (B, D) float32; with dense: grad_weight (V, D)
+// float32 and grad_bias (V,) float32, else both empty.
+std::tuple<Tensor, Tensor, Tensor> negative_sampling_backward(const Tensor& grad,
+                                                              const Tensor& hidden,
                                                               const Tensor& weight,
                                                               const Tensor& coefficient,
                                                               const Tensor& ids, bool dense) {
@@ -130,7 +132,8 @@ std::tuple<Tensor, Tensor, Tensor> negative_sampling_backward(const Tensor& grad
   torch::stable::parallel_for(0, batch, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t at = begin * count; at < end * count; ++at) {
       const int64_t b = at / count;
-      kernels.add(gh + b * h.width, upstream[b] * coefficients[at], w[used[at]], w.bfloat16, w.width);
+      kernels.add(gh + b * h.width, upstream[b] * coefficients[at], w[used[at]], w.bfloat16,
+                  w.width);
     }
   });
   const int64_t rows = dense ? weight.size(0) : 0;
@@ -141,7 +144,8 @@ std::tuple<Tensor, Tensor, Tensor> negative_sampling_backward(const Tensor& grad
   torch::stable::zero_(grad_bias);
   auto* gw = static_cast<float*>(grad_weight.data_ptr());
   auto* gb = static_cast<float*>(grad_bias.data_ptr());
-  // Each share owns the rows of its residue class, so that the sums have one order and no two writers.
+  // Each share owns the rows of its residue class, so that the sums have one order and no two
+  // writers.
   const int64_t shares = torch::stable::get_num_threads();
   torch::stable::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
     for (int64_t at = 0; at < batch * count; ++at) {

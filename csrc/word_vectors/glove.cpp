@@ -1,4 +1,5 @@
-// The fused AdaGrad step of GloVe (Pennington et al. 2014, equation 8; Duchi et al. 2011) on the CPU.
+// The fused AdaGrad step of GloVe (Pennington et al. 2014, equation 8; Duchi et al. 2011) on the
+// CPU.
 //
 // For a pair of count X with rows w, u and biases b, c:
 //   d = w.u + b + c - log X,  f = min(1, (X / x_max)^power),  loss = f d^2 / 2,  g = f d
@@ -85,7 +86,8 @@ struct Glove {
 };
 
 template <class T>
-Side<T> side(const Tensor& vectors, const Tensor& sums, const Tensor& bias, const Tensor& bias_sums) {
+Side<T> side(const Tensor& vectors, const Tensor& sums, const Tensor& bias,
+             const Tensor& bias_sums) {
   return {static_cast<T*>(vectors.data_ptr()), static_cast<T*>(sums.data_ptr()),
           static_cast<T*>(bias.data_ptr()), static_cast<T*>(bias_sums.data_ptr())};
 }
@@ -131,8 +133,9 @@ Tensor glove_step_(Tensor word, Tensor context, Tensor word_bias, Tensor context
                    Tensor context_bias_sums, const Tensor& rows, const Tensor& columns,
                    const Tensor& values, double learning_rate, double x_max, double power,
                    int64_t threads) {
-  const std::vector<Tensor> parameters = {word,      context,      word_bias,      context_bias,
-                                          word_sums, context_sums, word_bias_sums, context_bias_sums};
+  const std::vector<Tensor> parameters = {word,           context,          word_bias,
+                                          context_bias,   word_sums,        context_sums,
+                                          word_bias_sums, context_bias_sums};
   const auto step = word.scalar_type() == ScalarType::Double ? run_as<double> : run_as<float>;
   Tensor loss = torch::stable::empty({1}, ScalarType::Double);
   *static_cast<double*>(loss.data_ptr()) =

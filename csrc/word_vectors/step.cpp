@@ -1,5 +1,7 @@
-// The torch op of the fused training step on the CPU: shares the sentences out to threads. Nothing is
-// checked here: ptmkernels/ops/word_vectors has done so.
+// The torch op of the fused training step on the CPU: shares the sentences out to threads. Nothing
+// is checked here: ptmkernels/ops/word_vectors has done so.
+
+#include "word_vectors/step.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -14,7 +16,6 @@
 #include <vector>
 
 #include "word_vectors/cpu/kernels.h"
-#include "word_vectors/step.h"
 
 namespace ptmkernels {
 namespace {

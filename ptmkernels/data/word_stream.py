@@ -100,6 +100,8 @@ class WordStream:
         while start < self.length:
             end = min(start + size, self.length)
             rest = np.flatnonzero(self.ids[end - 1 : end + size] < 0)
-            end = min(end + int(rest[0]), self.length) if len(rest) else min(end + size, self.length)
+            end = (
+                min(end + int(rest[0]), self.length) if len(rest) else min(end + size, self.length)
+            )
             yield start, np.array(self.ids[start:end])
             start = end

@@ -1,4 +1,5 @@
-// The CPU kernels of the word-vector ops: one table for each instruction set that this build carries.
+// The CPU kernels of the word-vector ops: one table for each instruction set that this build
+// carries.
 #pragma once
 
 #include "word_vectors/step.h"

@@ -3,9 +3,10 @@
 // For input rows h_c and output rows v_o with labels y_o (1 for the word, 0 for noise):
 //   g_co = learning_rate * m_o * (y_o - sigmoid(h_c . v_o))        the products of all pairs first
 //   for c in order, for o in order:  e_c += g_co v_o;  v_o += g_co h_c;      then h_c += e_c
-// (Mikolov et al. 2013, equation 4, by gradient ascent). The updates are applied in order inside the tile,
-// only the products are those of its start: this loses no quality, a tile whose updates all use its start
-// does (docs/performance.md). m_o counts how often a negative was drawn: a row occurs once in a tile.
+// (Mikolov et al. 2013, equation 4, by gradient ascent). The updates are applied in order inside
+// the tile, only the products are those of its start: this loses no quality, a tile whose updates
+// all use its start does (docs/performance.md). m_o counts how often a negative was drawn: a row
+// occurs once in a tile.
 #pragma once
 
 #include "common/simd.h"
@@ -17,8 +18,8 @@ constexpr int kTileRows = 4;
 constexpr int kTileOutputs = 6;
 constexpr int kTilePairs = (kTileRows * kTileOutputs + kWidth - 1) / kWidth * kWidth;
 
-// Rounding of bfloat16 rows at random, up with the probability of the part cut off: with rounding to
-// nearest a row stops learning as soon as its steps are below half of its last bit.
+// Rounding of bfloat16 rows at random, up with the probability of the part cut off: with rounding
+// to nearest a row stops learning as soon as its steps are below half of its last bit.
 struct Rounding {
   UintVec state;
   PTMKERNELS_INLINE UintVec next() {
@@ -120,7 +121,8 @@ PTMKERNELS_INLINE void lane_sums(const Vec* v, float* out) {
   for (int i = 0; i < N; i += 4) {
     const __m256 quads = _mm256_hadd_ps(_mm256_hadd_ps(half(i), half(i + 1)),
                                         _mm256_hadd_ps(half(i + 2), half(i + 3)));
-    _mm_storeu_ps(out + i, _mm_add_ps(_mm256_castps256_ps128(quads), _mm256_extractf128_ps(quads, 1)));
+    _mm_storeu_ps(out + i,
+                  _mm_add_ps(_mm256_castps256_ps128(quads), _mm256_extractf128_ps(quads, 1)));
   }
 #else
   for (int i = 0; i < N; ++i) out[i] = sum(v[i]);
@@ -189,7 +191,8 @@ PTMKERNELS_INLINE void products(Tile<H, V>& tile, int row, const Ahead<V>* ahead
 
 template <int NC, int NO, class H, class V>
 PTMKERNELS_INLINE void all_products(Tile<H, V>& tile, const Ahead<V>& ahead) {
-  // The sums of one pass stay in registers: 16 of them with vectors of 4 and 8, 32 with vectors of 16.
+  // The sums of one pass stay in registers: 16 of them with vectors of 4 and 8, 32 with vectors
+  // of 16.
   constexpr int kRows = kWidth == 16 ? 4 : 2;
   constexpr int kFirst = NC < kRows ? NC : kRows;
   products<kFirst, NO, true>(tile, 0, &ahead);
@@ -251,8 +254,8 @@ PTMKERNELS_NOINLINE void run_tile(Tile<H, V>& tile, const Ahead<V>& ahead, Round
   updates<NC, NO, Direct>(tile, rounding);
 }
 
-// CBOW: h is the mean of `count` context rows, and its change e goes to every one of them in full, as in
-// word2vec.c. hidden: (width rounded up to a vector).
+// CBOW: h is the mean of `count` context rows, and its change e goes to every one of them in full,
+// as in word2vec.c. hidden: (width rounded up to a vector).
 template <class T>
 struct Mean {
   T* const* rows;
@@ -261,8 +264,8 @@ struct Mean {
 };
 
 template <int NO, class T>
-PTMKERNELS_NOINLINE void run_mean_tile(Tile<float, T>& tile, const Mean<T>& mean, const Ahead<T>& ahead,
-                                       Rounding& rounding) {
+PTMKERNELS_NOINLINE void run_mean_tile(Tile<float, T>& tile, const Mean<T>& mean,
+                                       const Ahead<T>& ahead, Rounding& rounding) {
   const Vec share = splat(1.0f / static_cast<float>(mean.count));
   Vec sums[NO];
 #pragma GCC unroll 6
@@ -310,11 +313,14 @@ using TileFunction = void (*)(Tile<H, V>&, const Ahead<V>&, Rounding&);
 // The tile of `rows` x `outputs`.
 template <bool Direct, class H, class V>
 TileFunction<H, V> tile_function(int rows, int outputs) {
-#define ROW(NC)                                                                             \
-  {run_tile<NC, 1, Direct, H, V>, run_tile<NC, 2, Direct, H, V>, run_tile<NC, 3, Direct, H, V>, \
-   run_tile<NC, 4, Direct, H, V>, run_tile<NC, 5, Direct, H, V>, run_tile<NC, 6, Direct, H, V>}
+#define ROW(NC)                                                                                  \
+  {                                                                                              \
+    run_tile<NC, 1, Direct, H, V>, run_tile<NC, 2, Direct, H, V>, run_tile<NC, 3, Direct, H, V>, \
+        run_tile<NC, 4, Direct, H, V>, run_tile<NC, 5, Direct, H, V>,                            \
+        run_tile<NC, 6, Direct, H, V>                                                            \
+  }
   static constexpr TileFunction<H, V> kTable[kTileRows][kTileOutputs] = {ROW(1), ROW(2), ROW(3),
-                                                                        ROW(4)};
+                                                                         ROW(4)};
 #undef ROW
   return kTable[rows - 1][outputs - 1];
 }

@@ -43,7 +43,8 @@ class Trainer {
         output_(static_cast<T*>(options.output)),
         pitch_((options.width + 15) / 16 * 16) {
     for (int lane = 0; lane < kWidth; ++lane) {
-      rounding_.state[lane] = static_cast<uint32_t>(rounding_seed * 2 + 1) * (2654435761u + 2 * lane);
+      rounding_.state[lane] =
+          static_cast<uint32_t>(rounding_seed * 2 + 1) * (2654435761u + 2 * lane);
     }
     carve(scratch);
   }
@@ -98,7 +99,8 @@ class Trainer {
   }
 
   float learning_rate(int64_t position) const {
-    const double left = 1.0 - static_cast<double>(position) / (static_cast<double>(options_.total) + 1);
+    const double left =
+        1.0 - static_cast<double>(position) / (static_cast<double>(options_.total) + 1);
     const float rate = options_.learning_rate * static_cast<float>(left);
     return rate > options_.min_learning_rate ? rate : options_.min_learning_rate;
   }
@@ -300,10 +302,12 @@ class Trainer {
     });
   }
 
-  // One row, the mean of the context rows, against the outputs; its change goes to every one of them.
+  // One row, the mean of the context rows, against the outputs; its change goes to every one of
+  // them.
   void train_cbow(const Sentence& sentence, int32_t i, int32_t contexts, bool with_loss) {
     int32_t rows = 0;
-    for (int32_t c = 0; c < contexts; ++c) rows += gather(sentence.word[contexts_[c]], rows_ + rows);
+    for (int32_t c = 0; c < contexts; ++c)
+      rows += gather(sentence.word[contexts_[c]], rows_ + rows);
     Ahead<T> ahead;
     look_ahead(sentence, i, ahead);
     Tile<float, T> tile;
@@ -352,7 +356,8 @@ class Trainer {
     if (leaving >= 0) give_back(sentence, leaving);
     if (entering < sentence.length) stage(sentence, entering);
     if (i + 1 < sentence.length) return;
-    for (int32_t j = leaving < 0 ? 0 : leaving + 1; j < sentence.length; ++j) give_back(sentence, j);
+    for (int32_t j = leaving < 0 ? 0 : leaving + 1; j < sentence.length; ++j)
+      give_back(sentence, j);
   }
 
   void stage(const Sentence& sentence, int32_t j) {

@@ -5,7 +5,7 @@
 
 namespace ptmkernels {
 
-const WordVectorKernels kAvx2WordVectors = {avx2::step_scratch_bytes, avx2::run_step, avx2::product_of,
-                                            avx2::add_to, avx2::widen_to};
+const WordVectorKernels kAvx2WordVectors = {avx2::step_scratch_bytes, avx2::run_step,
+                                            avx2::product_of, avx2::add_to, avx2::widen_to};
 
 }  // namespace ptmkernels

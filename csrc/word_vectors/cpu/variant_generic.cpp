@@ -5,7 +5,8 @@
 
 namespace ptmkernels {
 
-const WordVectorKernels kGenericWordVectors = {generic::step_scratch_bytes, generic::run_step, generic::product_of,
-                                            generic::add_to, generic::widen_to};
+const WordVectorKernels kGenericWordVectors = {generic::step_scratch_bytes, generic::run_step,
+                                               generic::product_of, generic::add_to,
+                                               generic::widen_to};
 
 }  // namespace ptmkernels

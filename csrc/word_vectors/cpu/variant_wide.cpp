@@ -5,7 +5,7 @@
 
 namespace ptmkernels {
 
-const WordVectorKernels kWideWordVectors = {wide::step_scratch_bytes, wide::run_step, wide::product_of,
-                                            wide::add_to, wide::widen_to};
+const WordVectorKernels kWideWordVectors = {wide::step_scratch_bytes, wide::run_step,
+                                            wide::product_of, wide::add_to, wide::widen_to};
 
 }  // namespace ptmkernels

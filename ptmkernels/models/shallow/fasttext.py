@@ -39,7 +39,9 @@ class FastTextConfig(Word2VecConfig):
         self.learning_rate = 0.05 if self.learning_rate is None else self.learning_rate
         super().__post_init__()
         if not 0 <= self.min_n <= self.max_n:
-            raise ValueError(f"min_n is {self.min_n} and max_n {self.max_n}; expected 0 <= min_n <= max_n")
+            raise ValueError(
+                f"min_n is {self.min_n} and max_n {self.max_n}; expected 0 <= min_n <= max_n"
+            )
 
 
 class FastText(Word2Vec):

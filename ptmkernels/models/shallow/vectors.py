@@ -100,7 +100,9 @@ class WordVectors:
         try:
             count, width = map(int, header.split())
         except ValueError:
-            raise ValueError(f"{path}: the first line is {header[:40]!r}; expected 'words width'") from None
+            raise ValueError(
+                f"{path}: the first line is {header[:40]!r}; expected 'words width'"
+            ) from None
         if binary is None:
             binary = not _is_text(body, width)
         words, vectors = (_read_binary if binary else _read_text)(path, body, count, width)

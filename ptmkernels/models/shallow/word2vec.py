@@ -68,14 +68,18 @@ class Word2VecConfig:
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture is {self.architecture!r}; expected one of {ARCHITECTURES}")
+            raise ValueError(
+                f"architecture is {self.architecture!r}; expected one of {ARCHITECTURES}"
+            )
         if self.loss not in LOSSES:
             raise ValueError(f"loss is {self.loss!r}; expected one of {LOSSES}")
         for name in ("vector_size", "window", "min_count"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not self.sample >= 0:
-            raise ValueError(f"sample is {self.sample}; expected a number >= 0 (0 = keep every word)")
+            raise ValueError(
+                f"sample is {self.sample}; expected a number >= 0 (0 = keep every word)"
+            )
         if self.learning_rate is None:
             self.learning_rate = 0.05 if self.architecture == "cbow" else 0.025
 
@@ -137,9 +141,13 @@ class Word2Vec:
         if device != "cpu":
             raise ValueError(f"device is {device!r}; the training steps run on 'cpu'")
         if epochs < 1 or threads < 1:
-            raise ValueError(f"epochs is {epochs} and threads is {threads}; expected at least 1 of each")
+            raise ValueError(
+                f"epochs is {epochs} and threads is {threads}; expected at least 1 of each"
+            )
         if self.vocabulary is None:
-            self._begin(Vocabulary.count(source, self.config.min_count, self.config.max_vocabulary, threads))
+            self._begin(
+                Vocabulary.count(source, self.config.min_count, self.config.max_vocabulary, threads)
+            )
         stream = WordStream(source, self.vocabulary, threads)
         self._train(stream, epochs, threads, progress)
         return self

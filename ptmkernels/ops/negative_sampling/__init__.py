@@ -85,7 +85,10 @@ def negative_sampling_loss(
     if nce:
         log_noise = (sampler.probabilities.double() * max(num_negatives, 1)).log().float()
     target = target.to(torch.int64).contiguous()
-    refusals = {"cpu": kernel_refusal(hidden=hidden, output_weight=output_weight), "reference": None}
+    refusals = {
+        "cpu": kernel_refusal(hidden=hidden, output_weight=output_weight),
+        "reference": None,
+    }
     if select("negative_sampling_loss", refusals, backend) == "reference":
         if negatives is None:
             negatives = sampler.sample((batch, num_negatives), seed)
@@ -127,7 +130,9 @@ def _check(hidden, target, weight, negatives, sampler, num_negatives, seed, bias
         raise ValueError("nce needs a sampler: the noise probabilities are in the logits")
     if sampler is not None:
         if len(sampler) != size:
-            raise ValueError(f"sampler is over {len(sampler)} ids; expected {size} as output_weight")
+            raise ValueError(
+                f"sampler is over {len(sampler)} ids; expected {size} as output_weight"
+            )
         check_device("sampler", sampler.table, device)
     if negatives is None:
         if not isinstance(num_negatives, int) or num_negatives < 0:
@@ -137,7 +142,9 @@ def _check(hidden, target, weight, negatives, sampler, num_negatives, seed, bias
         check_ids("negatives", negatives, shape, size, device)
     if seed is not None and (seed.dtype != torch.int64 or seed.numel() != 1):
         raise TypeError("seed must be an int64 tensor of one element")
-    if bias is not None and (bias.dtype not in (torch.float32, torch.float64) or bias.shape != (size,)):
+    if bias is not None and (
+        bias.dtype not in (torch.float32, torch.float64) or bias.shape != (size,)
+    ):
         raise ValueError(f"bias is {bias.dtype} {tuple(bias.shape)}; expected float32 ({size},)")
     if nce and bool(math.isclose(float(sampler.probabilities.min()), 0.0)):
         raise ValueError("nce needs a sampler that gives every word a probability above 0")

@@ -37,14 +37,14 @@ def _fake_backward(grad, hidden, weight, coefficient, ids, dense):
 
 
 def _save(ctx, inputs, output):
-    hidden, _, weight, *_, bias, log_noise, ctx.skip_target, ctx.sparse = inputs
+    hidden, _, weight, *_, bias, _log_noise, ctx.skip_target, ctx.sparse = inputs
     _, coefficient, ids = output
     ctx.mark_non_differentiable(coefficient, ids)
-    ctx.save_for_backward(hidden, weight, coefficient, ids, bias, log_noise)
+    ctx.save_for_backward(hidden, weight, coefficient, ids, bias)
 
 
 def _backward(ctx, grad, _coefficient, _ids):
-    hidden, weight, coefficient, ids, bias, log_noise = ctx.saved_tensors
+    hidden, weight, coefficient, ids, bias = ctx.saved_tensors
     weight_wanted, bias_wanted = ctx.needs_input_grad[2], ctx.needs_input_grad[7]
     if ctx.needs_input_grad[8]:
         raise RuntimeError("log_noise has no gradient: the noise distribution is given")
@@ -66,7 +66,10 @@ def sparse_rows(factor: Tensor, hidden: Tensor, ids: Tensor, weight: Tensor) -> 
     """The gradient of `weight` as a sparse tensor: row ids[b, o] gets factor[b, o] * hidden[b]."""
     values = factor[..., None] * hidden[:, None, :].float()
     return torch.sparse_coo_tensor(
-        ids.reshape(1, -1), values.flatten(0, 1).to(weight.dtype), weight.shape, check_invariants=False
+        ids.reshape(1, -1),
+        values.flatten(0, 1).to(weight.dtype),
+        weight.shape,
+        check_invariants=False,
     )
 
 
@@ -74,4 +77,3 @@ def _double_backward(ctx, *grads):
     raise RuntimeError(
         "negative_sampling_loss has no second derivative in its kernels: use backend='reference'"
     )
-

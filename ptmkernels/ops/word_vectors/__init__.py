@@ -37,7 +37,11 @@ MAX_WINDOW = 1000
 
 if cpu_library_error() is None:
     cuda_library_error()
-    for _name, _size in (("word_vectors_step_", 4), ("word2vec_exact_step_", 4), ("glove_step_", 1)):
+    for _name, _size in (
+        ("word_vectors_step_", 4),
+        ("word2vec_exact_step_", 4),
+        ("glove_step_", 1),
+    ):
         torch.library.register_fake(
             f"ptmkernels::{_name}",
             lambda first, *rest, _size=_size: first.new_empty((_size,), dtype=torch.float64),
@@ -227,7 +231,9 @@ def _check_tables(input_weight, output_weight, sampler, tree, keep, subwords) ->
     else:
         check_device("tree", tree.offsets, device)
     if keep is not None and (keep.dtype != torch.int32 or keep.shape != (size,)):
-        raise ValueError(f"keep is {keep.dtype} {tuple(keep.shape)}; expected torch.int32 ({size},)")
+        raise ValueError(
+            f"keep is {keep.dtype} {tuple(keep.shape)}; expected torch.int32 ({size},)"
+        )
     if subwords is None:
         if input_weight.shape[0] != size:
             raise ValueError(f"input_weight has {input_weight.shape[0]} rows; expected {size}")
@@ -377,9 +383,13 @@ def glove_step_(
     for name, tensor in zip((*names, *(f"{n}_sums" for n in names)), ordered, strict=True):
         expected = shape[:1] if "bias" in name else shape
         if tensor.dtype != ordered[0].dtype or tensor.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"{name} has dtype {tensor.dtype}; expected one of float32 and float64 for all")
+            raise TypeError(
+                f"{name} has dtype {tensor.dtype}; expected one of float32 and float64 for all"
+            )
         if tensor.shape != expected or not tensor.is_contiguous():
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {tuple(expected)}, contiguous")
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; expected {tuple(expected)}, contiguous"
+            )
     check_number("learning_rate", learning_rate, 0.0)
     check_number("x_max", x_max, 0.0, above=True)
     count = (len(values),)

@@ -16,7 +16,9 @@ def check_matrix(name: str, value: object, dtypes: tuple[torch.dtype, ...] = FLO
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor")
     if value.dim() != 2 or value.shape[1] == 0:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected two dimensions (rows, D)")
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; expected two dimensions (rows, D)"
+        )
     if value.dtype not in dtypes:
         raise TypeError(f"{name} has dtype {value.dtype}; expected one of {dtypes}")
 
@@ -46,7 +48,9 @@ def check_number(name: str, value: float, low: float, *, above: bool = False) ->
     """A finite number of at least `low`, or above it."""
     fits = math.isfinite(value) and (value > low if above else value >= low)
     if not fits:
-        raise ValueError(f"{name} is {value}; expected a finite number {'>' if above else '>='} {low}")
+        raise ValueError(
+            f"{name} is {value}; expected a finite number {'>' if above else '>='} {low}"
+        )
 
 
 def check_reduction(reduction: str) -> None:

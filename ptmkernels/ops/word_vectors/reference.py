@@ -287,7 +287,9 @@ class Word2vecExact:
     def score(self, h: np.ndarray, word: int) -> np.ndarray:
         error = np.zeros_like(h)
         if self.tree is not None:
-            pairs = zip(self.tree.points(word).tolist(), self.tree.codes(word).tolist(), strict=True)
+            pairs = zip(
+                self.tree.points(word).tolist(), self.tree.codes(word).tolist(), strict=True
+            )
             for node, code in pairs:
                 self.update(h, node, 1 - code, error, saturates=False)
             return error

@@ -44,7 +44,9 @@ def test_probabilities_of_all_words_sum_to_one(size):
     assert log_prob.shape == (13, size)
     torch.testing.assert_close(log_prob.exp().sum(1), torch.ones(13, dtype=torch.float64))
     every = torch.arange(size)
-    loss = hierarchical_softmax_loss(hidden[:1].expand(size, -1), every, weight, tree, reduction="none")
+    loss = hierarchical_softmax_loss(
+        hidden[:1].expand(size, -1), every, weight, tree, reduction="none"
+    )
     torch.testing.assert_close(-loss.double(), log_prob[0], rtol=1e-4, atol=1e-5)
 
 
@@ -79,7 +81,13 @@ def test_errors():
             hierarchical_softmax_loss(*args, **options)
 
     refuse("target holds 0..29", hidden, torch.tensor([29] + [0] * 12), weight, tree)
-    refuse(r"node_weight has shape \(27, 41\); expected .* \(28, 41\)", hidden, target, weight[1:], tree)
+    refuse(
+        r"node_weight has shape \(27, 41\); expected .* \(28, 41\)",
+        hidden,
+        target,
+        weight[1:],
+        tree,
+    )
     refuse("tree is a tuple", hidden, target, weight, (1, 2), error=TypeError)
     refuse("reduction", hidden, target, weight, tree, reduction="max")
     assert hierarchical_softmax_loss(hidden[:0], target[:0], weight, tree, reduction="sum") == 0

@@ -97,7 +97,10 @@ def test_draws_pass_chi_square():
     sampler = AliasTable.from_weights(weights)
     ids = sampler.sample((20_000, 3), torch.tensor([5]))
     expected = weights / weights.sum() * ids.numel()
-    assert stats.chisquare(ids.flatten().bincount(minlength=20).numpy(), expected.numpy()).pvalue > 1e-4
+    assert (
+        stats.chisquare(ids.flatten().bincount(minlength=20).numpy(), expected.numpy()).pvalue
+        > 1e-4
+    )
 
 
 def test_bias_has_a_gradient():
@@ -126,7 +129,9 @@ def test_opcheck_and_compile():
 
 
 def test_second_derivatives():
-    hidden, target, weight, noise = (t.double() if t.is_floating_point() else t for t in case(batch=2, width=3))
+    hidden, target, weight, noise = (
+        t.double() if t.is_floating_point() else t for t in case(batch=2, width=3)
+    )
     hidden.requires_grad_()
 
     def loss(h):
@@ -150,16 +155,40 @@ def test_empty_batch_and_errors():
         with pytest.raises(error, match=match):
             negative_sampling_loss(*args, **options)
 
-    refuse(r"target holds 0..17; expected 0..16", hidden, torch.tensor([17] + [0] * 12), weight, noise)
+    refuse(
+        r"target holds 0..17; expected 0..16", hidden, torch.tensor([17] + [0] * 12), weight, noise
+    )
     refuse("negatives holds", hidden, target, weight, noise - 20)
     refuse("exactly one of", hidden, target, weight)
     refuse("exactly one of", hidden, target, weight, noise, sampler=sampler)
-    refuse("sampler is over 17 ids; expected 16", hidden, target.clamp(max=15), weight[:16], sampler=sampler)
+    refuse(
+        "sampler is over 17 ids; expected 16",
+        hidden,
+        target.clamp(max=15),
+        weight[:16],
+        sampler=sampler,
+    )
     refuse("the vocabulary is empty", hidden, target, weight[:0], noise)
     refuse("expected 41 as hidden", hidden, target, weight[:, :7], noise)
     refuse("target has shape", hidden, target[:3], weight, noise)
     refuse("target has dtype", hidden, target.float(), weight, noise, error=TypeError)
     refuse("nce needs a sampler", hidden, target, weight, noise, nce=True)
     refuse("reduction is 'max'", hidden, target, weight, noise, reduction="max")
-    refuse("seed must", hidden, target, weight, sampler=sampler, seed=torch.tensor([1.0]), error=TypeError)
-    refuse("no backend can serve", hidden.double(), target, weight.double(), noise, backend="cpu", error=RuntimeError)
+    refuse(
+        "seed must",
+        hidden,
+        target,
+        weight,
+        sampler=sampler,
+        seed=torch.tensor([1.0]),
+        error=TypeError,
+    )
+    refuse(
+        "no backend can serve",
+        hidden.double(),
+        target,
+        weight.double(),
+        noise,
+        backend="cpu",
+        error=RuntimeError,
+    )

@@ -63,8 +63,16 @@ def test_noise_ends_equal_the_table_of_word2vec_c(monkeypatch):
 
 def glove_parameters(size, width, dtype, seed=1):
     generator = torch.Generator().manual_seed(seed)
-    shapes = {"word": (size, width), "context": (size, width), "word_bias": (size,), "context_bias": (size,)}
-    values = {n: (torch.rand(s, generator=generator, dtype=torch.float64) - 0.5).to(dtype) for n, s in shapes.items()}
+    shapes = {
+        "word": (size, width),
+        "context": (size, width),
+        "word_bias": (size,),
+        "context_bias": (size,),
+    }
+    values = {
+        n: (torch.rand(s, generator=generator, dtype=torch.float64) - 0.5).to(dtype)
+        for n, s in shapes.items()
+    }
     return values | {f"{n}_sums": torch.ones(s, dtype=dtype) for n, s in shapes.items()}
 
 
@@ -81,7 +89,10 @@ def test_glove_epoch_equals_a_replica(dtype, tolerance):
         d = p["word"][i] @ p["context"][j] + p["word_bias"][i] + p["context_bias"][j] - np.log(x)
         g = d if x > 100 else (x / 100) ** 0.75 * d
         loss += 0.5 * g * d
-        steps = [0.05 * np.clip(g * p["context"][j], -100, 100), 0.05 * np.clip(g * p["word"][i], -100, 100)]
+        steps = [
+            0.05 * np.clip(g * p["context"][j], -100, 100),
+            0.05 * np.clip(g * p["word"][i], -100, 100),
+        ]
         for name, row, step in (("word", i, steps[0]), ("context", j, steps[1])):
             p[name][row] -= step / np.sqrt(p[f"{name}_sums"][row])
             p[f"{name}_sums"][row] += step**2
@@ -91,7 +102,9 @@ def test_glove_epoch_equals_a_replica(dtype, tolerance):
     actual = glove_step_(parameters, *(torch.from_numpy(x) for x in (rows, columns, values)))
     assert actual == pytest.approx(loss, rel=max(tolerance, 1e-12))
     for name, value in parameters.items():
-        np.testing.assert_allclose(value.double().numpy(), p[name], rtol=tolerance, atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(
+            value.double().numpy(), p[name], rtol=tolerance, atol=tolerance, err_msg=name
+        )
 
 
 def test_glove_refuses_bad_input():

@@ -98,7 +98,10 @@ def test_subwords(step, loss):
     size = len(counts)
     generator = torch.Generator().manual_seed(3)
     a = torch.randn(size + 40, 41, generator=generator) * 0.3
-    rows = [[w, *torch.randint(size, size + 40, (w % 7,), generator=generator).tolist()] for w in range(size)]
+    rows = [
+        [w, *torch.randint(size, size + 40, (w % 7,), generator=generator).tolist()]
+        for w in range(size)
+    ]
     offsets = torch.tensor([0, *np.cumsum([len(r) for r in rows])])
     subwords = (offsets, torch.tensor(sum(rows, []), dtype=torch.int32))
     options = {"window": 3, "learning_rate": 0.05, "subwords": subwords}
@@ -216,7 +219,9 @@ def test_errors_name_the_argument():
     refuse("tokens must be an int32", a, b, tokens.long(), error=TypeError)
     refuse("seed must be", seed=3, error=TypeError)
     refuse("keep is", keep=torch.zeros(4, dtype=torch.int32))
-    refuse("output_weight has 23 rows; expected 22", sampler=None, tree=HuffmanTree.from_counts(counts))
+    refuse(
+        "output_weight has 23 rows; expected 22", sampler=None, tree=HuffmanTree.from_counts(counts)
+    )
     refuse("empty", a[:0], b[:0], tokens, sampler=AliasTable(torch.empty(0).long(), torch.empty(0)))
     refuse("dtype torch.float16", a.half(), b.half(), tokens, error=TypeError)
     with pytest.raises(ValueError, match="probability"):
