@@ -51,7 +51,7 @@ def test_probabilities_of_all_words_sum_to_one(size):
 
 
 def test_log_prob_has_gradients():
-    hidden, target, weight, tree = case(batch=3, width=4, size=7)
+    hidden, _, weight, tree = case(batch=3, width=4, size=7)
     inputs = (hidden.double().requires_grad_(), weight.double().requires_grad_())
     assert torch.autograd.gradcheck(lambda h, w: hierarchical_softmax_log_prob(h, w, tree), inputs)
 

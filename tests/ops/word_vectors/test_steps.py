@@ -103,7 +103,7 @@ def test_subwords(step, loss):
         for w in range(size)
     ]
     offsets = torch.tensor([0, *np.cumsum([len(r) for r in rows])])
-    subwords = (offsets, torch.tensor(sum(rows, []), dtype=torch.int32))
+    subwords = (offsets, torch.tensor([r for row in rows for r in row], dtype=torch.int32))
     options = {"window": 3, "learning_rate": 0.05, "subwords": subwords}
     if loss == "negatives":
         options["sampler"] = AliasTable.from_counts(counts)
