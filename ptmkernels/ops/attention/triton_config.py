@@ -1,9 +1,7 @@
 from __future__ import annotations
-
 from dataclasses import dataclass
-
+import os, json
 from ptmkernels.ops.triton_runtime import target_name
-
 
 @dataclass(frozen=True)
 class Tile:
