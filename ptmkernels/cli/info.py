@@ -10,9 +10,9 @@ import typer
 
 from ptmkernels.cli import app
 
-# Op -> the backends that it has. Triton kernels and reference run wherever the selector says so.
+# Op -> the backends that it has.
 OP_BACKENDS = {
-    "masked_attention": ("cpu", "cuda", "reference"),
+    "masked_attention": ("cpu", "cuda", "triton", "reference"),
     "template_op": ("cpu", "cuda", "reference"),
 }
 CPU_FEATURES = (
