@@ -7,11 +7,11 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from ptmkernels import from_pretrained
 from ptmkernels.objectives import BertPretraining, Outcome
 from ptmkernels.training import TrainingConfig, checkpoints, checkpoints_of, latest_checkpoint
-from safetensors.torch import load_file
-
 from tests.training.runs import same_bits, tiny_dataset, tiny_trainer, weights
 
 
@@ -166,7 +166,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     size = max(len(content) for content in before.values())
     resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"step-00000000 could not be written.*step-00000002 is kept"):
+        with pytest.raises(
+            OSError, match=r"step-00000000 could not be written.*step-00000002 is kept"
+        ):
             again.save()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
