@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from click.core import ParameterSource
 
 from ptmkernels.cli import app
 
@@ -176,9 +175,7 @@ def _settings(given: dict[str, Any]) -> dict[str, Any]:
 def _explicit(context: typer.Context) -> list[str]:
     """The options that were given on the command line."""
     return [
-        name
-        for name in context.params
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"
     ]
 
 
