@@ -76,7 +76,8 @@ struct Tile {
 };
 
 // What `start_tile` finds: rows (keys) outside of [first, last) are hidden from every query of the
-// panel.
+// panel. `first` is even, and so is `last` unless it is the tile's, so that two rows can make a
+// pair.
 struct StartTile {
   const float* start;
   int64_t stride;
@@ -138,7 +139,7 @@ inline void fill_dense(const Tile& tile, const Scores& bias, const Scores& allow
   trim_dense(scratch.square, rows, &result->first, &result->last);
   if (result->first >= result->last) return;
   if (by_key) {
-    for (int64_t j = result->first; j < result->last; ++j) {
+    for (int64_t j = 0; j < tile.keys; ++j) {
       for (int v = 0; v < kVectors; ++v)
         store(scratch.tile + j * kLanes + v * kWidth, splat(scratch.square[j]));
     }
@@ -244,6 +245,10 @@ inline StartTile start_tile(const ScoreOptions& options, const Tile& tile,
   if (dense && result.first < result.last) {
     fill_dense(tile, at_head(options.bias, tile.batch, tile.head),
                at_head(mask.allowed, tile.batch, tile.head), scratch, &result);
+  }
+  if (result.first < result.last) {
+    result.first -= result.first % 2;
+    result.last = smaller(result.last + result.last % 2, tile.keys);
   }
   const Vec base0 = load(base), base1 = load(base + kWidth);
   const float* distance =
