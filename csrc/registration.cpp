@@ -17,6 +17,7 @@ const std::string kAttentionOptions =
 }  // namespace
 
 STABLE_TORCH_LIBRARY(ptmkernels, m) {
+  m.def("cpu_arch() -> str");
   m.def("template_op(Tensor x, Tensor y, float alpha) -> Tensor");
   m.def(("attention_forward(Tensor query, Tensor key, Tensor value, " + kAttentionOptions +
          ") -> (Tensor output, Tensor lse)")
