@@ -35,7 +35,9 @@ def test_a_missing_kernel_is_told_once(available):
     refused = {"cuda": "on cpu", "cpu": "no int4", "reference": None}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        assert select("told once", refused) == "reference"  # a kernel that was there would refuse too
+        assert (
+            select("told once", refused) == "reference"
+        )  # a kernel that was there would refuse too
         assert not told
         for _ in range(2):
             assert select("told once", {"cpu": None, "reference": None}) == "reference"
