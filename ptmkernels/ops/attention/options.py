@@ -81,6 +81,16 @@ class AttentionOptions:
     scale: float = 1.0
     dropout_p: float = 0.0
     seed: Tensor | None = None
+    relative_key: Tensor | None = None
+    relative_value: Tensor | None = None
+    relative_offset: int = 0
+    content_bias: Tensor | None = None
+    position_bias: Tensor | None = None
+    segment_bias: Tensor | None = None
+    segment_key: Tensor | None = None
+    query_segment: Tensor | None = None
+    key_segment: Tensor | None = None
+    query_position: Tensor | None = None
 
     @staticmethod
     def of(
@@ -89,6 +99,7 @@ class AttentionOptions:
         scale: float,
         dropout_p: float,
         seed: Tensor | None,
+        **relative,
     ) -> AttentionOptions:
         bucketed = isinstance(bias, BucketedBias)
         return AttentionOptions(
@@ -99,6 +110,7 @@ class AttentionOptions:
             scale=scale,
             dropout_p=dropout_p,
             seed=seed,
+            **relative,
         )
 
     def astuple(self) -> tuple:

@@ -15,21 +15,54 @@ from ptmkernels.ops.philox import dropout_keep
 def scores(query: Tensor, key: Tensor, options: AttentionOptions) -> Tensor:
     """(B, H, L, S) scores before the softmax, -inf where the mask hides the key.
 
-    s_ij = scale * q_i.k_j + bias_ij + table[bucket(j - i), h]
+    s_ij = scale * [(q_i + u).k_j + (q_i + v).r_row(i,j) + (q_i + w).g_[seg_i != seg_j]]
+           + bias_ij + table[bucket(j - i), h]
+    (Dai et al. 2019, section 3.3; Yang et al. 2019, sections 2.5 and 2.6).
     """
-    heads = query.shape[1]
+    heads, key_len = query.shape[1], key.shape[2]
     key = key.repeat_interleave(heads // key.shape[1], dim=1)
-    result = options.scale * (query @ key.transpose(-1, -2))
+    result = _shifted(query, options.content_bias) @ key.transpose(-1, -2)
+    if options.relative_key is not None:
+        by_row = _shifted(query, options.position_bias) @ options.relative_key.to(
+            query.dtype
+        ).transpose(-1, -2)
+        rows = relative_rows(options, query.shape[2], key_len)
+        result = result + by_row.gather(-1, rows[:, None].expand(*result.shape))
+    if options.segment_key is not None:
+        result = result + _segment_scores(query, options, result.shape)
+    result = options.scale * result
     if options.bias is not None:
         result = result + options.bias.to(result.dtype)
     if options.bias_table is not None:
-        result = result + bucketed_bias(options, query.shape[2], key.shape[2]).to(result.dtype)
+        result = result + bucketed_bias(options, query.shape[2], key_len).to(result.dtype)
     mask = options.mask()
     if mask is None:
         return result
     visible = mask.to_dense()
     visible = visible if visible.dim() == 4 else visible[:, None]
     return result.masked_fill(~visible, -torch.inf)
+
+
+def _shifted(query: Tensor, bias: Tensor | None) -> Tensor:
+    """query + bias, the bias (H, D) one vector for each head."""
+    return query if bias is None else query + bias.to(query.dtype)[:, None]
+
+
+def relative_rows(options: AttentionOptions, query_len: int, key_len: int) -> Tensor:
+    """(B or 1, L, S) rows of `relative_key`: j - position_i + offset, clamped."""
+    device = options.relative_key.device
+    position = options.query_position
+    position = torch.arange(query_len, device=device)[None] if position is None else position
+    rows = torch.arange(key_len, device=device) - position[..., None] + options.relative_offset
+    return rows.clamp(0, options.relative_key.shape[2] - 1).long()
+
+
+def _segment_scores(query: Tensor, options: AttentionOptions, shape: torch.Size) -> Tensor:
+    """(B, H, L, S): (q_i + w).g_0 where the segments are the same, (q_i + w).g_1 where they differ."""
+    shifted = _shifted(query, options.segment_bias)
+    both = torch.einsum("bhld,ghd->bhlg", shifted, options.segment_key.to(query.dtype))
+    differ = options.query_segment[:, :, None] != options.key_segment[:, None, :]
+    return both.gather(-1, differ[:, None].long().expand(*shape))
 
 
 def bucketed_bias(options: AttentionOptions, query_len: int, key_len: int) -> Tensor:
@@ -76,5 +109,15 @@ def attention_forward(
         t.to(torch.promote_types(dtype, torch.float32)) for t in (query, key, value)
     )
     weights, lse = softmax(scores(query, key, options))
-    value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
-    return (dropped(weights, options) @ value).to(dtype), lse
+    weights = dropped(weights, options)
+    output = weights @ value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    if options.relative_value is not None:
+        output = output + _relative_output(weights, options)
+    return output.to(dtype), lse
+
+
+def _relative_output(weights: Tensor, options: AttentionOptions) -> Tensor:
+    """sum_j a_ij rv_row(i,j): the weights summed by row of `relative_value` (Shaw et al. 2018, eq. 3)."""
+    rows = relative_rows(options, *weights.shape[2:])[:, None].expand(*weights.shape)
+    by_row = weights.new_zeros(*weights.shape[:3], options.relative_value.shape[2])
+    return by_row.scatter_add(-1, rows, weights) @ options.relative_value.to(weights.dtype)
