@@ -538,7 +538,7 @@ def _like_rank(name: str, value: Tensor, rank: Tensor) -> Tensor:
     return value
 
 
-def _build(tensors: Sequence[Tensor | None], order: int) -> AttentionMask:
+def _build(tensors: Sequence[Tensor | None], order: int = _OWN) -> AttentionMask:
     """A mask of tensors that are known to be right."""
     mask = AttentionMask.__new__(AttentionMask)
     rows = [None if t is None else t.contiguous() for t in tensors]

@@ -1,7 +1,12 @@
 #include "corpus/text_blocks.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cerrno>
 #include <condition_variable>
 #include <exception>
@@ -33,6 +38,24 @@ File open_file(const std::string& path, const char* mode) {
   File file(std::fopen(path.c_str(), mode));
   if (!file) throw_file_error(path);
   return file;
+}
+
+size_t find_space(std::string_view text, size_t begin) {
+#if defined(__SSE2__)
+  // Sixteen bytes at once: words differ in length, and a loop over bytes mispredicts each one's
+  // end.
+  for (; begin + 16 <= text.size(); begin += 16) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(text.data() + begin));
+    const __m128i control = _mm_and_si128(_mm_cmpgt_epi8(bytes, _mm_set1_epi8('\t' - 1)),
+                                          _mm_cmpgt_epi8(_mm_set1_epi8('\r' + 1), bytes));
+    const __m128i space = _mm_or_si128(control, _mm_cmpeq_epi8(bytes, _mm_set1_epi8(' ')));
+    if (const auto mask = static_cast<unsigned>(_mm_movemask_epi8(space))) {
+      return begin + static_cast<size_t>(std::countr_zero(mask));
+    }
+  }
+#endif
+  while (begin < text.size() && !is_space(text[begin])) ++begin;
+  return begin;
 }
 
 TextBlocks::TextBlocks(const std::string& path) : path_(path), file_(open_file(path, "rb")) {}

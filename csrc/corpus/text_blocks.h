@@ -68,6 +68,9 @@ using BlockWork = std::function<void(int thread, const TextBlock& block)>;
 void for_each_block(const std::string& path, int threads, const Progress& progress,
                     const BlockWork& work, const BlockWork& commit = {});
 
+// The first white space at or after `begin`, or text.size().
+size_t find_space(std::string_view text, size_t begin);
+
 // Calls word(view) for each whitespace-separated word, and line_end() at each newline.
 template <class Word, class LineEnd>
 void for_each_word(std::string_view text, const Word& word, const LineEnd& line_end) {
@@ -78,8 +81,7 @@ void for_each_word(std::string_view text, const Word& word, const LineEnd& line_
       ++begin;
       continue;
     }
-    size_t end = begin + 1;
-    while (end < text.size() && !is_space(text[end])) ++end;
+    const size_t end = find_space(text, begin);
     word(text.substr(begin, end - begin));
     begin = end;
   }

@@ -6,7 +6,14 @@
 namespace ptmkernels {
 
 void VocabularyCounter::prune(WordTable& table, int64_t& limit) const {
-  while (max_words_ > 0 && table.size() > max_words_) table.prune(++limit);
+  while (max_words_ > 0 && table.size() > max_words_) {
+    ++limit;
+    WordTable kept;
+    table.for_each([&](std::string_view word, int64_t count) {
+      if (count > limit) kept[word] = count;
+    });
+    table = std::move(kept);
+  }
 }
 
 void VocabularyCounter::add_file(const std::string& path, int threads, const Progress& progress) {
@@ -17,19 +24,26 @@ void VocabularyCounter::add_file(const std::string& path, int threads, const Pro
   std::vector<Share> shares(std::max(threads, 1));
   for_each_block(path, threads, progress, [&](int thread, const TextBlock& block) {
     Share& share = shares[thread];
+    constexpr int kBatch = 256;
+    std::string_view batch[kBatch];
+    int waiting = 0;
+    auto flush = [&] {
+      share.table.increment(batch, waiting);
+      share.words += waiting;
+      waiting = 0;
+    };
     for_each_word(
         block.text,
         [&](std::string_view word) {
-          share.table.add(word, 1);
-          ++share.words;
+          batch[waiting++] = word;
+          if (waiting == kBatch) flush();
         },
         [&] { ++share.lines; });
+    flush();
     prune(share.table, share.pruned);
   });
   for (const Share& share : shares) {
-    for (int64_t w = 0; w < share.table.size(); ++w) {
-      table_.add(share.table.word(w), share.table.count(w));
-    }
+    share.table.for_each([&](std::string_view word, int64_t count) { table_[word] += count; });
     total_ += share.words;
     lines_ += share.lines;
     pruned_ = std::max(pruned_, share.pruned);
@@ -41,7 +55,7 @@ void VocabularyCounter::add_line(std::string_view text) {
   for_each_word(
       text,
       [&](std::string_view word) {
-        table_.add(word, 1);
+        ++table_[word];
         ++total_;
       },
       [] {});
@@ -52,9 +66,9 @@ void VocabularyCounter::add_line(std::string_view text) {
 std::vector<std::pair<std::string, int64_t>> VocabularyCounter::most_common(
     int64_t min_count) const {
   std::vector<std::pair<std::string, int64_t>> words;
-  for (int64_t w = 0; w < table_.size(); ++w) {
-    if (table_.count(w) >= min_count) words.emplace_back(table_.word(w), table_.count(w));
-  }
+  table_.for_each([&](std::string_view word, int64_t count) {
+    if (count >= min_count) words.emplace_back(word, count);
+  });
   std::sort(words.begin(), words.end(), [](const auto& a, const auto& b) {
     return a.second != b.second ? a.second > b.second : a.first < b.first;
   });
@@ -62,10 +76,13 @@ std::vector<std::pair<std::string, int64_t>> VocabularyCounter::most_common(
 }
 
 Encoder::Encoder(const std::vector<std::string>& words) {
-  for (const std::string& word : words) {
-    const int64_t before = table_.size();
-    table_.add(word, 1);
-    if (table_.size() == before) throw std::invalid_argument("words holds '" + word + "' twice");
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (words[i].empty()) throw std::invalid_argument("words holds an empty word");
+    int64_t& id = table_[words[i]];
+    if (table_.size() != static_cast<int64_t>(i) + 1) {
+      throw std::invalid_argument("words holds '" + words[i] + "' twice");
+    }
+    id = static_cast<int64_t>(i);
   }
 }
 
@@ -74,7 +91,7 @@ void Encoder::encode(std::string_view text, int32_t line_end, bool keep_empty,
   for_each_word(
       text,
       [&](std::string_view word) {
-        if (const int64_t id = table_.find(word); id >= 0) ids.push_back(static_cast<int32_t>(id));
+        if (const int64_t* id = table_.find(word)) ids.push_back(static_cast<int32_t>(*id));
       },
       [&] {
         if (keep_empty || ids.empty() || ids.back() != line_end) ids.push_back(line_end);

@@ -5,10 +5,12 @@ Builds every L x S tensor; any floating dtype up to float64; differentiable any 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
-from ptmkernels.ops.attention.options import AttentionOptions
+from ptmkernels.ops.attention.options import AttentionOptions, compute_dtype
 from ptmkernels.ops.philox import dropout_keep
 
 
@@ -19,28 +21,23 @@ def scores(query: Tensor, key: Tensor, options: AttentionOptions) -> Tensor:
            + bias_ij + table[bucket(j - i), h]
     (Dai et al. 2019, section 3.3; Yang et al. 2019, sections 2.5 and 2.6).
     """
-    heads, key_len = query.shape[1], key.shape[2]
-    key = key.repeat_interleave(heads // key.shape[1], dim=1)
-    result = _shifted(query, options.content_bias) @ key.transpose(-1, -2)
+    result = _shifted(query, options.content_bias) @ _for_heads(key, query).transpose(-1, -2)
     if options.relative_key is not None:
-        by_row = _shifted(query, options.position_bias) @ options.relative_key.to(
-            query.dtype
-        ).transpose(-1, -2)
-        rows = relative_rows(options, query.shape[2], key_len)
-        result = result + by_row.gather(-1, rows[:, None].expand(*result.shape))
+        result = result + _position_scores(query, options, result.shape)
     if options.segment_key is not None:
         result = result + _segment_scores(query, options, result.shape)
     result = options.scale * result
     if options.bias is not None:
         result = result + options.bias.to(result.dtype)
     if options.bias_table is not None:
-        result = result + bucketed_bias(options, query.shape[2], key_len).to(result.dtype)
-    mask = options.mask()
-    if mask is None:
-        return result
-    visible = mask.to_dense()
-    visible = visible if visible.dim() == 4 else visible[:, None]
-    return result.masked_fill(~visible, -torch.inf)
+        result = result + bucketed_bias(options, query.shape[2], key.shape[2]).to(result.dtype)
+    visible = options.visible()
+    return result if visible is None else result.masked_fill(~visible, -torch.inf)
+
+
+def _for_heads(tensor: Tensor, query: Tensor) -> Tensor:
+    """Keys or values (B, Hk, S, D) for each head of `query`."""
+    return tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1)
 
 
 def _shifted(query: Tensor, bias: Tensor | None) -> Tensor:
@@ -48,13 +45,21 @@ def _shifted(query: Tensor, bias: Tensor | None) -> Tensor:
     return query if bias is None else query + bias.to(query.dtype)[:, None]
 
 
+def _position_scores(query: Tensor, options: AttentionOptions, shape: torch.Size) -> Tensor:
+    """(B, H, L, S): (q_i + v).r_row(i,j)."""
+    relative_key = options.relative_key.to(query.dtype)
+    by_row = _shifted(query, options.position_bias) @ relative_key.transpose(-1, -2)
+    return by_row.gather(-1, relative_rows(options, *shape[2:])[:, None].expand(shape))
+
+
 def relative_rows(options: AttentionOptions, query_len: int, key_len: int) -> Tensor:
-    """(B or 1, L, S) rows of `relative_key`: j - position_i + offset, clamped."""
-    device = options.relative_key.device
+    """(B or 1, L, S) rows of `relative_key` and `relative_value`: j - position_i + offset, clamped."""
+    table = options.relative_value if options.relative_key is None else options.relative_key
     position = options.query_position
-    position = torch.arange(query_len, device=device)[None] if position is None else position
-    rows = torch.arange(key_len, device=device) - position[..., None] + options.relative_offset
-    return rows.clamp(0, options.relative_key.shape[2] - 1).long()
+    if position is None:
+        position = torch.arange(query_len, device=table.device)[None]
+    rows = torch.arange(key_len, device=table.device) - position[..., None]
+    return (rows + options.relative_offset).clamp(0, table.shape[2] - 1).long()
 
 
 def _segment_scores(query: Tensor, options: AttentionOptions, shape: torch.Size) -> Tensor:
@@ -62,7 +67,7 @@ def _segment_scores(query: Tensor, options: AttentionOptions, shape: torch.Size)
     shifted = _shifted(query, options.segment_bias)
     both = torch.einsum("bhld,ghd->bhlg", shifted, options.segment_key.to(query.dtype))
     differ = options.query_segment[:, :, None] != options.key_segment[:, None, :]
-    return both.gather(-1, differ[:, None].long().expand(*shape))
+    return both.gather(-1, differ[:, None].long().expand(shape))
 
 
 def bucketed_bias(options: AttentionOptions, query_len: int, key_len: int) -> Tensor:
@@ -78,7 +83,7 @@ def bucketed_bias(options: AttentionOptions, query_len: int, key_len: int) -> Te
 def softmax(score: Tensor) -> tuple[Tensor, Tensor]:
     """Softmax over the last dimension and its log-sum-exp; a row of -inf gives zeros and -inf."""
     if score.shape[-1] == 0:
-        return score, score.new_full(score.shape[:-1], -torch.inf)
+        return score, score.sum(-1) - torch.inf
     top = score.detach().amax(-1, keepdim=True)
     top = torch.where(top == -torch.inf, 0.0, top)
     weights = (score - top).exp()
@@ -105,19 +110,40 @@ def attention_forward(
     Computes in float32 where the inputs are narrower; the log-sum-exp is float32, or float64 for float64.
     """
     dtype = query.dtype
-    query, key, value = (
-        t.to(torch.promote_types(dtype, torch.float32)) for t in (query, key, value)
-    )
-    weights, lse = softmax(scores(query, key, options))
-    weights = dropped(weights, options)
-    output = weights @ value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
-    if options.relative_value is not None:
-        output = output + _relative_output(weights, options)
+    wide = compute_dtype(query)
+    query, key, value = (t.to(wide) for t in (query, key, value))
+    with without_autocast(query.device):
+        weights, lse = softmax(scores(query, key, options))
+        weights = dropped(weights, options)
+        output = weights @ _for_heads(value, query)
+        if options.relative_value is not None:
+            output = output + _relative_output(weights, options)
     return output.to(dtype), lse
 
 
 def _relative_output(weights: Tensor, options: AttentionOptions) -> Tensor:
     """sum_j a_ij rv_row(i,j): the weights summed by row of `relative_value` (Shaw et al. 2018, eq. 3)."""
-    rows = relative_rows(options, *weights.shape[2:])[:, None].expand(*weights.shape)
+    rows = relative_rows(options, *weights.shape[2:])[:, None].expand(weights.shape)
     by_row = weights.new_zeros(*weights.shape[:3], options.relative_value.shape[2])
     return by_row.scatter_add(-1, rows, weights) @ options.relative_value.to(weights.dtype)
+
+
+def attention_weights(
+    query: Tensor, key: Tensor, lse: Tensor | None, options: AttentionOptions
+) -> Tensor:
+    """(B, H, L, S) exp(s_ij - lse_i) after dropout, in the dtype of `query`; `lse` None = computed."""
+    wide = compute_dtype(query)
+    with without_autocast(query.device):
+        score = scores(query.to(wide), key.to(wide), options)
+        if lse is None:
+            weights = softmax(score)[0]
+        else:
+            weights = (score - torch.where(lse == -torch.inf, 0.0, lse)[..., None]).exp()
+        return dropped(weights, options).to(query.dtype)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Autocast would take the products to a lower precision."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
