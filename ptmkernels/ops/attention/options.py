@@ -118,9 +118,23 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+# The options with a gradient. The backward op takes a number `wanted_grads`, bit n of which asks for that of
+# the n-th of them, and returns their gradients in this order after those of query, key and value.
+DIFFERENTIABLE = (
+    "bias",
+    "bias_table",
+    "relative_key",
+    "relative_value",
+    "content_bias",
+    "position_bias",
+    "segment_bias",
+    "segment_key",
+)
+
+
 @dataclass(frozen=True)
 class AttentionOptions:
-    """The optional arguments of the torch ops, in the order of their schema."""
+    """The optional arguments of the torch ops, in the order of their schema (docs/architecture.md)."""
 
     key_rank: Tensor | None = None
     query_low: Tensor | None = None

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from ptmkernels.masks import AttentionMask
-from ptmkernels.ops.attention.call import call_attention
+from ptmkernels.ops.attention.autograd import unit_stride
+from ptmkernels.ops.attention.call import autocast, call_attention
 from ptmkernels.ops.attention.options import BucketedBias
-from ptmkernels.ops.attention.validation import check_relative
+from ptmkernels.ops.attention.relative_validation import check_relative
+from ptmkernels.ops.attention.validation import check_tensors
 
 
 def relative_attention(
@@ -42,12 +44,12 @@ def relative_attention(
 
     Args:
         query: (B, H, L, D); key, value: (B, Hk, S, D), as in :func:`masked_attention`.
-        relative_key: (B or 1, H or 1, R, D), the keys r of the distances; a distance outside of the rows
-            takes the nearest one.
+        relative_key: (B or 1, H or 1, R, D), the keys r of the distances, in the dtype of `query` as all
+            the following ones that are not integers; a distance outside of the rows takes the nearest one.
         content_bias: u, (H, D) or None.
         position_bias: v, (H, D) or None.
         mask: as in :func:`masked_attention`.
-        relative_value: rv, (B or 1, H or 1, R, D) or None.
+        relative_value: rv, (B or 1, H or 1, R, D) or None, with the rows of `relative_key`.
         relative_offset: the row of the distance of query 0 and key 0. None = L - 1 where R = S
             (Transformer-XL: row R - 1 is the query's own position with M = S - L memory keys), L where
             R = L + S (XLNet), (R - 1) / 2 - (S - L) for another odd R (Shaw's and NEZHA's clipping).
@@ -55,7 +57,8 @@ def relative_attention(
             With it `relative_offset` must be given.
         segment_bias: w, (H, D) or None.
         segment_key: g, (2, H, D): row 0 for the same segment, row 1 for another; None = no segment term.
-        query_segment: (B or 1, L) integers; key_segment: (B or 1, S) integers.
+        query_segment: (B or 1, L) integers, given together with `segment_key` and `key_segment`.
+        key_segment: (B or 1, S) integers.
         bias, scale, dropout_p, seed, backend, return_lse: as in :func:`masked_attention`.
 
     Returns:
@@ -65,38 +68,57 @@ def relative_attention(
         ValueError, TypeError: an argument does not fit; the message names it.
         RuntimeError: the forced backend cannot serve this call.
     """
-    relative = {
-        "relative_key": relative_key,
-        "relative_value": relative_value,
-        "content_bias": content_bias,
-        "position_bias": position_bias,
-        "segment_bias": segment_bias,
-        "segment_key": segment_key,
-        "query_segment": query_segment,
-        "key_segment": key_segment,
-        "query_position": query_position,
-    }
-    check_relative(query, key, relative_offset, relative)
-    if relative_offset is None:
-        relative_offset = default_offset(query.shape[2], key.shape[2], relative_key.shape[2])
-    for name in ("query_segment", "key_segment", "query_position"):
-        if relative[name] is not None:
-            relative[name] = relative[name].to(torch.int32).contiguous()
-    output, lse = call_attention(
-        "relative_attention",
+    query, key, value, relative_key, relative_value, *biases = autocast(
+        *(query, key, value, relative_key, relative_value),
+        *(content_bias, position_bias, segment_bias, segment_key),
+    )
+    content_bias, position_bias, segment_bias, segment_key = biases
+    check_tensors(query, key, value)
+    if relative_key is None:
+        raise TypeError("relative_key is None; expected a tensor (masked_attention goes without)")
+    relative = relative_options(
         query,
         key,
-        value,
-        mask,
-        bias,
-        scale,
-        dropout_p,
-        seed,
-        backend,
-        relative_offset=int(relative_offset),
+        relative_offset,
+        relative_key=relative_key,
+        relative_value=relative_value,
+        content_bias=content_bias,
+        position_bias=position_bias,
+        segment_bias=segment_bias,
+        segment_key=segment_key,
+        query_segment=query_segment,
+        key_segment=key_segment,
+        query_position=query_position,
+    )
+    output, lse = call_attention(
+        *("relative_attention", query, key, value, mask, bias, scale, dropout_p, seed, backend),
         **relative,
     )
     return (output, lse) if return_lse else output
+
+
+def relative_options(
+    query: Tensor, key: Tensor, relative_offset: int | None, **named: Tensor | None
+) -> dict[str, Tensor | int | None]:
+    """The relative terms as :class:`AttentionOptions` has them, checked.
+
+    Args:
+        query, key: checked already.
+        named: the other arguments of :func:`relative_attention` that bear on the terms, by name.
+    """
+    check_relative(query, key, relative_offset, named)
+    relative_key = named["relative_key"]
+    if relative_key is not None and relative_offset is None:
+        relative_offset = default_offset(query.shape[2], key.shape[2], relative_key.shape[2])
+    tensors = {name: _as_read(tensor) for name, tensor in named.items() if tensor is not None}
+    return {"relative_offset": 0 if relative_offset is None else relative_offset, **tensors}
+
+
+def _as_read(tensor: Tensor) -> Tensor:
+    """Integers and vectors as the kernels read them."""
+    if tensor.is_floating_point():
+        return unit_stride(tensor)
+    return tensor.to(torch.int32).contiguous()
 
 
 def default_offset(query_len: int, key_len: int, rows: int) -> int:

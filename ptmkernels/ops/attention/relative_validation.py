@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from numbers import Integral
+
+from torch import SymInt, Tensor
 
 _INTEGER = ("query_segment", "key_segment", "query_position")
 _SEGMENT = ("segment_key", "query_segment", "key_segment")
@@ -17,13 +19,13 @@ def check_relative(
         if tensor is not None:
             _check_tensor(name, tensor, query)
     for name in ("relative_key", "relative_value"):
-        if named[name] is not None:
+        if named.get(name) is not None:
             _check_rows(name, named[name], (batch, heads, head_dim))
-    relative_value = named["relative_value"]
-    if relative_value is not None and relative_value.shape[2] != named["relative_key"].shape[2]:
+    relative_key, relative_value = named["relative_key"], named.get("relative_value")
+    if relative_value is not None and relative_value.shape[2] != relative_key.shape[2]:
         raise ValueError(
             f"relative_value has {relative_value.shape[2]} rows; expected those of relative_key, "
-            f"{named['relative_key'].shape[2]}"
+            f"{relative_key.shape[2]}"
         )
     _check_shapes(
         named,
@@ -40,10 +42,29 @@ def check_relative(
     if len({named[name] is None for name in _SEGMENT}) > 1:
         missing = next(name for name in _SEGMENT if named[name] is None)
         raise ValueError(f"{missing} is None; the segment term needs {', '.join(_SEGMENT)}")
-    if named["segment_bias"] is not None and named["segment_key"] is None:
-        raise ValueError("segment_key is None; segment_bias alone adds nothing")
-    if named["query_position"] is not None and relative_offset is None:
+    _check_partners(named)
+    if relative_offset is not None:
+        _check_offset(relative_offset)
+    elif named["query_position"] is not None:
         raise ValueError("relative_offset is None; it must be given together with query_position")
+
+
+def _check_partners(named: dict[str, Tensor | None]) -> None:
+    """What adds nothing alone is a mistake, not a term."""
+    for name, partner in (
+        ("position_bias", "relative_key"),
+        ("query_position", "relative_key"),
+        ("segment_bias", "segment_key"),
+    ):
+        if named[name] is not None and named[partner] is None:
+            raise ValueError(f"{partner} is None; {name} alone adds nothing")
+
+
+def _check_offset(relative_offset: int) -> None:
+    if isinstance(relative_offset, bool) or not isinstance(relative_offset, Integral | SymInt):
+        raise TypeError(
+            f"relative_offset is a {type(relative_offset).__name__}; expected an integer"
+        )
 
 
 def _check_tensor(name: str, tensor: Tensor, query: Tensor) -> None:

@@ -110,7 +110,9 @@ def target_positions(target_mapping: Tensor | None, stream_query: Tensor, length
             f"({batch}, {predicted}) or a one-hot matrix ({batch}, {predicted}, {length})"
         )
     if target_mapping.is_floating_point():
-        raise TypeError(f"target_mapping has dtype {target_mapping.dtype}; expected integer positions")
+        raise TypeError(
+            f"target_mapping has dtype {target_mapping.dtype}; expected integer positions"
+        )
     if readable(target_mapping) and target_mapping.device.type == "cpu" and target_mapping.numel():
         least, most = (int(value) for value in target_mapping.aminmax())
         if least < 0 or most >= length:
