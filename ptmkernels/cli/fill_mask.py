@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +9,11 @@ import typer
 from ptmkernels.cli import app
 
 if TYPE_CHECKING:
-    from ptmkernels.inference import Filler
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from ptmkernels.inference import Prediction
 
 
 @app.command()
@@ -24,8 +27,21 @@ def fill_mask(
 
     from ptmkernels.inference import MaskFiller
 
-    console = Console()
     filler = MaskFiller.load(folder)
     for text in texts:
-        for number, predictions in enumerate(filler(text, top), start=1):
-            console.print(table(text, number, predictions))
+        Console().print(predictions_table(text, filler(text, top)))
+
+
+def predictions_table(text: str, predictions: Sequence[Sequence[Prediction]]) -> Table:
+    """One column for each [MASK] of the text."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(text), title_justify="left")
+    for number in range(len(predictions)):
+        table.add_column(f"[MASK] {number + 1}" if len(predictions) > 1 else Text("[MASK]"))
+        table.add_column("p", justify="right")
+    for row in zip(*predictions, strict=True):
+        cells = [(Text(p.token), f"{p.probability:.3f}") for p in row]
+        table.add_row(*(cell for pair in cells for cell in pair))
+    return table

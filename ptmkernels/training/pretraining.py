@@ -118,6 +118,11 @@ class PretrainingConfig:
         with atomic_files(run) as at:
             at(SETTINGS).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
+    def flat(self) -> dict[str, Any]:
+        """All settings by name, those of the loop among them."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return own | asdict(own.pop("training"))
+
     def changed(self, **settings: Any) -> PretrainingConfig:
         """A copy with other settings, those of the loop included."""
         own = {f.name for f in fields(self)}
