@@ -16,7 +16,9 @@ _ABBREVIATIONS = frozenset(
     "messrs mr mrs ms mt prof rev sen sgt sr st vs".split()
 )
 # … nor after these, before a number.
-_BEFORE_NUMBERS = frozenset(("ch", "eq", "fig", "figs", "no", "nos", "p", "pp", "sec", "vol", "vols"))
+_BEFORE_NUMBERS = frozenset(
+    ("ch", "eq", "fig", "figs", "no", "nos", "p", "pp", "sec", "vol", "vols")
+)
 _LAST_WORD = re.compile(r"([^\s(\[\"'“‘]+)\.$")
 
 

@@ -8,7 +8,7 @@ only puts the weights where training would soon bring them:
 1. Positions are sinusoids (Vaswani et al. 2017) in some dimensions, which tokens and segments leave free. In
    the first layer, the heads' queries and keys read these dimensions, turned against each other so that the
    scores peak at the neighbours -1, +1, -2, +2, … (after hard-coded Gaussian attention, You et al. 2020).
-2. What a head attends to passes unchanged, W_o W_v = I (after mimetic initialisation, Trockman & Kolter 2023).
+2. What a head attends to passes unchanged, W_o W_v = I (mimetic initialisation, Trockman & Kolter 2023).
 3. The bias of the output is the log-frequency of the tokens, so that the loss begins at their entropy.
 """
 
@@ -43,7 +43,9 @@ def start_local(model: Model, token_counts: np.ndarray) -> None:
     layers = model.backbone.stack.layers
     width = min(model.config.hidden_size // 4, layers[0].attention.head_dim) // 2 * 2
     if width < 2:
-        raise ValueError(f"the heads have {layers[0].attention.head_dim} dimensions; expected at least 2")
+        raise ValueError(
+            f"the heads have {layers[0].attention.head_dim} dimensions; expected at least 2"
+        )
     angles = torch.logspace(math.log10(FASTEST), math.log10(SLOWEST), width // 2)
     _place_positions(embeddings, angles, model.config.initializer_range)
     for layer in layers:

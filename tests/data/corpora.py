@@ -1,6 +1,7 @@
 """Small corpora whose sampling is easy to reason about."""
 
 import numpy as np
+
 from ptmkernels.data import EncodedCorpus, WordPieceTokenizer
 
 SENTENCES = [

@@ -1,9 +1,9 @@
 """Reading text: both layouts, the embedded corpus, and everything that a file can have wrong."""
 
 import pytest
+
 from ptmkernels.data import Corpus, choose_held_out, encode_corpus, python_topics, split_sentences
 from ptmkernels.data.corpus import guess_layout
-
 from tests.data.corpora import tokenizer
 
 
@@ -122,12 +122,12 @@ def test_topics_without_program_text():
         "b": 'The "x" statement\n*****************\n\nIt is *quite* a "nice" one, e.g.:\n\n   x = 1\n\n'
         "   y = 2\n\nThis goes on in **strong** words-\nand more.\n\n   x_stmt ::= NAME\n\n"
         "* A bullet with some words.\n\nNote:\n\n  The note is English too.\n",
-        "a": "First\n=====\n\nOnly this one paragraph here.\n\nSecond\n------\n\nAnother section has words.\n",
+        "a": "First\n=====\n\nOnly this one paragraph here.\n\nSecond\n------\n\nAnother one has words.\n",
         "c": "Quote\n=====\n\nOnly this one paragraph here.\n",
     }
     assert list(python_topics(topics)) == [
         ["Only this one paragraph here."],
-        ["Another section has words."],
+        ["Another one has words."],
         [
             "It is quite a nice one, e.g.:",
             "This goes on in strong words-and more.",
@@ -147,5 +147,5 @@ def test_held_out_documents():
     assert choose_held_out(4, 0.9, seed=0, least=2).sum() == 2
     with pytest.raises(ValueError, match="too few documents to hold some out, 1"):
         choose_held_out(1, 0.05, seed=0)
-    with pytest.raises(ValueError, match="share is 1.0"):
+    with pytest.raises(ValueError, match=r"share is 1\.0"):
         choose_held_out(10, 1.0, seed=0)

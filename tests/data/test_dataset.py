@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+
 from ptmkernels.data import (
     IGNORED,
     Cursor,
@@ -15,7 +16,6 @@ from ptmkernels.data import (
     SentencePairs,
     load_batches,
 )
-
 from tests.data.corpora import random_corpus, tokenizer
 
 TOKENIZER = tokenizer()

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from ptmkernels.data import (
     IGNORED,
     Masking,
@@ -12,8 +14,6 @@ from ptmkernels.data import (
     whole_word_units,
 )
 from ptmkernels.data.randomness import MASKING, generator_at
-from scipy import stats
-
 from tests.data.corpora import tokenizer
 
 VOCAB, MASK = 1000, 4

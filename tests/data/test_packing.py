@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from ptmkernels.data import FullSentences
 
+from ptmkernels.data import FullSentences
 from tests.data.corpora import random_corpus, tokenizer
 
 TOKENIZER = tokenizer()

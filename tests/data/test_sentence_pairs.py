@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from ptmkernels.data import SentencePairs, encode_corpus, truncate_pairs
-from ptmkernels.data.randomness import PLAN, generator_at
 from scipy import stats
 
+from ptmkernels.data import SentencePairs, encode_corpus, truncate_pairs
+from ptmkernels.data.randomness import PLAN, generator_at
 from tests.data.corpora import random_corpus, tokenizer
 
 SIGNIFICANCE = 1e-4
@@ -32,7 +32,9 @@ def test_random_next_comes_from_another_document_and_true_next_follows():
     assert (a[follows, 1] <= b[follows, 0]).all()
     assert (b[follows, 0] - a[follows, 1] < 40).all()
     for segment in (a, b):  # no segment crosses the end of a document
-        assert (documents_at(corpus, segment[:, 0]) == documents_at(corpus, segment[:, 1] - 1)).all()
+        assert (
+            documents_at(corpus, segment[:, 0]) == documents_at(corpus, segment[:, 1] - 1)
+        ).all()
 
 
 def test_half_of_the_pairs_are_random():

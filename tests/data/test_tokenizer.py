@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+
 from ptmkernels.data import Corpus, WordPieceTokenizer, encode_corpus
 from ptmkernels.data.wordpiece import learn_pieces
-
 from tests.data.corpora import SENTENCES, tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -105,7 +105,7 @@ def test_encoded_corpus_has_every_token_in_its_place():
     documents = [["the dog.", "\u200b", "a fox."], ["\u200b"], ["it is used."]]
     corpus = encode_corpus(documents, tok)
     sentences = tok.encode(["the dog.", "a fox.", "it is used."])
-    assert corpus.tokens.tolist() == sum(sentences, [])
+    assert corpus.tokens.tolist() == [token for tokens in sentences for token in tokens]
     assert np.diff(corpus.sentence_starts).tolist() == [len(s) for s in sentences]
     assert corpus.document_starts.tolist() == [0, 2, 3]
     assert (corpus.num_documents, corpus.num_sentences) == (2, 3)

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import torch
+
 from ptmkernels import create_model
 from ptmkernels.data import MaskedDataset, Masking, SentencePairs
 from ptmkernels.objectives import BertPretraining
 from ptmkernels.training import Trainer, TrainingConfig, latest_checkpoint
-
 from tests.data.corpora import random_corpus, tokenizer
 
 TOKENIZER = tokenizer()
@@ -35,9 +35,7 @@ def tiny_model(dropout=0.1, head="pretraining", seed=0):
 def tiny_dataset(seed=0, duplicates=None, documents=12):
     source = SentencePairs(random_corpus(documents, seed), TOKENIZER, 33)
     masking = Masking.of(TOKENIZER)
-    return MaskedDataset(
-        source, masking, pad_id=TOKENIZER.pad_id, seed=seed, duplicates=duplicates
-    )
+    return MaskedDataset(source, masking, pad_id=TOKENIZER.pad_id, seed=seed, duplicates=duplicates)
 
 
 def tiny_trainer(output=None, *, dropout=0.1, objective=None, held_out=True, data=None, **settings):

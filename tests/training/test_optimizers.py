@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from ptmkernels.training import Lamb, create_optimizer, parameter_groups
 
+from ptmkernels.training import Lamb, create_optimizer, parameter_groups
 from tests.training.runs import tiny_model
 
 
@@ -82,5 +82,7 @@ def test_each_optimizer_lowers_a_loss(name):
 
 
 def test_an_unknown_optimizer():
-    with pytest.raises(ValueError, match="optimizer is 'sgd'; expected one of adamw, lamb, adafactor"):
+    with pytest.raises(
+        ValueError, match="optimizer is 'sgd'; expected one of adamw, lamb, adafactor"
+    ):
         create_optimizer("sgd", tiny_model(), learning_rate=1.0)

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from ptmkernels.training import checkpoints_of, latest_checkpoint
 from safetensors.torch import load_file
 
+from ptmkernels.training import checkpoints_of, latest_checkpoint
 from tests.training.runs import same_bits
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,14 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def command(output, settings, launcher=()):
-    return [sys.executable, "-m", *launcher, "tests.training.runs", str(output), json.dumps(settings)]
+    return [
+        sys.executable,
+        "-m",
+        *launcher,
+        "tests.training.runs",
+        str(output),
+        json.dumps(settings),
+    ]
 
 
 def start(output, settings):

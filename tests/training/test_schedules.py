@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from ptmkernels.training import create_schedule
 
 W, N = 7, 41
