@@ -27,12 +27,15 @@ class MaskFiller:
     """Predicts the masked words of a text.
 
     Args:
-        model: with the head "masked-lm", in evaluation mode.
+        model: with the head "masked-lm"; is put into evaluation mode.
         tokenizer: of the model.
     """
 
     model: Model
     tokenizer: WordPieceTokenizer
+
+    def __post_init__(self) -> None:
+        self.model.eval()
 
     @classmethod
     def load(cls, source: str | Path) -> MaskFiller:
@@ -42,9 +45,7 @@ class MaskFiller:
             OSError, ValueError: as :func:`ptmkernels.from_pretrained` and :meth:`WordPieceTokenizer.load`.
         """
         folder = local_folder(source)
-        return cls(
-            from_pretrained(folder, head="masked-lm"), WordPieceTokenizer.load(folder)
-        )
+        return cls(from_pretrained(folder, head="masked-lm"), WordPieceTokenizer.load(folder))
 
     @torch.inference_mode()
     def __call__(self, text: str, top: int = 5) -> list[list[Prediction]]:

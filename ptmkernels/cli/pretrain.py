@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from click.core import ParameterSource
 
 from ptmkernels.cli import app
 
@@ -17,7 +16,16 @@ if TYPE_CHECKING:
 
 _DATA, _MODEL, _LOOP, _RUN = "Text", "Model", "Training", "Run"
 # Options that are no setting of the run itself.
-_OUTSIDE = ("model", "preset", "overrides", "output", "resume", "threads", "static", "held_out_text")
+_OUTSIDE = (
+    "model",
+    "preset",
+    "overrides",
+    "output",
+    "resume",
+    "threads",
+    "static",
+    "held_out_text",
+)
 
 
 def _option(text: str, panel: str, *names: str) -> Any:
@@ -33,7 +41,9 @@ def pretrain(
     save_every: Annotated[int, _option("Steps between checkpoints; 0: at the end.", _RUN)] = 1000,
     keep: Annotated[int, _option("Checkpoints that are kept.", _RUN)] = 3,
     log_every: Annotated[int, _option("Steps between reports.", _RUN)] = 50,
-    evaluate_every: Annotated[int, _option("Steps between evaluations; 0: at the end.", _RUN)] = 1000,
+    evaluate_every: Annotated[
+        int, _option("Steps between evaluations; 0: at the end.", _RUN)
+    ] = 1000,
     threads: Annotated[int, _option("CPU threads; 0: as torch chooses.", _RUN)] = 0,
     workers: Annotated[int, _option("Processes that prepare batches ahead.", _RUN)] = 0,
     preset: Annotated[str, _option("Size of the model: tiny, base, …", _MODEL)] = "tiny",
@@ -57,10 +67,16 @@ def pretrain(
         str | None, _option("Folder to read it from; otherwise one is learnt.", _DATA)
     ] = None,
     vocab_size: Annotated[int, _option("Word pieces to learn.", _DATA)] = 30522,
-    lowercase: Annotated[bool, _option("Drop case and accents.", _DATA, "--lowercase/--cased")] = True,
+    lowercase: Annotated[
+        bool, _option("Drop case and accents.", _DATA, "--lowercase/--cased")
+    ] = True,
     max_length: Annotated[int, _option("Tokens in an example.", _DATA)] = 128,
-    objective: Annotated[str, _option("mlm+nsp (BERT), or mlm on full sentences.", _DATA)] = "mlm+nsp",
-    static: Annotated[bool, _option("Mask once, as BERT did, or anew.", _DATA, "--static/--dynamic")] = False,
+    objective: Annotated[
+        str, _option("mlm+nsp (BERT), or mlm on full sentences.", _DATA)
+    ] = "mlm+nsp",
+    static: Annotated[
+        bool, _option("Mask once, as BERT did, or anew.", _DATA, "--static/--dynamic")
+    ] = False,
     duplicates: Annotated[int, _option("Replicas of the text with --static.", _DATA)] = 10,
     mask_probability: Annotated[float, _option("Share of the tokens to predict.", _DATA)] = 0.15,
     max_predictions: Annotated[int | None, _option("In an example at most.", _DATA)] = None,
@@ -70,8 +86,12 @@ def pretrain(
     batch_size: Annotated[int, _option("Examples in a batch of each process.", _LOOP)] = 32,
     accumulation: Annotated[int, _option("Batches in an update.", _LOOP)] = 1,
     learning_rate: Annotated[float, _option("The peak.", _LOOP)] = 1e-4,
-    warmup: Annotated[int | None, _option("Steps of warm-up. [a tenth of the steps]", _LOOP)] = None,
-    schedule: Annotated[str, _option("linear, polynomial, inverse-sqrt, constant.", _LOOP)] = "linear",
+    warmup: Annotated[
+        int | None, _option("Steps of warm-up. [a tenth of the steps]", _LOOP)
+    ] = None,
+    schedule: Annotated[
+        str, _option("linear, polynomial, inverse-sqrt, constant.", _LOOP)
+    ] = "linear",
     power: Annotated[float, _option("Of the polynomial schedule.", _LOOP)] = 1.0,
     optimizer: Annotated[str, _option("adamw, lamb, adafactor.", _LOOP)] = "adamw",
     weight_decay: Annotated[float, _option("Not of biases and norms.", _LOOP)] = 0.01,
@@ -113,7 +133,9 @@ def run(config: PretrainingConfig, output: Path, *, resume: bool = False) -> Tra
             f"Go on with: ptmkernels pretrain {config.model.partition('-')[0]} --output {output} --resume"
         )
     elif main_process:
-        typer.echo(f"The model lies in {output}; try: ptmkernels fill-mask {output} 'A [MASK] text'")
+        typer.echo(
+            f"The model lies in {output}; try: ptmkernels fill-mask {output} 'A [MASK] text'"
+        )
     return result
 
 
@@ -157,9 +179,7 @@ def _settings(given: dict[str, Any]) -> dict[str, Any]:
 def _explicit(context: typer.Context) -> list[str]:
     """The options that were given on the command line."""
     return [
-        name
-        for name in context.params
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from ptmkernels.data.dataset import MaskedDataset, load_batches
@@ -87,10 +88,7 @@ class Trainer:
         self.held_out = held_out
         self.output = None if output is None else Path(output)
         self.files = dict(files or {})
-        # Without `cpu`, several processes on a machine with no GPU would not find each other.
-        self.accelerator = Accelerator(
-            mixed_precision=config.precision, cpu=not torch.accelerator.is_available()
-        )
+        self.accelerator = _create_accelerator(config.precision)
         self.schedule = create_schedule(config.schedule, config.warmup, config.steps, config.power)
         if config.checkpoint_activations:
             model.gradient_checkpointing_enable()
@@ -334,6 +332,14 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _create_accelerator(precision: str) -> Accelerator:
+    # Accelerate keeps one precision for all of a process, and refuses another one later. With a state of its
+    # own, each trainer has the precision that it was made with.
+    AcceleratorState._shared_state = {}
+    # Without `cpu`, several processes on a machine with no GPU would not find each other.
+    return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
 
 
 class _Sums:
