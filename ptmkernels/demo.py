@@ -21,6 +21,7 @@ from ptmkernels._environment import processor, versions
 from ptmkernels.data import IGNORED, MaskedDataset
 from ptmkernels.inference import MaskFiller, Prediction
 from ptmkernels.training import PretrainingConfig, TrainingConfig, prepare_pretraining
+from ptmkernels.training.pretraining import SETTINGS
 from ptmkernels.training.reporting import History
 
 if TYPE_CHECKING:
@@ -144,16 +145,17 @@ def run_demo(
     """Train, evaluate, predict, measure.
 
     Args:
-        output: folder; the run lies in `output`/run, which is made anew.
+        output: folder; the run lies in `output`/run, where it replaces an earlier one.
         seed: of everything random.
         steps: updates; None = as many as the demo takes.
         say: is told what goes on.
 
     Raises:
-        RuntimeError: it was interrupted.
+        ValueError: `output`/run holds something else than a run.
+        KeyboardInterrupt: it was interrupted.
     """
     run = output / "run"
-    shutil.rmtree(run, ignore_errors=True)
+    _clear(run)
     started = time.perf_counter()
     config = demo_config(seed, steps)
     trainer = prepare_pretraining(config, run)
@@ -173,7 +175,8 @@ def run_demo(
     say(f"unigram entropy of the masked held-out tokens: {entropy:.3f} nats")
     result = trainer.run()
     if result.interrupted:
-        raise RuntimeError(f"stopped after step {result.step} of {config.training.steps}")
+        say(f"Stopped after step {result.step} of {config.training.steps}.")
+        raise KeyboardInterrupt
     trained = time.perf_counter()
     final = result.history.evaluation[-1]
     filler = MaskFiller.load(run)
@@ -190,6 +193,13 @@ def run_demo(
         seconds={"training": trained - started, "the rest": time.perf_counter() - trained},
         facts=facts,
     )
+
+
+def _clear(run: Path) -> None:
+    """Remove an earlier run, and nothing else that may lie there."""
+    if run.exists() and not (run / SETTINGS).is_file():
+        raise ValueError(f"{run} is there and holds no run; choose another output")
+    shutil.rmtree(run, ignore_errors=True)
 
 
 def quick_benchmark() -> Sequence[Row]:

@@ -24,13 +24,13 @@ def demo(
     """
     from rich.console import Console
 
-    from ptmkernels.cli.fill_mask import predictions_table
+    from ptmkernels.cli.fill_mask import show_predictions
     from ptmkernels.demo import run_demo, write_report
 
     console = Console()
     result = run_demo(output, seed, steps, say=lambda text: console.print(text, highlight=False))
     for text, predictions in result.predictions.items():
-        console.print(predictions_table(text, predictions))
+        show_predictions(console, text, predictions)
     for line in result.benchmark_lines():
         console.print(line, highlight=False)
     console.print(result.verdict(), style="bold green" if result.reached else "bold red")

@@ -11,7 +11,7 @@ from ptmkernels.cli import app
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table
+    from rich.console import Console
 
     from ptmkernels.inference import Prediction
 
@@ -29,19 +29,21 @@ def fill_mask(
 
     filler = MaskFiller.load(folder)
     for text in texts:
-        Console().print(predictions_table(text, filler(text, top)))
+        show_predictions(Console(), text, filler(text, top))
 
 
-def predictions_table(text: str, predictions: Sequence[Sequence[Prediction]]) -> Table:
-    """One column for each [MASK] of the text."""
+def show_predictions(
+    console: Console, text: str, predictions: Sequence[Sequence[Prediction]]
+) -> None:
+    """The text, and a table with two columns for each of its [MASK]: tokens and probabilities."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(text), title_justify="left")
-    for number in range(len(predictions)):
-        table.add_column(f"[MASK] {number + 1}" if len(predictions) > 1 else Text("[MASK]"))
+    table = Table()
+    for number in range(1, len(predictions) + 1):
+        table.add_column(Text(f"[MASK] {number}" if len(predictions) > 1 else "[MASK]"))
         table.add_column("p", justify="right")
     for row in zip(*predictions, strict=True):
         cells = [(Text(p.token), f"{p.probability:.3f}") for p in row]
         table.add_row(*(cell for pair in cells for cell in pair))
-    return table
+    console.print(Text(text), table)
