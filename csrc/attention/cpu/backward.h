@@ -47,13 +47,13 @@ class Backward {
 
   void run() const {
     Scratch measure(nullptr);
-    BackwardScratch<Unit>(measure, size_, plan_.chunk_tiles);
+    BackwardScratch<Unit>(measure, size_, plan_.chunk_tiles, options_.relative);
     for (int64_t i = 0; i < plan_.copies * size_.batches * size_.heads * blocks_; ++i)
       written_[i] = false;
     const int64_t tasks = plan_.groups * plan_.copies;
     parallel(runtime_, tasks, measure.used(), [&](int64_t index, char* block) {
       Scratch memory(block);
-      const BackwardScratch<Unit> scratch(memory, size_, plan_.chunk_tiles);
+      const BackwardScratch<Unit> scratch(memory, size_, plan_.chunk_tiles, options_.relative);
       const int64_t group = index / plan_.copies;
       if (plan_.parallel_chunks) return run_group(group, index % plan_.copies, scratch);
       for (int64_t chunk = 0; chunk < plan_.chunks; ++chunk) run_group(group, chunk, scratch);
@@ -147,7 +147,7 @@ class Backward {
       if (visible == Visible::kNone) continue;
       if (!block.loaded) load_block(block, scratch);
       const StartTile start =
-          start_tile(options_, tile, bounds, visible, scratch.base + p * kLanes, scratch.start);
+          start_tile(options_, tile, bounds, visible, scratch.base + p * kLanes, {}, scratch.start);
       if (start.first >= start.last) continue;
       ranges.first[p] = start.first;
       ranges.last[p] = start.last;

@@ -42,8 +42,9 @@ struct BackwardPlan {
 
 template <class Unit>
 struct BackwardScratch {
-  BackwardScratch(Scratch& scratch, const Sizes& size, int64_t chunk_tiles)
-      : start(scratch), diagonals(scratch, size, kBlockQueries) {
+  BackwardScratch(Scratch& scratch, const Sizes& size, int64_t chunk_tiles,
+                  const RelativeTerms& relative)
+      : start(scratch, relative), diagonals(scratch, size, kBlockQueries) {
     const int64_t pitch = pitch_of(size.dimension);
     const int64_t width = round_up(size.dimension, kWidth);
     const int64_t keys = chunk_tiles * kKeyTile;
