@@ -158,6 +158,7 @@ class RelativeTerms {
   }
 
   bool segments() const { return segment_key_ != nullptr; }
+  bool active() const { return key || value || segments() || content_bias_; }
 
   // Of a head: zeros beyond the head dimension up to whole panels; null where there is none.
   const float* content_bias(int64_t head) const { return vector_of(content_bias_, head); }
@@ -280,6 +281,24 @@ class RelativeTerms {
     for (int v = 0; v < kVectors; ++v) panel.segment[v] = load_as<IntVec>(lanes + v * kWidth);
     panel.keys = key_segments(tile.batch) + tile.key;
     return panel;
+  }
+
+  // sums (2, kLanes) += the rows [first, last) of `scores`, whose first it points to, of the keys
+  // of the same segment and of another.
+  void sum_segments(const Tile& tile, const float* scores, int64_t stride, int64_t first,
+                    int64_t last, float* sums) const {
+    const PanelSegments panel = segments_of(tile);
+    for (int v = 0; v < kVectors; ++v) {
+      Vec same = load(sums + v * kWidth), other = load(sums + kLanes + v * kWidth);
+      for (int64_t j = first; j < last; ++j) {
+        const Vec score = load(scores + (j - first) * stride + v * kWidth);
+        const IntVec differ = panel.differ(v, j);
+        same += select(differ, Vec{}, score);
+        other += select(differ, score, Vec{});
+      }
+      store(sums + v * kWidth, same);
+      store(sums + kLanes + v * kWidth, other);
+    }
   }
 
   int32_t query_segment(int64_t batch, int64_t query) const {
