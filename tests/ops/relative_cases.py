@@ -75,7 +75,9 @@ def build(case: RelativeCase, backend: str = "cpu") -> tuple[dict, dict]:
     if "segment" in case.terms:
         leaves |= {"segment_bias": normal(HEADS, d), "segment_key": normal(2, HEADS, d)}
         rest["query_segment"] = (torch.arange(n)[None] // 5 % 3).to(device)
-        rest["key_segment"] = (torch.arange(m)[None] // torch.tensor([[7], [11]])[:b] % 3).to(device)
+        rest["key_segment"] = (torch.arange(m)[None] // torch.tensor([[7], [11]])[:b] % 3).to(
+            device
+        )
     if case.position:
         position = torch.randint(0, max(n, 1) * 3, (b, n), generator=generator)
         rest["query_position"] = (
