@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,23 @@ def available(monkeypatch):
 def test_the_first_that_can_serve(available):
     assert select("op", {"cuda": "on cpu", "cpu": None, "reference": None}) == "cpu"
     assert select("op", {"cuda": None, "cpu": None}) == "cuda"
+
+
+def test_a_missing_kernel_is_told_once(available):
     available.setattr(_selector, "unavailable", lambda b: "not built" if b == "cpu" else None)
-    assert select("op", {"cpu": None, "reference": None}) == "reference"
+    refused = {"cuda": "on cpu", "cpu": "no int4", "reference": None}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert (
+            select("told once", refused) == "reference"
+        )  # a kernel that was there would refuse too
+        assert not told
+        for _ in range(2):
+            assert select("told once", {"cpu": None, "reference": None}) == "reference"
+    assert [str(w.message) for w in told] == [
+        "told once runs as plain PyTorch, slowly, since no kernel can serve (cpu: not built); "
+        "`ptmkernels info` tells more"
+    ]
 
 
 def test_a_forced_backend_serves_or_says_why_not(available):

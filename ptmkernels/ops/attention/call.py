@@ -47,10 +47,10 @@ def draw_seed(device: torch.device) -> Tensor:
 
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """The tensors in autocast's dtype where autocast is on, as torch casts those of its own attention."""
-    device = getattr(tensors[0], "device", torch.device("cpu")).type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    device = getattr(tensors[0], "device", torch.device("cpu"))
+    if not reference.has_autocast(device) or not torch.is_autocast_enabled(device.type):
         return tensors
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(device.type)
     narrow = (torch.float32, torch.bfloat16, torch.float16)
     return tuple(t.to(dtype) if getattr(t, "dtype", None) in narrow else t for t in tensors)
 

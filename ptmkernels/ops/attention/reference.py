@@ -144,6 +144,12 @@ def attention_weights(
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """Autocast would take the products to a lower precision."""
-    if torch.amp.is_autocast_available(device.type):
+    if has_autocast(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+@torch.compiler.assume_constant_result  # torch 2.10 cannot trace the question
+def has_autocast(device: torch.device) -> bool:
+    """Whether autocast knows this kind of device."""
+    return torch.amp.is_autocast_available(device.type)
