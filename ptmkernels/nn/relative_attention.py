@@ -156,8 +156,8 @@ class RelativeMultiheadAttention(_RelativeAttention):
 class TwoStreamAttention(_RelativeAttention):
     """XLNet's attention: one stream or two, memory, segments, residual and normalisation.
 
-    Yang et al. 2019, sections 2.3 to 2.6, by :func:`ptmkernels.ops.two_stream_attention`. Parameters (`q`, `k`,
-    `v`, `o`, `r` (E, H, D); `r_w_bias` = u, `r_r_bias` = v, `r_s_bias` = w; `seg_embed` = g;
+    Yang et al. 2019, sections 2.3 to 2.6, by :func:`ptmkernels.ops.two_stream_attention`. Parameters (`q`,
+    `k`, `v`, `o`, `r` (E, H, D); `r_w_bias` = u, `r_r_bias` = v, `r_s_bias` = w; `seg_embed` = g;
     `layer_norm`), arguments and results are those of Transformers' `XLNetRelativeAttention`.
 
     Args:
