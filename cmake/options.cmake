@@ -2,8 +2,6 @@
 # pip, too: PTMKERNELS_BUILD_CUDA=0 pip install --no-build-isolation .
 
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
-set(CMAKE_CXX_STANDARD 20)
-set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_CXX_VISIBILITY_PRESET hidden)
@@ -44,6 +42,7 @@ message(STATUS "ptmkernels: CUDA library ${PTMKERNELS_WITH_CUDA}")
 # Include folder, warnings and sanitizers, the same for every target.
 function(ptmkernels_compile_options target)
   target_include_directories(${target} PRIVATE "${CMAKE_SOURCE_DIR}/csrc")
+  target_compile_features(${target} PRIVATE cxx_std_20)
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-unused-parameter -Wno-psabi>)
   if(PTMKERNELS_SANITIZE)

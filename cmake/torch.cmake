@@ -12,6 +12,11 @@ if(NOT PTMKERNELS_TORCH_INCLUDE)
   endif()
 endif()
 
+file(STRINGS "${PTMKERNELS_TORCH_INCLUDE}/torch/headeronly/version.h" torch_version
+  REGEX "TORCH_VERSION_(MAJOR|MINOR|PATCH) [0-9]+")
+string(REGEX REPLACE "[^0-9;]" "" torch_version "${torch_version}")
+string(REPLACE ";" "." PTMKERNELS_TORCH_VERSION "${torch_version}")
+
 find_library(PTMKERNELS_TORCH_LIBRARY torch PATHS "${PTMKERNELS_TORCH_INCLUDE}/../lib"
   NO_DEFAULT_PATH REQUIRED)
 

@@ -1,5 +1,5 @@
-// Every op schema of ptmkernels, once. Implementations lie beside their kernels; fake kernels, autograd
-// and autocast are registered from Python (ptmkernels/ops).
+// Every op schema of ptmkernels, once. Implementations lie beside their kernels; fake kernels,
+// autograd and autocast are registered from Python (ptmkernels/ops).
 
 #include <torch/csrc/stable/library.h>
 
@@ -7,8 +7,8 @@
 
 namespace {
 
-// What a query may see of a key and what is added to its score (docs/architecture.md, "One attention
-// algebra"); the same in forward and backward.
+// What a query may see of a key and what is added to its score (docs/architecture.md, "One
+// attention algebra"); the same in forward and backward.
 const std::string kAttentionOptions =
     "Tensor? key_rank, Tensor? query_low, Tensor? query_high, Tensor? tree, Tensor? allowed, "
     "Tensor? bias, Tensor? bias_table, Tensor? bias_bucket, "
@@ -27,4 +27,15 @@ STABLE_TORCH_LIBRARY(ptmkernels, m) {
          ", bool bias_needs_grad, bool table_needs_grad) -> (Tensor grad_query, Tensor grad_key, "
          "Tensor grad_value, Tensor grad_bias, Tensor grad_bias_table)")
             .c_str());
+  m.def(
+      "word_vectors_step_(Tensor(a!) input_weight, Tensor(b!) output_weight, Tensor tokens, "
+      "Tensor? keep, Tensor? alias, Tensor? tree_offsets, Tensor? tree_path, "
+      "Tensor? subword_offsets, Tensor? subwords, int max_subwords, bool cbow, int window, "
+      "int negatives, float learning_rate, float min_learning_rate, int position, int total, "
+      "Tensor seed, int threads) -> Tensor statistics");
+  m.def(
+      "word2vec_exact_step_(Tensor(a!) input_weight, Tensor(b!) output_weight, Tensor tokens, "
+      "Tensor counts, Tensor(c!) state, Tensor? noise_ends, Tensor? tree_offsets, "
+      "Tensor? tree_path, bool cbow, int window, int negatives, float sample, "
+      "float learning_rate, int train_words, int epochs) -> Tensor statistics");
 }

@@ -15,13 +15,18 @@ ENVIRONMENT = "PTMKERNELS_BACKEND"
 MIN_COMPUTE_CAPABILITY = (8, 0)  # what the CUDA library holds code for: sm_80 and later
 
 
-@cache
+@torch.compiler.assume_constant_result
 def unavailable(backend: str) -> str | None:
     """Why `backend` cannot run in this process, or None where it can.
 
     Args:
         backend: one of ``BACKENDS``.
     """
+    return _unavailable(backend)
+
+
+@cache
+def _unavailable(backend: str) -> str | None:
     if backend == "reference":
         return None
     if backend == "cpu":

@@ -7,48 +7,58 @@ of size query_len x key_len is built for padding, causal, prefix, document, wind
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ptmkernels._mask_tensors import (
+    LOWEST,
+    PADDED,
+    check_integers,
+    check_length,
+    check_same_batch,
+    check_same_size,
+    int32_rows,
+    normal_tree,
+    one_row,
+    positions,
+    readable,
+    refuse_split_documents,
+    to_int32,
+    tree_visible,
+)
+
 __all__ = ["AttentionMask"]
 
-PADDED = torch.iinfo(torch.int32).max  # the rank of a padded key: no high may reach it
-LOWEST = torch.iinfo(torch.int32).min
-
-
-class _class_or_instance:
-    """A method that works on the class (its `mask` is None) and on an instance."""
-
-    def __init__(self, function) -> None:
-        self.function = function
-        self.__doc__ = function.__doc__
-
-    def __get__(self, instance, owner):
-        return partial(self.function, owner, instance)
+# What the ranks of a mask mean, which says what `&` may do with it: every interval holds all of them, so
+# that any order of the keys will do; they are the key positions; they are an order of the mask's own.
+_ANY, _POSITION, _OWN = range(3)
 
 
 class AttentionMask:
     """Which keys each query may see: ``query_low <= key_rank <= query_high``.
 
+    Immutable; holds int32 tensors of O(L + S) only, unless a dense part is given. The named constructors
+    (:meth:`causal`, :meth:`keys`, :meth:`documents`, ...) say the masks of the field.
+
     Args:
-        key_rank: (B or 1, S) int32, the rank of each key; a padded key has rank 2**31 - 1.
-        query_low: (B or 1, L) int32, the lowest rank that each query sees.
-        query_high: (B or 1, L) int32, the highest rank that each query sees, below 2**31 - 1.
-        branches: (B or 1, 3, S) int32 or None, for trees. Rows: 1 where the token is on the trunk; the
-            first and the last branch that it touches (first > last: none). Visible if both are trunk
-            or the branch intervals overlap. Query i is token i + S - L.
-        allowed: (B or 1, L, S) or (B or 1, H or 1, L, S) boolean or None, a dense mask beside the
-            intervals, true = may see.
+        key_rank: (B or 1, S) integers, the rank of each key; a padded key has rank 2**31 - 1.
+        query_low: (B or 1, L) integers, the lowest rank that each query sees.
+        query_high: (B or 1, L) integers, the highest rank that each query sees, below 2**31 - 1.
+        branches: (B or 1, 3, S) integers or None, for trees. Rows: 1 where the token is on the trunk; the
+            first and the last branch that it touches, below 2**31 - 1 (first > last: none). Visible if
+            both are trunk or the branch intervals overlap. Query i is token i + S - L, so L <= S.
+        allowed: (L, S), (B or 1, L, S) or (B or 1, H or 1, L, S) booleans or None, a dense mask beside
+            the intervals, true = may see.
 
     Raises:
-        TypeError: an argument is not a tensor, or `allowed` is not boolean.
-        ValueError: shapes do not fit, or a `query_high` is 2**31 - 1.
+        TypeError: an argument is not an integer tensor, or `allowed` is not boolean.
+        ValueError: shapes or devices do not fit, a value takes more than int32, or a `query_high` is
+            2**31 - 1.
     """
 
-    __slots__ = ("_positional", "allowed", "branches", "key_rank", "query_high", "query_low")
+    __slots__ = ("_order", "allowed", "branches", "key_rank", "query_high", "query_low")
 
     def __init__(
         self,
@@ -59,47 +69,51 @@ class AttentionMask:
         branches: Tensor | None = None,
         allowed: Tensor | None = None,
     ) -> None:
-        self.key_rank = _int32_rows("key_rank", key_rank)
-        self.query_low = _int32_rows("query_low", query_low)
-        self.query_high = _int32_rows("query_high", query_high)
-        self.branches = branches
-        self.allowed = allowed
-        self._positional = False  # set by constructors whose ranks are the key positions
-        self._check_shapes()
-        if not _tracing() and bool((self.query_high == PADDED).any()):
-            raise ValueError(
-                "query_high holds 2**31 - 1, which is kept for padded keys; "
-                "expected values of at most 2**31 - 2"
-            )
-
-    def _check_shapes(self) -> None:
+        self.key_rank = int32_rows("key_rank", key_rank)
+        self.query_low = int32_rows("query_low", query_low)
+        self.query_high = int32_rows("query_high", query_high)
+        self.branches = None if branches is None else self._checked_branches(branches)
+        self.allowed = None if allowed is None else self._checked_allowed(allowed)
+        self._order = _OWN
         if self.query_low.shape[1] != self.query_high.shape[1]:
             raise ValueError(
                 f"query_low has {self.query_low.shape[1]} queries and query_high "
                 f"{self.query_high.shape[1]}; expected the same number"
             )
-        if self.branches is not None:
-            if self.branches.dim() != 3 or self.branches.shape[1:] != (3, self.key_len):
-                raise ValueError(
-                    f"branches has shape {tuple(self.branches.shape)}; expected (B or 1, 3, {self.key_len})"
-                )
-            self.branches = _normal_tree(_to_int32("branches", self.branches))
-        if self.allowed is not None:
-            if self.allowed.dtype != torch.bool:
-                raise TypeError(f"allowed has dtype {self.allowed.dtype}; expected torch.bool")
-            if self.allowed.dim() == 3:
-                self.allowed = self.allowed[:, None]
-            if self.allowed.dim() != 4 or self.allowed.shape[2:] != (self.query_len, self.key_len):
-                raise ValueError(
-                    f"allowed has shape {tuple(self.allowed.shape)}; expected (B or 1, "
-                    f"{self.query_len}, {self.key_len}) or (B or 1, H or 1, {self.query_len}, "
-                    f"{self.key_len})"
-                )
-        sizes = {t.shape[0] for t in self._tensors() if t is not None} - {1}
-        if len(sizes) > 1:
+        names = ("key_rank", "query_low", "query_high", "branches", "allowed")
+        check_same_batch(dict(zip(names, self._tensors(), strict=True)))
+        if readable(self.query_high) and bool((self.query_high == PADDED).any()):
             raise ValueError(
-                f"the vectors of the mask have batch sizes {sorted(sizes)}; expected one size, or 1"
+                "query_high holds 2**31 - 1, which is kept for padded keys; "
+                "expected values of at most 2**31 - 2"
             )
+
+    def _checked_branches(self, branches: Tensor) -> Tensor:
+        branches = to_int32("branches", branches)
+        if branches.dim() != 3 or branches.shape[1:] != (3, self.key_len):
+            raise ValueError(
+                f"branches has shape {tuple(branches.shape)}; expected (B or 1, 3, {self.key_len})"
+            )
+        if self.query_len > self.key_len:
+            raise ValueError(
+                f"a tree has no more queries than keys; got {self.query_len} and {self.key_len}"
+            )
+        return normal_tree(branches)
+
+    def _checked_allowed(self, allowed: Tensor) -> Tensor:
+        if not isinstance(allowed, Tensor):
+            raise TypeError(f"allowed is a {type(allowed).__name__}; expected a boolean tensor")
+        if allowed.dtype != torch.bool:
+            raise TypeError(f"allowed has dtype {allowed.dtype}; expected torch.bool")
+        sizes = (self.query_len, self.key_len)
+        if allowed.dim() not in (2, 3, 4) or allowed.shape[-2:] != sizes:
+            raise ValueError(
+                f"allowed has shape {tuple(allowed.shape)}; expected (L, S), (B or 1, L, S) or "
+                f"(B or 1, H or 1, L, S) with (L, S) = {sizes}"
+            )
+        if allowed.dim() < 4:
+            allowed = allowed.reshape(-1 if allowed.dim() == 3 else 1, 1, *sizes)
+        return allowed.contiguous()
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return (self.key_rank, self.query_low, self.query_high, self.branches, self.allowed)
@@ -107,9 +121,8 @@ class AttentionMask:
     @property
     def batch_size(self) -> int:
         """B, or 1 where the mask holds for every row of a batch."""
-        return max(
-            (t.shape[0] for t in self._tensors() if t is not None), key=lambda n: (n != 1, n)
-        )
+        sizes = [t.shape[0] for t in self._tensors() if t is not None]
+        return next((size for size in sizes if size != 1), 1)
 
     @property
     def query_len(self) -> int:
@@ -123,14 +136,15 @@ class AttentionMask:
 
     @property
     def device(self) -> torch.device:
+        """Where the tensors of the mask are."""
         return self.key_rank.device
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> AttentionMask:
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> AttentionMask:
         """The same mask on another device."""
         moved = [
             None if t is None else t.to(device, non_blocking=non_blocking) for t in self._tensors()
         ]
-        return _build(moved, self._positional)
+        return _build(moved, self._order)
 
     def __repr__(self) -> str:
         extra = "".join(f", {n}" for n in ("branches", "allowed") if getattr(self, n) is not None)
@@ -142,11 +156,13 @@ class AttentionMask:
     # -- named constructors ------------------------------------------------------------------
 
     @staticmethod
-    def full(query_len: int, key_len: int | None = None, *, device=None) -> AttentionMask:
-        """Every query sees every key."""
-        position, key_len = _positions(query_len, key_len, device)
+    def full(
+        query_len: int, key_len: int | None = None, *, device: torch.device | str | None = None
+    ) -> AttentionMask:
+        """Every query sees every key; `key_len` None = `query_len`."""
+        position, key_len = positions(query_len, key_len, device)
         low = torch.zeros_like(position)
-        return _positional_mask(key_len, low, torch.full_like(low, key_len - 1))
+        return _of_positions(key_len, low, torch.full_like(low, key_len - 1), _ANY)
 
     @staticmethod
     def keys(allowed: Tensor, query_len: int | None = None) -> AttentionMask:
@@ -156,43 +172,80 @@ class AttentionMask:
             allowed: (B, S) booleans or 0/1 integers, as Transformers' ``attention_mask``: 1 = a token.
             query_len: L; S where it is not given.
         """
+        check_integers("allowed", allowed)
         if allowed.dim() != 2:
             raise ValueError(f"allowed has shape {tuple(allowed.shape)}; expected (B, S)")
         key_len = allowed.shape[1]
-        mask = AttentionMask.full(
-            key_len if query_len is None else query_len, key_len, device=allowed.device
-        )
-        mask.key_rank = torch.where(allowed.bool(), mask.key_rank, PADDED)
-        return mask
+        query_len = key_len if query_len is None else query_len
+        full = AttentionMask.full(query_len, key_len, device=allowed.device)
+        rank = torch.where(allowed != 0, full.key_rank, PADDED)
+        return _build([rank, full.query_low, full.query_high, None, None], _ANY)
 
     @staticmethod
-    def causal(query_len: int, key_len: int | None = None, *, device=None) -> AttentionMask:
+    def causal(
+        query_len: int, key_len: int | None = None, *, device: torch.device | str | None = None
+    ) -> AttentionMask:
         """Left to right: query i sees keys up to i + S - L (GPT, and a cache of S - L keys)."""
-        position, key_len = _positions(query_len, key_len, device)
-        return _positional_mask(key_len, torch.zeros_like(position), position)
+        return AttentionMask.window(query_len, key_len, None, 0, device=device)
 
     @staticmethod
-    def right_to_left(query_len: int, key_len: int | None = None, *, device=None) -> AttentionMask:
-        """Right to left: query i sees keys from i + S - L on (UniLM)."""
-        position, key_len = _positions(query_len, key_len, device)
-        return _positional_mask(key_len, position, torch.full_like(position, key_len - 1))
+    def right_to_left(
+        query_len: int, key_len: int | None = None, *, device: torch.device | str | None = None
+    ) -> AttentionMask:
+        """Right to left: query i sees keys from i + S - L on (UniLM, Dong et al. 2019)."""
+        return AttentionMask.window(query_len, key_len, 0, None, device=device)
+
+    @staticmethod
+    def window(
+        query_len: int,
+        key_len: int | None = None,
+        left: int | None = None,
+        right: int | None = None,
+        *,
+        device: torch.device | str | None = None,
+    ) -> AttentionMask:
+        """Sliding window: query i sees the keys i + S - L - left to i + S - L + right.
+
+        Args:
+            query_len, key_len: L and S; `key_len` None = `query_len`.
+            left, right: how many keys before and after; None = no limit.
+        """
+        position, key_len = positions(query_len, key_len, device)
+        low, high = torch.zeros_like(position), torch.full_like(position, key_len - 1)
+        if left is not None:
+            check_length("left", left)
+            low = position - min(left, query_len + key_len)  # wider reaches no further
+        if right is not None:
+            check_length("right", right)
+            high = position + min(right, query_len + key_len)
+        return _of_positions(key_len, low, high)
 
     @staticmethod
     def prefix(
-        prefix_lengths: Tensor | Sequence[int], length: int, *, device=None
+        prefix_lengths: Tensor | Sequence[int],
+        length: int,
+        *,
+        device: torch.device | str | None = None,
     ) -> AttentionMask:
         """Everyone sees the prefix, the rest is causal (UniLM's sequence to sequence, PrefixLM).
 
         Args:
-            prefix_lengths: (B,) the number of tokens of each row that everyone may see.
+            prefix_lengths: (B,) how many tokens of each row everyone may see; 0 = causal.
             length: L = S.
         """
-        lengths = torch.as_tensor(prefix_lengths, dtype=torch.int32, device=device)
+        lengths = torch.as_tensor(prefix_lengths, device=device)
+        if lengths.numel() == 0:
+            lengths = lengths.to(torch.int32)  # an empty list comes as float32
+        lengths = to_int32("prefix_lengths", lengths)
         if lengths.dim() != 1:
             raise ValueError(f"prefix_lengths has shape {tuple(lengths.shape)}; expected (B,)")
-        position, _ = _positions(length, length, lengths.device)
-        high = torch.maximum(position, lengths[:, None] - 1).clamp(max=length - 1)
-        return _positional_mask(length, torch.zeros_like(high), high)
+        position, _ = positions(length, length, lengths.device)
+        if readable(lengths) and bool(((lengths < 0) | (lengths > length)).any()):
+            raise ValueError(
+                f"prefix_lengths holds {lengths.tolist()}; expected numbers from 0 to {length}"
+            )
+        high = torch.maximum(position, lengths[:, None] - 1)
+        return _of_positions(length, torch.zeros_like(high), high)
 
     @staticmethod
     def documents(ids: Tensor, causal: bool = False) -> AttentionMask:
@@ -205,40 +258,32 @@ class AttentionMask:
         Raises:
             ValueError: an id comes back after another; use :meth:`dense` for such a mask.
         """
+        check_integers("ids", ids)
         ids = ids[None] if ids.dim() == 1 else ids
         if ids.dim() != 2:
             raise ValueError(f"ids has shape {tuple(ids.shape)}; expected (B, L) or (L,)")
         position = torch.arange(ids.shape[1], dtype=torch.int32, device=ids.device).expand_as(ids)
         starts = torch.ones_like(ids, dtype=torch.bool)
         starts[:, 1:] = ids[:, 1:] != ids[:, :-1]
-        if not _tracing():
-            _refuse_split_documents(ids, starts)
+        if readable(ids):
+            refuse_split_documents(ids, starts)
         first = torch.where(starts, position, 0).cummax(dim=1).values
         if causal:
-            return _positional_mask(ids.shape[1], first, position)
+            return _of_positions(ids.shape[1], first, position)
         ends = torch.ones_like(starts)
         ends[:, :-1] = starts[:, 1:]
         last = torch.where(ends, position, PADDED).flip(1).cummin(dim=1).values.flip(1)
-        return _positional_mask(ids.shape[1], first, last)
-
-    @staticmethod
-    def window(
-        query_len: int, key_len: int | None, left: int | None, right: int | None, *, device=None
-    ) -> AttentionMask:
-        """Sliding window: from `left` keys before to `right` keys after; None = no limit."""
-        for name, value in (("left", left), ("right", right)):
-            if value is not None and value < 0:
-                raise ValueError(f"{name} is {value}; expected a number >= 0, or None for no limit")
-        position, key_len = _positions(query_len, key_len, device)
-        low = torch.zeros_like(position) if left is None else position - left
-        high = torch.full_like(position, key_len - 1) if right is None else position + right
-        return _positional_mask(key_len, low, high)
+        return _of_positions(ids.shape[1], first, last)
 
     @staticmethod
     def recurrence(
-        query_len: int, memory_len: int, attend_len: int | None = None, *, device=None
+        query_len: int,
+        memory_len: int,
+        attend_len: int | None = None,
+        *,
+        device: torch.device | str | None = None,
     ) -> AttentionMask:
-        """Transformer-XL: causal behind `memory_len` memory keys, which come first.
+        """Transformer-XL (Dai et al. 2019): causal behind `memory_len` memory keys, which come first.
 
         Args:
             query_len: L.
@@ -246,6 +291,7 @@ class AttentionMask:
             attend_len: how many keys a query sees at most, itself included; None = all. Transformers'
                 ``same_length`` is ``attend_len = mem_len``.
         """
+        check_length("memory_len", memory_len)
         if attend_len is not None and attend_len < 1:
             raise ValueError(f"attend_len is {attend_len}; expected a number >= 1, or None")
         left = None if attend_len is None else attend_len - 1
@@ -259,199 +305,202 @@ class AttentionMask:
         memory_len: int = 0,
         query_index: Tensor | None = None,
     ) -> AttentionMask:
-        """XLNet's factorisation order, any total preorder.
+        """XLNet's factorisation order (Yang et al. 2019, section 2.3), any total preorder.
+
+        A token sees the tokens of its own rank and of lower ones; a target in the query stream those of
+        lower ranks only.
 
         Args:
             rank: (B, L) integers above -2**31 and below 2**31 - 1: the place of each token in the order.
-            targets: (B, L) booleans, the predicted tokens; needed for the query stream.
-            stream: "content" (a token sees ranks up to its own) or "query" (a target does not see its
-                own rank).
+            targets: (B, L) booleans, the predicted tokens; needed for the query stream, else not read.
+            stream: "content" or "query".
             memory_len: M memory keys before the L tokens, which everyone sees.
-            query_index: (B, P) the positions of the queries; None = all L.
+            query_index: (B, P) integers, the positions of the queries among the L tokens; None = all L.
         """
         if stream not in ("content", "query"):
             raise ValueError(f"stream is {stream!r}; expected 'content' or 'query'")
-        if stream == "query" and targets is None:
-            raise ValueError("targets is None; the query stream needs the predicted tokens")
-        rank = _int32_rows("rank", rank)
-        high = rank - targets.to(torch.int32) if stream == "query" else rank
+        check_length("memory_len", memory_len)
+        rank = int32_rows("rank", rank)
+        if readable(rank) and bool(((rank == LOWEST) | (rank == PADDED)).any()):
+            raise ValueError("rank holds -2**31 or 2**31 - 1; expected values between them")
+        high = rank
+        if stream == "query":
+            if targets is None:
+                raise ValueError("targets is None; the query stream needs the predicted tokens")
+            high = rank - _like_rank("targets", targets, rank).ne(0).to(torch.int32)
         if query_index is not None:
-            high = high.gather(1, query_index.long())
+            index = int32_rows("query_index", query_index).long()
+            high = high.expand(max(high.shape[0], index.shape[0]), -1)
+            high = high.gather(1, index.expand(high.shape[0], -1))
         memory = rank.new_full((rank.shape[0], memory_len), LOWEST)
         return AttentionMask(torch.cat([memory, rank], 1), torch.full_like(high, LOWEST), high)
 
     @staticmethod
     def tree(trunk: Tensor, branch_low: Tensor, branch_high: Tensor) -> AttentionMask:
-        """K-BERT's visible matrix.
+        """K-BERT's visible matrix (Liu et al. 2020, section 3.4).
 
         Args:
             trunk: (B, S) booleans, true on the sentence itself.
             branch_low, branch_high: (B, S) integers, the branches that a token touches: a branch token
                 its own, an anchor those that hang on it; low > high: none.
         """
-        named = (("trunk", trunk), ("branch_low", branch_low), ("branch_high", branch_high))
-        rows = torch.broadcast_tensors(*(_int32_rows(name, value) for name, value in named))
-        mask = AttentionMask.full(rows[0].shape[1], device=rows[0].device)
-        mask.branches = _normal_tree(torch.stack(rows, dim=1))
-        return mask
+        named = {"trunk": trunk, "branch_low": branch_low, "branch_high": branch_high}
+        rows = {name: int32_rows(name, value) for name, value in named.items()}
+        for name, row in rows.items():
+            if row.shape[1] != rows["trunk"].shape[1]:
+                raise ValueError(
+                    f"{name} has {row.shape[1]} tokens; expected those of trunk, {rows['trunk'].shape[1]}"
+                )
+        check_same_batch(rows)
+        stacked = torch.stack(torch.broadcast_tensors(*rows.values()), dim=1)
+        full = AttentionMask.full(stacked.shape[2], device=stacked.device)
+        tensors = [full.key_rank, full.query_low, full.query_high, normal_tree(stacked), None]
+        return _build(tensors, _ANY)
 
     @staticmethod
     def dense(allowed: Tensor) -> AttentionMask:
-        """Any mask: `allowed` (L, S), (B or 1, L, S) or (B or 1, H or 1, L, S) booleans."""
-        allowed = allowed[None] if allowed.dim() == 2 else allowed
-        if allowed.dim() not in (3, 4):
+        """Any mask: `allowed` (L, S), (B or 1, L, S) or (B or 1, H or 1, L, S) booleans, true = may see."""
+        if not isinstance(allowed, Tensor):
+            raise TypeError(f"allowed is a {type(allowed).__name__}; expected a boolean tensor")
+        if allowed.dim() not in (2, 3, 4):
             raise ValueError(
                 f"allowed has shape {tuple(allowed.shape)}; expected (L, S), (B or 1, L, S) or "
                 "(B or 1, H or 1, L, S)"
             )
         full = AttentionMask.full(*allowed.shape[-2:], device=allowed.device)
-        mask = AttentionMask(full.key_rank, full.query_low, full.query_high, allowed=allowed)
-        mask._positional = True
-        return mask
+        return _build([*full._tensors()[:4], full._checked_allowed(allowed)], _ANY)
 
     # -- combination -------------------------------------------------------------------------
 
     def __and__(self, other: AttentionMask) -> AttentionMask:
         """What both masks allow.
 
+        Padding, tree and dense masks go with every mask; causal, window, prefix, document and recurrence
+        masks with each other.
+
         Raises:
-            ValueError: lengths differ, or the two orders cannot be said by one rank (two permutations,
-                a permutation and a window); combine their ``to_dense()`` with :meth:`dense` then.
+            ValueError: lengths differ, both are trees, or the two order the keys differently (two
+                permutations, a permutation and a window), which one rank cannot say; combine their
+                ``to_dense()`` with :meth:`dense` then.
         """
         if not isinstance(other, AttentionMask):
             return NotImplemented
-        if (self.query_len, self.key_len) != (other.query_len, other.key_len):
-            raise ValueError(
-                f"the masks have (query_len, key_len) {(self.query_len, self.key_len)} and "
-                f"{(other.query_len, other.key_len)}; expected the same lengths"
-            )
+        check_same_size(self, other)
         if self.branches is not None and other.branches is not None:
             raise ValueError("both masks are trees; combine their to_dense() with .dense")
-        ordered, keys = (other, self) if self._positional else (self, other)
-        if self._positional and other._positional:
-            low = torch.maximum(self.query_low, other.query_low)
-            high = torch.minimum(self.query_high, other.query_high)
-        elif keys._only_hides_keys():
-            low, high = ordered.query_low, ordered.query_high
-        else:
+        first, second = (self, other) if self._order >= other._order else (other, self)
+        low, high = first.query_low, first.query_high
+        if first._order == second._order == _POSITION:
+            low, high = low.maximum(second.query_low), high.minimum(second.query_high)
+        elif second._order != _ANY:
             raise ValueError(
                 "the two masks order the keys differently, which one interval cannot say; use "
                 "AttentionMask.dense(a.to_dense() & b.to_dense())"
             )
-        rank = torch.where(keys.key_rank == PADDED, PADDED, ordered.key_rank)
+        rank = torch.where(second.key_rank == PADDED, PADDED, first.key_rank)
         tree = self.branches if self.branches is not None else other.branches
         dense = [m.allowed for m in (self, other) if m.allowed is not None]
         allowed = dense[0] & dense[1] if len(dense) == 2 else dense[0] if dense else None
-        return _build([rank, low, high, tree, allowed], self._positional and other._positional)
-
-    def _only_hides_keys(self) -> bool:
-        """True where the intervals themselves hide nothing (padding, tree and dense masks)."""
-        return (
-            self._positional
-            and bool((self.query_low <= 0).all())
-            and bool((self.query_high >= self.key_len - 1).all())
-        )
+        return _build([rank, low, high, tree, allowed], first._order)
 
     @staticmethod
     def cat(masks: Sequence[AttentionMask]) -> AttentionMask:
-        """The masks one after another along the batch; all of the same lengths."""
+        """The masks one after another along the batch; all of the same lengths.
+
+        A mask of batch size 1 counts as one row. Where one mask has a tree or a dense part, all get one.
+        """
         if not masks:
             raise ValueError("masks is empty; expected at least one mask")
-        lengths = {(m.query_len, m.key_len) for m in masks}
-        if len(lengths) > 1:
-            raise ValueError(
-                f"masks have (query_len, key_len) {sorted(lengths)}; expected one pair"
-            )
-        parts = [
-            m._expanded(tree=_any(masks, "branches"), allowed=_any(masks, "allowed")) for m in masks
-        ]
+        lengths = [(m.query_len, m.key_len) for m in masks]
+        if any(pair != lengths[0] for pair in lengths):
+            raise ValueError(f"masks have (query_len, key_len) {lengths}; expected one pair")
+        tree, allowed = (
+            any(getattr(m, n) is not None for m in masks) for n in ("branches", "allowed")
+        )
+        heads = max(1 if m.allowed is None else m.allowed.shape[1] for m in masks)
+        parts = [m._expanded(tree=tree, allowed=allowed, heads=heads) for m in masks]
         joined = [None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True)]
-        return _build(joined, all(m._positional for m in masks))
+        return _build(joined, max(m._order for m in masks))
 
-    def _expanded(self, *, tree: bool, allowed: bool) -> list[Tensor | None]:
+    def _expanded(self, *, tree: bool, allowed: bool, heads: int) -> list[Tensor | None]:
         """The tensors with the whole batch size; `tree` and `allowed` filled in where asked for."""
-        batch = self.batch_size
-        filled_tree, filled_allowed = self.branches, self.allowed
-        if tree and filled_tree is None:
+        rows = list(self._tensors())
+        if tree and self.branches is None:
             trunk = self.key_rank.new_tensor([1, PADDED, LOWEST])
-            filled_tree = trunk[None, :, None].expand(1, 3, self.key_len)
-        if allowed and filled_allowed is None:
-            filled_allowed = self.key_rank.new_ones(
-                (1, 1, self.query_len, self.key_len), dtype=torch.bool
-            )
-        rows = (self.key_rank, self.query_low, self.query_high, filled_tree, filled_allowed)
-        return [None if t is None else t.expand(batch, *t.shape[1:]) for t in rows]
+            rows[3] = trunk[None, :, None].expand(1, 3, self.key_len)
+        if allowed:
+            sizes = (1, 1, self.query_len, self.key_len)
+            dense = self.key_rank.new_ones(sizes, dtype=torch.bool)
+            dense = dense if self.allowed is None else self.allowed
+            rows[4] = dense.expand(-1, heads, -1, -1)
+        return [None if t is None else t.expand(self.batch_size, *t.shape[1:]) for t in rows]
 
-    @_class_or_instance
-    def pack(cls, mask: AttentionMask | None, lengths: Tensor | Sequence[int]) -> AttentionMask:
-        """The mask of a padded batch whose real tokens are laid out as one row.
-
-        ``AttentionMask.pack(lengths)`` packs a full mask, ``mask.pack(lengths)`` packs `mask`.
+    def pack(self, lengths: Tensor | Sequence[int]) -> AttentionMask:
+        """The mask of a right-padded batch whose real tokens are laid out as one row.
 
         Args:
-            lengths: (B,) the number of real tokens of each row, which come first in it.
+            lengths: (B,) the number of real tokens of each row, which come first in it. B is the batch
+                size of the mask, or any where that is 1.
+
+        Returns:
+            A mask (1, sum of lengths); other layouts: :meth:`gather`.
 
         Raises:
-            ValueError: as :meth:`gather`.
+            ValueError: a length is negative or more than L; or as :meth:`gather`.
         """
-        device = None if mask is None else mask.device
-        lengths = torch.as_tensor(lengths, dtype=torch.int64, device=device)
-        if lengths.dim() != 1 or bool((lengths < 0).any()):
-            raise ValueError("lengths must be one dimension (B,) of numbers >= 0")
+        lengths = torch.as_tensor(lengths, device=self.device)
+        if lengths.dim() != 1 or self.batch_size not in (1, lengths.shape[0]):
+            raise ValueError(
+                f"lengths has shape {tuple(lengths.shape)}; expected (B,), B = {self.batch_size}"
+            )
+        lengths = lengths.to(torch.int64)
+        if readable(lengths) and bool(((lengths < 0) | (lengths > self.query_len)).any()):
+            raise ValueError(
+                f"lengths holds {lengths.tolist()}; expected numbers from 0 to {self.query_len}"
+            )
         index = torch.arange(lengths.shape[0], device=lengths.device)
         rows = torch.repeat_interleave(index, lengths)
-        if mask is None:
-            return AttentionMask.documents(rows)
         starts = lengths.cumsum(0) - lengths
-        columns = torch.arange(rows.shape[0], device=rows.device) - starts[rows]
-        if bool((lengths > mask.key_len).any()):
-            raise ValueError(
-                f"lengths holds {int(lengths.max())}; expected at most the {mask.key_len} keys of the mask"
-            )
-        return mask.gather(rows, columns)
+        return self.gather(rows, torch.arange(rows.shape[0], device=rows.device) - starts[rows])
 
     def gather(self, rows: Tensor, columns: Tensor) -> AttentionMask:
         """This mask for tokens picked from a batch and laid out as one row.
 
+        ``mask.gather(*attention_mask.nonzero(as_tuple=True))`` lays out the real tokens of any padding.
+
         Args:
-            rows, columns: (T,) int64, token t is token ``columns[t]`` of batch row ``rows[t]``; the
-                tokens of a batch row stand together.
+            rows, columns: (T,) integers, token t is token ``columns[t]`` of batch row ``rows[t]``.
 
         Returns:
             A mask (1, T): tokens of different batch rows do not see each other.
 
         Raises:
-            ValueError: L != S, the mask has a tree or a dense part, or its ranks take more than int32.
+            ValueError: L != S, the mask has a dense part, or its ranks take more than int32.
         """
         if self.query_len != self.key_len:
             raise ValueError(
                 f"the mask has L = {self.query_len}, S = {self.key_len}; expected L = S"
             )
-        if self.branches is not None or self.allowed is not None:
-            raise ValueError("a mask with a tree or a dense part cannot be laid out as one row")
-        batch = self.batch_size if self.batch_size > 1 else _row_count(rows)
-        rank, low, high = (
-            t.expand(batch, -1).long() for t in (self.key_rank, self.query_low, self.query_high)
-        )
-        real = rank != PADDED
-        least = torch.where(real, rank, PADDED).amin(1)
-        most = torch.where(real, rank, LOWEST).amax(1).maximum(least - 1)
-        span = most - least + 1
-        offset = span.cumsum(0) - span - least  # ranks of row b start where those of row b - 1 end
-        if not _tracing() and bool(span.sum() >= PADDED):
-            raise ValueError("the ranks of the mask spread over more than 2**31 values")
-        rank = torch.where(real, rank + offset[:, None], PADDED)
-        low = low.maximum(least[:, None]).minimum(most[:, None] + 1) + offset[:, None]
-        high = high.minimum(most[:, None]).maximum(least[:, None] - 1) + offset[:, None]
-        packed = [t[rows, columns][None].to(torch.int32) for t in (rank, low, high)]
-        return _build([*packed, None, None], False)
+        if self.allowed is not None:
+            raise ValueError("a mask with a dense part cannot be laid out as one row")
+        if rows.dim() != 1 or rows.shape != columns.shape:
+            raise ValueError(
+                f"rows and columns have shapes {tuple(rows.shape)} and {tuple(columns.shape)}; "
+                "expected (T,) both"
+            )
+        batch = self.batch_size
+        vectors = (t.expand(batch, -1) for t in (self.key_rank, self.query_low, self.query_high))
+        tree = self.branches
+        if tree is not None:
+            tree = tree[rows if tree.shape[0] > 1 else rows * 0, :, columns].T[None]
+        return _build([*one_row(*vectors, rows, columns), tree, None], _OWN)
 
     def to_dense(self) -> Tensor:
         """(B or 1, L, S) booleans, true = may see; (B or 1, H, L, S) where the mask differs by head."""
         rank = self.key_rank[:, None, :]
         visible = (self.query_low[..., None] <= rank) & (rank <= self.query_high[..., None])
         if self.branches is not None:
-            visible = visible & _tree_visible(self.branches, self.query_len)
+            visible = visible & tree_visible(self.branches, self.query_len)
         if self.allowed is None:
             return visible
         if self.allowed.shape[1] == 1:
@@ -459,106 +508,48 @@ class AttentionMask:
         return visible[:, None] & self.allowed
 
     def plot(self, batch: int = 0, ax=None):
-        """Draw the mask of one batch row: dark = may see. Returns the matplotlib axes."""
+        """Draw the mask of one batch row, queries downwards, keys to the right: dark = may see.
+
+        Where the mask differs by head, the shade is the share of heads that see. Returns the matplotlib
+        axes; `ax` None = new ones.
+        """
         import matplotlib.pyplot as plt
 
         dense = self.to_dense()
         dense = dense[batch if dense.shape[0] > 1 else 0]
         ax = ax if ax is not None else plt.subplots(figsize=(4, 4))[1]
-        image = dense if dense.dim() == 2 else dense.float().mean(0)
-        ax.imshow(
-            image.cpu().float().numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest"
-        )
+        image = (dense if dense.dim() == 2 else dense.float().mean(0)).float().cpu().numpy()
+        ax.imshow(image, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         ax.set(xlabel="key", ylabel="query")
         return ax
 
 
-def _tracing() -> bool:
-    """True where values cannot be looked at: while compiling or capturing a CUDA graph."""
-    if torch.compiler.is_compiling():
-        return True
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+def _of_positions(key_len: int, low: Tensor, high: Tensor, order: int = _POSITION) -> AttentionMask:
+    rank = torch.arange(key_len, dtype=torch.int32, device=low.device)[None]
+    return _build([rank, low, high, None, None], order)
 
 
-def _row_count(rows: Tensor) -> int:
-    return int(rows.max()) + 1 if rows.numel() else 1
-
-
-def _to_int32(name: str, value: Tensor) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected an integer tensor")
-    if value.is_floating_point() or value.is_complex():
-        raise TypeError(f"{name} has dtype {value.dtype}; expected integers")
-    return value.to(torch.int32).contiguous()
-
-
-def _int32_rows(name: str, value: Tensor) -> Tensor:
-    value = _to_int32(name, value)
-    value = value[None] if value.dim() == 1 else value
-    if value.dim() != 2:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected (B or 1, length)")
+def _like_rank(name: str, value: Tensor, rank: Tensor) -> Tensor:
+    check_integers(name, value)
+    if value.dim() != 2 or value.shape[1] != rank.shape[1]:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; expected that of rank, {tuple(rank.shape)}"
+        )
     return value
 
 
-def _positions(query_len: int, key_len: int | None, device) -> tuple[Tensor, int]:
-    """(1, L) positions of the queries among the keys, i + S - L, and S."""
-    key_len = query_len if key_len is None else key_len
-    for name, value in (("query_len", query_len), ("key_len", key_len)):
-        if value < 0:
-            raise ValueError(f"{name} is {value}; expected a number >= 0")
-    position = torch.arange(query_len, dtype=torch.int32, device=device) + (key_len - query_len)
-    return position[None], key_len
-
-
-def _positional_mask(key_len: int, low: Tensor, high: Tensor) -> AttentionMask:
-    rank = torch.arange(key_len, dtype=torch.int32, device=low.device)[None]
-    return _build([rank, low, high, None, None], True)
-
-
-def _build(tensors: Sequence[Tensor | None], positional: bool) -> AttentionMask:
+def _build(tensors: Sequence[Tensor | None], order: int = _OWN) -> AttentionMask:
     """A mask of tensors that are known to be right."""
     mask = AttentionMask.__new__(AttentionMask)
     rows = [None if t is None else t.contiguous() for t in tensors]
     mask.key_rank, mask.query_low, mask.query_high, mask.branches, mask.allowed = rows
-    mask._positional = positional
+    mask._order = order
     return mask
-
-
-def _refuse_split_documents(ids: Tensor, starts: Tensor) -> None:
-    ordered = ids.sort(dim=1).values
-    distinct = (ordered[:, 1:] != ordered[:, :-1]).sum(1) + min(ids.shape[1], 1)
-    if bool((starts.sum(1) != distinct).any()):
-        raise ValueError(
-            "ids has a document whose tokens are not contiguous; expected one run for each id "
-            "(AttentionMask.dense takes any mask)"
-        )
-
-
-def _any(masks: Sequence[AttentionMask], name: str) -> bool:
-    return any(getattr(m, name) is not None for m in masks)
-
-
-def _normal_tree(tree: Tensor) -> Tensor:
-    """Empty branch intervals as (2**31 - 1, -2**31), which overlap with none by plain comparison."""
-    trunk, low, high = tree.unbind(1)
-    empty = low > high
-    low = torch.where(empty, PADDED, low)
-    return torch.stack([trunk, low, torch.where(empty, LOWEST, high)], dim=1)
-
-
-def _tree_visible(tree: Tensor, query_len: int) -> Tensor:
-    """(B, L, S) booleans of K-BERT's visible matrix."""
-    trunk, low, high = tree.unbind(1)
-    start = tree.shape[2] - query_len
-    q_trunk, q_low, q_high = (t[:, start:, None] for t in (trunk, low, high))
-    k_trunk, k_low, k_high = (t[:, None, :] for t in (trunk, low, high))
-    overlap = (q_low <= k_high) & (k_low <= q_high)
-    return ((q_trunk > 0) & (k_trunk > 0)) | overlap
 
 
 pytree.register_pytree_node(
     AttentionMask,
-    lambda mask: (list(mask._tensors()), mask._positional),
-    lambda tensors, positional: _build(tensors, positional),
+    lambda mask: (list(mask._tensors()), mask._order),
+    _build,
     serialized_type_name="ptmkernels.AttentionMask",
 )

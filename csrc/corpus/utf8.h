@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <string_view>
 
 namespace ptmkernels {
@@ -14,7 +16,11 @@ inline size_t find_invalid_utf8(std::string_view text) {
   while (i < size) {
     const unsigned char lead = bytes[i];
     if (lead < 0x80) {
-      ++i;
+      uint64_t word;
+      while (i + 8 <= size && (std::memcpy(&word, bytes + i, 8), !(word & 0x8080808080808080u))) {
+        i += 8;
+      }
+      while (i < size && bytes[i] < 0x80) ++i;
       continue;
     }
     const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;

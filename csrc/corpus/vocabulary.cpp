@@ -1,83 +1,127 @@
 #include "corpus/vocabulary.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <memory>
 #include <stdexcept>
 
-#include "corpus/utf8.h"
-
 namespace ptmkernels {
-namespace {
 
-constexpr size_t kBlock = size_t{1} << 20;
-
-bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-
-struct Close {
-  void operator()(std::FILE* file) const { std::fclose(file); }
-};
-
-[[noreturn]] void throw_io_error(const std::string& path) { throw FileError{errno, path}; }
-
-}  // namespace
-
-void VocabularyCounter::add_words(std::string_view text) {
-  size_t begin = 0;
-  while (begin < text.size()) {
-    while (begin < text.size() && is_space(text[begin])) ++begin;
-    size_t end = begin;
-    while (end < text.size() && !is_space(text[end])) ++end;
-    if (end == begin) break;
-    const std::string_view word = text.substr(begin, end - begin);
-    if (auto it = counts_.find(word); it != counts_.end()) {
-      ++it->second;
-    } else {
-      counts_.emplace(word, 1);
-    }
-    ++total_;
-    begin = end;
+void VocabularyCounter::prune(WordTable& table, int64_t& limit) const {
+  while (max_words_ > 0 && table.size() > max_words_) {
+    ++limit;
+    WordTable kept;
+    table.for_each([&](std::string_view word, int64_t count) {
+      if (count > limit) kept[word] = count;
+    });
+    table = std::move(kept);
   }
 }
 
-void VocabularyCounter::add_file(const std::string& path) {
-  std::unique_ptr<std::FILE, Close> file(std::fopen(path.c_str(), "rb"));
-  if (!file) throw_io_error(path);
-  std::string text;        // the unfinished word of the last block, then the next block
-  int64_t text_start = 0;  // byte offset of text[0] in the file
-  for (;;) {
-    const size_t kept = text.size();
-    text.resize(kept + kBlock);
-    const size_t read = std::fread(text.data() + kept, 1, kBlock, file.get());
-    if (std::ferror(file.get())) throw_io_error(path);
-    text.resize(kept + read);
-    const bool last = read == 0;
-    size_t end = text.size();
-    while (!last && end > 0 && !is_space(text[end - 1])) --end;
-    const std::string_view words(text.data(), end);
-    if (const size_t bad = find_invalid_utf8(words); bad != std::string_view::npos) {
-      throw std::invalid_argument(path + ": not UTF-8 at byte " +
-                                  std::to_string(text_start + static_cast<int64_t>(bad)));
-    }
-    add_words(words);
-    text.erase(0, end);
-    text_start += static_cast<int64_t>(end);
-    if (last) return;
+void VocabularyCounter::add_file(const std::string& path, int threads, const Progress& progress) {
+  struct Share {
+    WordTable table;
+    int64_t words = 0, lines = 0, pruned = 0;
+  };
+  std::vector<Share> shares(std::max(threads, 1));
+  for_each_block(path, threads, progress, [&](int thread, const TextBlock& block) {
+    Share& share = shares[thread];
+    constexpr int kBatch = 256;
+    std::string_view batch[kBatch];
+    int waiting = 0;
+    auto flush = [&] {
+      share.table.increment(batch, waiting);
+      share.words += waiting;
+      waiting = 0;
+    };
+    for_each_word(
+        block.text,
+        [&](std::string_view word) {
+          batch[waiting++] = word;
+          if (waiting == kBatch) flush();
+        },
+        [&] { ++share.lines; });
+    flush();
+    prune(share.table, share.pruned);
+  });
+  for (const Share& share : shares) {
+    share.table.for_each([&](std::string_view word, int64_t count) { table_[word] += count; });
+    total_ += share.words;
+    lines_ += share.lines;
+    pruned_ = std::max(pruned_, share.pruned);
   }
+  prune(table_, pruned_);
+}
+
+void VocabularyCounter::add_line(std::string_view text) {
+  for_each_word(
+      text,
+      [&](std::string_view word) {
+        ++table_[word];
+        ++total_;
+      },
+      [] {});
+  ++lines_;
+  prune(table_, pruned_);
 }
 
 std::vector<std::pair<std::string, int64_t>> VocabularyCounter::most_common(
     int64_t min_count) const {
   std::vector<std::pair<std::string, int64_t>> words;
-  for (const auto& entry : counts_) {
-    if (entry.second >= min_count) words.emplace_back(entry);
-  }
+  table_.for_each([&](std::string_view word, int64_t count) {
+    if (count >= min_count) words.emplace_back(word, count);
+  });
   std::sort(words.begin(), words.end(), [](const auto& a, const auto& b) {
     return a.second != b.second ? a.second > b.second : a.first < b.first;
   });
   return words;
+}
+
+Encoder::Encoder(const std::vector<std::string>& words) {
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (words[i].empty()) throw std::invalid_argument("words holds an empty word");
+    int64_t& id = table_[words[i]];
+    if (table_.size() != static_cast<int64_t>(i) + 1) {
+      throw std::invalid_argument("words holds '" + words[i] + "' twice");
+    }
+    id = static_cast<int64_t>(i);
+  }
+}
+
+void Encoder::encode(std::string_view text, int32_t line_end, bool keep_empty,
+                     std::vector<int32_t>& ids) const {
+  for_each_word(
+      text,
+      [&](std::string_view word) {
+        if (const int64_t* id = table_.find(word)) ids.push_back(static_cast<int32_t>(*id));
+      },
+      [&] {
+        if (keep_empty || ids.empty() || ids.back() != line_end) ids.push_back(line_end);
+      });
+}
+
+int64_t Encoder::encode_file(const std::string& path, const std::string& output, int32_t line_end,
+                             bool keep_empty, int threads, const Progress& progress) const {
+  const File file = open_file(output, "wb");
+  int64_t total = 0;
+  bool at_line_start = true;
+  std::vector<std::vector<int32_t>> ids(std::max(threads, 1));
+  auto work = [&](int thread, const TextBlock& block) {
+    ids[thread].clear();
+    encode(block.text, line_end, keep_empty, ids[thread]);
+  };
+  auto commit = [&](int thread, const TextBlock&) {
+    const std::vector<int32_t>& own = ids[thread];
+    if (own.empty()) return;
+    const size_t skip = !keep_empty && at_line_start && own[0] == line_end;
+    const size_t count = own.size() - skip;
+    if (std::fwrite(own.data() + skip, sizeof(int32_t), count, file.get()) != count) {
+      throw_file_error(output);
+    }
+    total += static_cast<int64_t>(count);
+    at_line_start = own.back() == line_end;
+  };
+  for_each_block(path, threads, progress, work, commit);
+  if (std::fflush(file.get())) throw_file_error(output);
+  return total;
 }
 
 }  // namespace ptmkernels

@@ -1,5 +1,8 @@
 """The command line: `ptmkernels COMMAND`. Each command has a file of its own here."""
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 import typer
 
 app = typer.Typer(
@@ -22,3 +25,7 @@ def main() -> None:
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         raise SystemExit(1) from None
+
+
+for _command in iter_modules(__path__):
+    import_module(f"{__name__}.{_command.name}")

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from ptmkernels._library import cpu_library_error, cuda_library_error
 from ptmkernels._selector import select
 from ptmkernels.masks import AttentionMask
-from ptmkernels.ops.attention import autograd, reference
+from ptmkernels.ops.attention import autograd, reference, triton_ops
 from ptmkernels.ops.attention.options import AttentionOptions, BucketedBias, t5_buckets
-from ptmkernels.ops.attention.validation import check_attention
+from ptmkernels.ops.attention.validation import check_attention, check_weights
+from ptmkernels.ops.refusals import refusals
 
 __all__ = ["BucketedBias", "attention_weights", "masked_attention", "t5_buckets"]
 
 if cpu_library_error() is None:
     cuda_library_error()
     autograd.register("ptmkernels::attention_forward", "ptmkernels::attention_backward")
+triton_ops.register()
 
 
 def masked_attention(
@@ -62,13 +62,14 @@ def masked_attention(
         ValueError, TypeError: an argument does not fit; the message names it.
         RuntimeError: the forced backend cannot serve this call; the message says why.
     """
-    query, key, value, bias = _autocast(query, key, value, bias)
+    query, key, value = _autocast(query, key, value)
     check_attention(query, key, value, mask, bias, scale, dropout_p, seed)
-    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
     if dropout_p > 0.0 and seed is None:
         seed = draw_seed(query.device)
-    options = AttentionOptions.of(mask, _four_dim(bias), scale, float(dropout_p), seed)
-    chosen = select("masked_attention", _refusals(query), backend)
+    options = AttentionOptions.of(query, mask, bias, scale, dropout_p, seed)
+    chosen = select(
+        "masked_attention", refusals("masked_attention", tuple(_FORWARD), query), backend
+    )
     output, lse = _FORWARD[chosen](query, key, value, options)
     return (output, lse) if return_lse else output
 
@@ -97,23 +98,11 @@ def attention_weights(
     Returns:
         (B, H, L, S) in the dtype of `query`; zeros in the row of a query that sees nothing.
     """
+    query, key = _autocast(query, key)
     check_attention(query, key, key, mask, bias, scale, dropout_p, seed)
-    if dropout_p > 0.0 and seed is None:
-        raise ValueError("seed is None; with dropout the weights need the seed of the forward call")
-    expected = query.shape[:3]
-    if lse is not None and lse.shape != expected:
-        raise ValueError(
-            f"lse has shape {tuple(lse.shape)}; expected (B, H, L) = {tuple(expected)}"
-        )
-    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
-    options = AttentionOptions.of(mask, _four_dim(bias), scale, float(dropout_p), seed)
-    wide = torch.promote_types(query.dtype, torch.float32)
-    score = reference.scores(query.to(wide), key.to(wide), options)
-    if lse is None:
-        weights = reference.softmax(score)[0]
-    else:
-        weights = (score - torch.where(lse == -torch.inf, 0.0, lse)[..., None]).exp()
-    return reference.dropped(weights, options).to(query.dtype)
+    check_weights(query, lse, dropout_p, seed)
+    options = AttentionOptions.of(query, mask, bias, scale, dropout_p, seed)
+    return reference.attention_weights(query, key, lse, options)
 
 
 def draw_seed(device: torch.device) -> Tensor:
@@ -121,45 +110,29 @@ def draw_seed(device: torch.device) -> Tensor:
     return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
 
 
-def _autocast(query: Tensor, *others):
-    """The inputs in autocast's dtype where autocast is on, as torch casts those of its own attention."""
-    device = query.device.type if isinstance(query, Tensor) else "cpu"
-    if not torch.is_autocast_enabled(device):
-        return query, *others
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in autocast's dtype where autocast is on, as torch casts those of its own attention."""
+    device = getattr(tensors[0], "device", torch.device("cpu")).type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return tensors
     dtype = torch.get_autocast_dtype(device)
-
-    def cast(value):
-        floating = isinstance(value, Tensor) and value.is_floating_point()
-        return value.to(dtype) if floating and value.dtype != torch.float64 else value
-
-    return tuple(cast(value) for value in (query, *others))
-
-
-def _four_dim(bias: Tensor | BucketedBias | None) -> Tensor | BucketedBias | None:
-    if isinstance(bias, BucketedBias):
-        return BucketedBias(bias.table, bias.buckets.to(torch.int32).contiguous())
-    return bias if bias is None else bias[(None,) * (4 - bias.dim())]
-
-
-def _refusals(query: Tensor) -> dict[str, str | None]:
-    """For each backend, best first, why it cannot serve this call (docs/refusals.md)."""
-    device = query.device.type
-    float64 = "float64 is served by reference only" if query.dtype == torch.float64 else None
-    on = {kind: None if device == kind else f"query is on {device}" for kind in ("cpu", "cuda")}
-    return {
-        "cuda": on["cuda"] or float64,
-        "cpu": on["cpu"] or float64,
-        "reference": None,
-    }
+    narrow = (torch.float32, torch.bfloat16, torch.float16)
+    return tuple(t.to(dtype) if getattr(t, "dtype", None) in narrow else t for t in tensors)
 
 
 def _compiled_forward(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions):
-    query, key, value = (t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value))
+    query, key, value = (autograd.unit_stride(t) for t in (query, key, value))
     return torch.ops.ptmkernels.attention_forward(query, key, value, *options.astuple())
 
 
+def _triton_forward(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions):
+    return torch.ops.ptmkernels.triton_attention_forward(query, key, value, *options.astuple())
+
+
+# The backends, best first.
 _FORWARD = {
-    "cpu": _compiled_forward,
     "cuda": _compiled_forward,
+    "cpu": _compiled_forward,
+    "triton": _triton_forward,
     "reference": reference.attention_forward,
 }

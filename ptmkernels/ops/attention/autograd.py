@@ -12,10 +12,11 @@ from torch import Tensor
 from ptmkernels.ops.attention import reference
 from ptmkernels.ops.attention.options import AttentionOptions
 
-_OPTIONS = len(AttentionOptions.__dataclass_fields__)
-_BIAS, _TABLE = (
-    list(AttentionOptions.__dataclass_fields__).index(n) for n in ("bias", "bias_table")
-)
+_NAMES = list(AttentionOptions.__dataclass_fields__)
+_BIAS, _TABLE = _NAMES.index("bias"), _NAMES.index("bias_table")
+_QKV = 3  # the options follow query, key and value in the forward op
+_BEFORE = 7  # and in the backward op grad_output, grad_lse, query, key, value, output and lse
+_AFTER = 2  # there bias_needs_grad and table_needs_grad come last
 
 
 def register(forward_name: str, backward_name: str) -> None:
@@ -27,31 +28,28 @@ def register(forward_name: str, backward_name: str) -> None:
 
     def backward(ctx, grad_output, grad_lse):
         query, key, value, output, lse, *tensors = ctx.saved_tensors
-        options = ctx.rebuild(tensors)
-        bias, table = 3 + _BIAS, 3 + _TABLE
-        wanted = ctx.needs_input_grad
-        grads = backward_op(
-            grad_output,
+        wanted = [ctx.needs_input_grad[_QKV + place] for place in (_BIAS, _TABLE)]
+        *grads, grad_bias, grad_table = backward_op(
+            torch.zeros_like(output) if grad_output is None else unit_stride(grad_output),
             grad_lse,
-            query,
-            key,
-            value,
-            output,
-            lse,
-            *options,
-            wanted[bias],
-            wanted[table],
+            *(query, key, value, output, lse),
+            *ctx.rebuild(tensors),
+            *wanted,
         )
-        result = [None] * (3 + _OPTIONS)
-        result[:3] = grads[:3]
-        result[bias] = grads[3] if wanted[bias] else None
-        result[table] = grads[4] if wanted[table] else None
-        return tuple(result)
+        grads += [None] * len(_NAMES)
+        grads[_QKV + _BIAS] = grad_bias if wanted[0] else None
+        grads[_QKV + _TABLE] = grad_table if wanted[1] else None
+        return tuple(grads)
 
     torch.library.register_autograd(forward_name, backward, setup_context=_save_forward)
     torch.library.register_autograd(backward_name, _double_backward, setup_context=_save_backward)
     for op in (forward_name, backward_name):
         torch.library.register_vmap(op, _refuse_vmap)
+
+
+def unit_stride(tensor: Tensor) -> Tensor:
+    """`tensor` with a last dimension of stride 1, as the kernels read it; the others may have any."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def _refuse_vmap(info, in_dims, *args):
@@ -62,20 +60,21 @@ def _refuse_vmap(info, in_dims, *args):
 
 
 def _fake_forward(query, key, value, *options):
-    batch, heads, length, _ = query.shape
-    return torch.empty_like(query, memory_format=torch.contiguous_format), query.new_empty(
-        (batch, heads, length), dtype=torch.float32
-    )
+    output = torch.empty_like(query, memory_format=torch.contiguous_format)
+    return output, query.new_empty(query.shape[:3], dtype=torch.float32)
 
 
 def _fake_backward(grad_output, grad_lse, query, key, value, output, lse, *rest):
     bias, table = rest[_BIAS], rest[_TABLE]
-    bias_wanted, table_wanted = rest[_OPTIONS:]
-    contiguous = {"memory_format": torch.contiguous_format}
-    return (
-        *(torch.empty_like(t, **contiguous) for t in (query, key, value)),
-        torch.empty_like(bias, **contiguous) if bias_wanted else query.new_empty(0),
-        torch.empty_like(table, **contiguous) if table_wanted else query.new_empty(0),
+    bias_needs_grad, table_needs_grad = rest[-_AFTER:]
+    none = query.new_empty(0)
+    return tuple(
+        torch.empty_like(t, memory_format=torch.contiguous_format)
+        for t in (
+            *(query, key, value),
+            bias if bias_needs_grad else none,
+            table if table_needs_grad else none,
+        )
     )
 
 
@@ -93,6 +92,7 @@ def _split(values: tuple) -> tuple[list[Tensor], object]:
 def _save_forward(ctx, inputs, output):
     query, key, value, *options = inputs
     tensors, ctx.rebuild = _split(options)
+    ctx.set_materialize_grads(False)  # most callers have no gradient of the log-sum-exp
     ctx.save_for_backward(query, key, value, *output, *tensors)
 
 
@@ -101,50 +101,47 @@ def _save_backward(ctx, inputs, output):
     ctx.save_for_backward(*tensors)
 
 
-def _double_backward(ctx, *grads_of_grads):
-    """Second derivatives by differentiating the reference twice; a kernel of their own has no use."""
+def _double_backward(ctx, *grads):
+    """Derivatives of the backward op, by differentiating the reference; of any order.
+
+    `output` and `lse` are functions of the other inputs, so their share goes to those.
+    """
     inputs = ctx.rebuild(ctx.saved_tensors)
-    grad_output, grad_lse, query, key, value, _output, _lse, *rest = inputs
-    options = rest[:_OPTIONS]
+    bias, table = _BEFORE + _BIAS, _BEFORE + _TABLE
+    places = [0, 1, 2, 3, 4, bias, table]
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        leaves = [t.detach().requires_grad_() for t in (query, key, value)]
-        for index in (_BIAS, _TABLE):
-            if options[index] is not None:
-                options[index] = options[index].detach().requires_grad_()
-                leaves.append(options[index])
-        upstream = [grad_output.detach().requires_grad_()]
-        outputs = list(reference.attention_forward(*leaves[:3], AttentionOptions(*options)))
-        if grad_lse is None:
-            outputs.pop()
-        else:
-            upstream.append(grad_lse.detach().requires_grad_())
-        first = torch.autograd.grad(outputs, leaves, upstream, create_graph=True)
-        given = _given_for(grads_of_grads, options)
-        pairs = [(f, g) for f, g in zip(first, given, strict=True) if g is not None]
-        second = torch.autograd.grad(
-            [f for f, _ in pairs], upstream + leaves, [g for _, g in pairs], allow_unused=True
+        for place in places:
+            if inputs[place] is not None:
+                inputs[place] = _apart(inputs[place])
+        options = AttentionOptions(*inputs[_BEFORE:-_AFTER])
+        outputs = reference.attention_forward(*inputs[2:5], options)
+        given = [
+            (out, grad) for out, grad in zip(outputs, inputs, strict=False) if grad is not None
+        ]
+        leaves = [2, 3, 4] + [
+            p for p, asked in zip((bias, table), inputs[-_AFTER:], strict=True) if asked
+        ]
+        grads = [
+            *grads[:3],
+            *(g for g, asked in zip(grads[3:], inputs[-_AFTER:], strict=True) if asked),
+        ]
+        first = torch.autograd.grad(
+            [out for out, _ in given],
+            [inputs[p] for p in leaves],
+            [g for _, g in given],
+            create_graph=True,
         )
-    return _place(list(second), grad_lse is not None, options)
-
-
-def _given_for(grads: tuple, options: list) -> list:
-    """The incoming gradients of the leaves that exist: query, key, value, bias, table."""
-    given = list(grads[:3])
-    for index, grad in ((_BIAS, grads[3]), (_TABLE, grads[4])):
-        if options[index] is not None:
-            given.append(grad if grad is not None and grad.numel() else None)
-    return given
-
-
-def _place(second: list, has_lse: bool, options: list) -> tuple:
-    """The second derivatives at the places of the backward op's inputs."""
-    result = [None] * (7 + _OPTIONS + 2)
-    result[0] = second.pop(0)
-    if has_lse:
-        result[1] = second.pop(0)
-    result[2:5] = second[:3]
-    rest = second[3:]
-    for index in (_BIAS, _TABLE):
-        if options[index] is not None:
-            result[7 + index] = rest.pop(0)
+        asked = [p for p in places if ctx.needs_input_grad[p]]
+        second = torch.autograd.grad(
+            first, [inputs[p] for p in asked], grads, create_graph=create_graph, allow_unused=True
+        )
+    result = [None] * len(inputs)
+    for place, grad in zip(asked, second, strict=True):
+        result[place] = grad
     return tuple(result)
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """An alias to differentiate by, so that what other inputs owe to `tensor` is not counted."""
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ptmkernels.masks import AttentionMask
+from ptmkernels._mask_tensors import readable
+from ptmkernels.masks import AttentionMask, _build
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+INTEGERS = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -19,10 +24,31 @@ class BucketedBias:
     Args:
         table: (N, H) floating, one bias for each bucket and head; receives a gradient.
         buckets: (L + S - 1,) integers below N, the bucket of the distance j - i at index j - i + L - 1.
+            Their values are looked at on the CPU only: on a GPU that would wait for it.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; the message names it.
     """
 
     table: Tensor
     buckets: Tensor
+
+    def __post_init__(self) -> None:
+        for name, allowed, dims in (("table", DTYPES, 2), ("buckets", INTEGERS, 1)):
+            tensor = getattr(self, name)
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name} is a {type(tensor).__name__}; expected a tensor")
+            if tensor.dtype not in allowed:
+                raise TypeError(f"{name} has dtype {tensor.dtype}; expected one of {allowed}")
+            if tensor.dim() != dims:
+                expected = "(N, H)" if dims == 2 else "(L + S - 1,)"
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {expected}")
+        if self.buckets.is_cpu and readable(self.buckets) and self.buckets.numel():
+            least, most = int(self.buckets.min()), int(self.buckets.max())
+            if least < 0 or most >= self.table.shape[0]:
+                raise ValueError(
+                    f"buckets holds {least} to {most}; expected 0 to {self.table.shape[0] - 1}"
+                )
 
     @staticmethod
     def t5(
@@ -33,9 +59,18 @@ class BucketedBias:
         bidirectional: bool = True,
         max_distance: int = 128,
     ) -> BucketedBias:
-        """T5's buckets; query i stands at key position i + S - L (a cache of S - L keys)."""
+        """T5's buckets, as many as `table` has rows.
+
+        Args:
+            table: (N, H).
+            query_len, key_len: L and S, `key_len` None = L; query i stands at key position i + S - L
+                (behind a cache of S - L keys).
+            bidirectional, max_distance: as in :func:`t5_buckets`.
+        """
         key_len = query_len if key_len is None else key_len
-        distance = torch.arange(1 - query_len, key_len, device=table.device) - (key_len - query_len)
+        distance = torch.arange(max(query_len + key_len - 1, 0), device=table.device) - (
+            key_len - 1
+        )
         buckets = t5_buckets(distance, table.shape[0], bidirectional, max_distance)
         return BucketedBias(table, buckets)
 
@@ -43,27 +78,44 @@ class BucketedBias:
 def t5_buckets(
     distance: Tensor, num_buckets: int = 32, bidirectional: bool = True, max_distance: int = 128
 ) -> Tensor:
-    """T5's bucket of each distance ``key position - query position``.
+    """T5's bucket of each distance ``key position - query position`` (Raffel et al. 2020, section 2.1).
 
-    Half of the buckets hold one distance each, the others grow logarithmically up to `max_distance`.
+    Half of the buckets hold one distance each, the others grow logarithmically up to `max_distance`, and
+    the last one holds all beyond.
 
     Args:
         distance: integers of any shape.
+        num_buckets: how many there are, at least 2, or 4 where `bidirectional`.
+        bidirectional: keys after the query have half of the buckets; else they share bucket 0.
+        max_distance: where the last bucket begins; more than the distances with a bucket of their own.
 
     Returns:
         int32 of the same shape, 0 <= bucket < num_buckets.
+
+    Raises:
+        ValueError: `num_buckets` or `max_distance` is too small.
     """
-    bucket = torch.zeros_like(distance)
+    side = num_buckets // 2 if bidirectional else num_buckets
+    exact = side // 2
+    if exact < 1:
+        least = 4 if bidirectional else 2
+        raise ValueError(f"num_buckets is {num_buckets}; expected at least {least}")
+    if max_distance <= exact:
+        raise ValueError(f"max_distance is {max_distance}; expected more than {exact}")
+    first = torch.zeros_like(distance)
     if bidirectional:
-        num_buckets //= 2
-        bucket = bucket + (distance > 0).to(distance.dtype) * num_buckets
+        first = (distance > 0).to(distance.dtype) * side
         distance = distance.abs()
     else:
         distance = -distance.clamp(max=0)
-    exact = num_buckets // 2
-    ratio = (distance.clamp(min=1).float() / exact).log() / torch.tensor(max_distance / exact).log()
-    far = (exact + (ratio * (num_buckets - exact)).to(distance.dtype)).clamp(max=num_buckets - 1)
-    return (bucket + torch.where(distance < exact, distance, far)).to(torch.int32)
+    ratio = (distance.clamp(min=1).float() / exact).log() / math.log(max_distance / exact)
+    far = (exact + (ratio * (side - exact)).to(distance.dtype)).clamp(max=side - 1)
+    return (first + torch.where(distance < exact, distance, far)).to(torch.int32)
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """What is accumulated in: float32, or float64 for float64."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)
@@ -84,30 +136,33 @@ class AttentionOptions:
 
     @staticmethod
     def of(
+        query: Tensor,
         mask: AttentionMask | None,
         bias: Tensor | BucketedBias | None,
-        scale: float,
+        scale: float | None,
         dropout_p: float,
         seed: Tensor | None,
     ) -> AttentionOptions:
-        bucketed = isinstance(bias, BucketedBias)
-        return AttentionOptions(
-            *(mask._tensors() if mask is not None else (None,) * 5),
-            bias=None if bucketed else bias,
-            bias_table=bias.table if bucketed else None,
-            bias_bucket=bias.buckets if bucketed else None,
-            scale=scale,
-            dropout_p=dropout_p,
-            seed=seed,
-        )
+        """The options as the ops take them: no bias of float64 but for float64 inputs, no narrow table."""
+        widest = compute_dtype(query)
+        scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
+        rest = {"scale": scale, "dropout_p": float(dropout_p), "seed": seed}
+        tensors = (None,) * 5 if mask is None else mask._tensors()
+        if isinstance(bias, BucketedBias):
+            rest["bias_table"] = bias.table.to(widest)
+            rest["bias_bucket"] = bias.buckets.to(torch.int32).contiguous()
+        elif bias is not None:
+            bias = bias.to(widest) if bias.dtype == torch.float64 else bias
+            rest["bias"] = bias[(None,) * (4 - bias.dim())]
+        return AttentionOptions(*tensors, **rest)
 
     def astuple(self) -> tuple:
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)
 
-    def mask(self) -> AttentionMask | None:
-        """The mask again, where there is one."""
+    def visible(self) -> Tensor | None:
+        """(B or 1, H or 1, L, S) booleans, true = may see; None = everything."""
         if self.key_rank is None:
             return None
-        return AttentionMask(
-            self.key_rank, self.query_low, self.query_high, branches=self.tree, allowed=self.allowed
-        )
+        vectors = (self.key_rank, self.query_low, self.query_high)
+        dense = _build((*vectors, self.tree, self.allowed)).to_dense()
+        return dense if dense.dim() == 4 else dense[:, None]

@@ -5,10 +5,12 @@ Builds every L x S tensor; any floating dtype up to float64; differentiable any 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
-from ptmkernels.ops.attention.options import AttentionOptions
+from ptmkernels.ops.attention.options import AttentionOptions, compute_dtype
 from ptmkernels.ops.philox import dropout_keep
 
 
@@ -17,19 +19,18 @@ def scores(query: Tensor, key: Tensor, options: AttentionOptions) -> Tensor:
 
     s_ij = scale * q_i.k_j + bias_ij + table[bucket(j - i), h]
     """
-    heads = query.shape[1]
-    key = key.repeat_interleave(heads // key.shape[1], dim=1)
-    result = options.scale * (query @ key.transpose(-1, -2))
+    result = options.scale * (query @ _for_heads(key, query).transpose(-1, -2))
     if options.bias is not None:
         result = result + options.bias.to(result.dtype)
     if options.bias_table is not None:
         result = result + bucketed_bias(options, query.shape[2], key.shape[2]).to(result.dtype)
-    mask = options.mask()
-    if mask is None:
-        return result
-    visible = mask.to_dense()
-    visible = visible if visible.dim() == 4 else visible[:, None]
-    return result.masked_fill(~visible, -torch.inf)
+    visible = options.visible()
+    return result if visible is None else result.masked_fill(~visible, -torch.inf)
+
+
+def _for_heads(tensor: Tensor, query: Tensor) -> Tensor:
+    """Keys or values (B, Hk, S, D) for each head of `query`."""
+    return tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1)
 
 
 def bucketed_bias(options: AttentionOptions, query_len: int, key_len: int) -> Tensor:
@@ -45,7 +46,7 @@ def bucketed_bias(options: AttentionOptions, query_len: int, key_len: int) -> Te
 def softmax(score: Tensor) -> tuple[Tensor, Tensor]:
     """Softmax over the last dimension and its log-sum-exp; a row of -inf gives zeros and -inf."""
     if score.shape[-1] == 0:
-        return score, score.new_full(score.shape[:-1], -torch.inf)
+        return score, score.sum(-1) - torch.inf
     top = score.detach().amax(-1, keepdim=True)
     top = torch.where(top == -torch.inf, 0.0, top)
     weights = (score - top).exp()
@@ -72,9 +73,30 @@ def attention_forward(
     Computes in float32 where the inputs are narrower; the log-sum-exp is float32, or float64 for float64.
     """
     dtype = query.dtype
-    query, key, value = (
-        t.to(torch.promote_types(dtype, torch.float32)) for t in (query, key, value)
-    )
-    weights, lse = softmax(scores(query, key, options))
-    value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
-    return (dropped(weights, options) @ value).to(dtype), lse
+    wide = compute_dtype(query)
+    query, key, value = (t.to(wide) for t in (query, key, value))
+    with without_autocast(query.device):
+        weights, lse = softmax(scores(query, key, options))
+        output = dropped(weights, options) @ _for_heads(value, query)
+    return output.to(dtype), lse
+
+
+def attention_weights(
+    query: Tensor, key: Tensor, lse: Tensor | None, options: AttentionOptions
+) -> Tensor:
+    """(B, H, L, S) exp(s_ij - lse_i) after dropout, in the dtype of `query`; `lse` None = computed."""
+    wide = compute_dtype(query)
+    with without_autocast(query.device):
+        score = scores(query.to(wide), key.to(wide), options)
+        if lse is None:
+            weights = softmax(score)[0]
+        else:
+            weights = (score - torch.where(lse == -torch.inf, 0.0, lse)[..., None]).exp()
+        return dropped(weights, options).to(query.dtype)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Autocast would take the products to a lower precision."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

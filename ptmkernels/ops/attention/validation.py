@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ptmkernels.masks import AttentionMask
-from ptmkernels.ops.attention.options import BucketedBias
+from ptmkernels.ops.attention.options import DTYPES, BucketedBias, compute_dtype
 
 MAX_HEAD_DIM = 256
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_attention(
@@ -34,8 +33,10 @@ def check_attention(
         check_bucketed_bias(bias, sizes, query.device)
     elif bias is not None:
         check_bias(bias, sizes, query.device)
-    if scale is not None and not math.isfinite(scale):
-        raise ValueError(f"scale is {scale}; expected a finite number")
+    if scale is not None:
+        check_number("scale", scale)
+        if not math.isfinite(scale):
+            raise ValueError(f"scale is {scale}; expected a finite number")
     check_dropout(dropout_p, seed, query.device)
 
 
@@ -44,6 +45,11 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
     for name, tensor in named:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is a {type(tensor).__name__}; expected a tensor")
+        if tensor.layout != torch.strided:
+            raise TypeError(
+                f"{name} has layout {tensor.layout}; expected a dense tensor (rows of many lengths: "
+                "one long row under AttentionMask.documents)"
+            )
         if tensor.dim() != 4:
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}; expected 4 dimensions (B, H, length, D)"
@@ -90,8 +96,6 @@ def check_mask(mask: AttentionMask, sizes: tuple[int, int, int, int], device: to
         raise ValueError(f"mask has batch size {mask.batch_size}; expected 1 or {batch}")
     if mask.allowed is not None and mask.allowed.shape[1] not in (1, heads):
         raise ValueError(f"mask.allowed has {mask.allowed.shape[1]} heads; expected 1 or {heads}")
-    if mask.branches is not None and query_len > key_len:
-        raise ValueError(f"a tree mask needs query_len <= key_len; got {query_len} and {key_len}")
     if mask.device != device:
         raise ValueError(f"mask is on {mask.device}; expected the device of query, {device}")
 
@@ -115,38 +119,55 @@ def check_bias(bias: Tensor, sizes: tuple[int, ...], device: torch.device) -> No
 
 
 def check_bucketed_bias(bias: BucketedBias, sizes: tuple[int, ...], device: torch.device) -> None:
+    """The sizes; what the values must be, `BucketedBias` itself has seen to."""
     _, heads, query_len, key_len = sizes
-    table, buckets = bias.table, bias.buckets
-    if table.dim() != 2 or table.shape[1] != heads or table.shape[0] == 0:
-        raise ValueError(f"bias.table has shape {tuple(table.shape)}; expected (N, {heads})")
-    if not table.is_floating_point():
-        raise TypeError(f"bias.table has dtype {table.dtype}; expected a floating one")
-    if buckets.is_floating_point():
-        raise TypeError(f"bias.buckets has dtype {buckets.dtype}; expected integers")
+    if bias.table.shape[1] != heads:
+        raise ValueError(f"bias.table has shape {tuple(bias.table.shape)}; expected (N, {heads})")
     expected = max(query_len + key_len - 1, 0)
-    if tuple(buckets.shape) != (expected,):
+    if bias.buckets.shape[0] != expected:
         raise ValueError(
-            f"bias.buckets has shape {tuple(buckets.shape)}; expected (L + S - 1,) = ({expected},)"
+            f"bias.buckets has shape {tuple(bias.buckets.shape)}; expected (L + S - 1,) = ({expected},)"
         )
-    for name, tensor in (("table", table), ("buckets", buckets)):
+    for name, tensor in (("table", bias.table), ("buckets", bias.buckets)):
         if tensor.device != device:
             raise ValueError(
                 f"bias.{name} is on {tensor.device}; expected the device of query, {device}"
             )
-    if torch.compiler.is_compiling() or device.type != "cpu" or not expected:
-        return
-    if int(buckets.min()) < 0 or int(buckets.max()) >= table.shape[0]:
-        raise ValueError(
-            f"bias.buckets holds {int(buckets.min())}..{int(buckets.max())}; expected 0..{table.shape[0] - 1}"
-        )
 
 
 def check_dropout(dropout_p: float, seed: Tensor | None, device: torch.device) -> None:
+    check_number("dropout_p", dropout_p)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p is {dropout_p}; expected 0 <= dropout_p < 1")
     if seed is None:
         return
-    if not isinstance(seed, Tensor) or seed.dtype != torch.int64 or seed.numel() != 1:
-        raise TypeError("seed must be an int64 tensor of one element")
+    if not isinstance(seed, Tensor) or seed.dtype != torch.int64:
+        came = seed.dtype if isinstance(seed, Tensor) else type(seed).__name__
+        raise TypeError(f"seed is {came}; expected an int64 tensor (1,)")
+    if seed.dim() != 1 or seed.shape[0] != 1:
+        raise ValueError(f"seed has shape {tuple(seed.shape)}; expected (1,)")
     if seed.device != device:
         raise ValueError(f"seed is on {seed.device}; expected the device of query, {device}")
+
+
+def check_number(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float | torch.SymFloat):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a number")
+
+
+def check_weights(query: Tensor, lse: Tensor | None, dropout_p: float, seed: Tensor | None) -> None:
+    """The arguments that `attention_weights` has besides, after :func:`check_attention`."""
+    if dropout_p > 0.0 and seed is None:
+        raise ValueError("seed is None; with dropout the weights need the seed of the forward call")
+    if lse is None:
+        return
+    expected, dtype = query.shape[:3], compute_dtype(query)
+    if not isinstance(lse, Tensor) or lse.dtype != dtype:
+        came = lse.dtype if isinstance(lse, Tensor) else type(lse).__name__
+        raise TypeError(f"lse is {came}; expected a tensor of {dtype}")
+    if lse.shape != expected:
+        raise ValueError(
+            f"lse has shape {tuple(lse.shape)}; expected (B, H, L) = {tuple(expected)}"
+        )
+    if lse.device != query.device:
+        raise ValueError(f"lse is on {lse.device}; expected the device of query, {query.device}")

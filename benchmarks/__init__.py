@@ -1,0 +1,28 @@
+"""Benchmarks: one harness, and for each op a file that only says what to run beside what.
+
+``ptmkernels bench --list`` shows them; ``ptmkernels bench masked_attention`` runs one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ptmkernels.benchmarks.harness import Benchmark
+
+# Name on the command line -> what it measures. Each is a module here that defines BENCHMARK.
+OPS = {
+    "masked_attention": "attention over interval masks, beside SDPA, FlexAttention and eager PyTorch",
+}
+
+
+def load(op: str) -> Benchmark:
+    """The benchmark of an op.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if op not in OPS:
+        raise ValueError(f"op is {op!r}; expected one of {', '.join(OPS)}")
+    return import_module(f"ptmkernels.benchmarks.{op}").BENCHMARK

@@ -1,0 +1,373 @@
+"""The one harness: check every answer, then time all providers in turns, and write a row for each.
+
+A benchmark says what its cases are, which providers run them, and what is to be reached. A provider whose
+answer is wrong, or that does not run, gets no time but the reason; where our own answer is wrong, no
+ratio is reported at all.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptmkernels import _environment
+from ptmkernels.benchmarks.machine import Work, floor_seconds, seconds
+from ptmkernels.benchmarks.memory import peak_bytes, peak_resident_bytes
+from ptmkernels.benchmarks.report import Row
+
+FORWARD, BACKWARD, BOTH = MODES = ("forward", "backward", "forward+backward")
+
+# Largest RMS(answer - reference) / RMS(reference) of a right answer, the reference being float32 or
+# wider: some hundred units of round-off of float32; a few of the low precisions, in which a provider
+# may round the attention weights and every partial result.
+ANSWER_BOUND = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+MIN_SAMPLE_SECONDS = (
+    1e-3  # shorter calls are repeated within a sample, or the clock is what is measured
+)
+ROUNDS = (5, 60)
+FLUSH_BYTES = 2**28  # written before each sample on a GPU, so that nothing starts in its L2 cache
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem.
+
+    Args:
+        series: what is varied beside the size, a line of the plot ("causal").
+        size: the number on the plot's axis (L).
+        shape: the named dimensions.
+        inputs: makes the tensors; those that are floating get gradients.
+        reference: the right answer as a function of the inputs.
+        work: what must be done, for each mode.
+        setup: whatever the providers need beside the inputs.
+        modes: the modes that make sense here.
+    """
+
+    series: str
+    size: int
+    shape: dict[str, int]
+    dtype: torch.dtype
+    device: torch.device
+    inputs: Callable[[], dict[str, Tensor]]
+    reference: Callable[..., Tensor]
+    work: dict[str, Work]
+    setup: object = None
+    modes: tuple[str, ...] = MODES
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One way to compute a case.
+
+    Args:
+        build: gives the function of the inputs for a case; raises where it cannot serve it.
+        against: which of our providers it is compared with; None: it is one of ours.
+        reference: the right answer, where it is not that of the case.
+    """
+
+    name: str
+    build: Callable[[Case], Callable[..., Tensor]]
+    against: str | None = "ptmkernels"
+    reference: Callable[..., Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """An op's setup: cases, providers, and the goals as data.
+
+    Args:
+        cases: the cases for the options.
+        providers: the providers for a case; ours, named "ptmkernels", comes first.
+        goal: how many times as fast as a provider we want to be in a mode of a case, or None.
+        peer: the provider that plots compare with.
+    """
+
+    op: str
+    peer: str
+    cases: Callable[[Options], Iterable[Case]]
+    providers: Callable[[Case, Options], Sequence[Provider]]
+    goal: Callable[[Case, str, str], float | None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run.
+
+    Args:
+        budget: seconds of timing for each case, mode and thread count.
+        quick: a small selection.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
+    threads: tuple[int, ...] = (1, 2)
+    modes: tuple[str, ...] = (FORWARD, BOTH)
+    series: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
+    providers: tuple[str, ...] = ()
+    quick: bool = False
+    budget: float = 3.0
+
+
+class _Call:
+    """A provider's function bound to the inputs of a case and a mode."""
+
+    def __init__(self, function: Callable[..., Tensor], inputs: dict, grad: Tensor, mode: str):
+        self.function, self.inputs, self.grad, self.mode = function, inputs, grad, mode
+        self.leaves = {n: t for n, t in inputs.items() if t.requires_grad}
+
+    @cached_property
+    def kept(self) -> Tensor:
+        return self.function(**self.inputs)
+
+    def __call__(self) -> tuple[Tensor, ...]:
+        if self.mode == FORWARD:
+            with torch.no_grad():
+                return (self.function(**self.inputs),)
+        keep = self.mode == BACKWARD
+        output = self.kept if keep else self.function(**self.inputs)
+        return torch.autograd.grad(
+            output, list(self.leaves.values()), self.grad, retain_graph=keep, allow_unused=True
+        )
+
+    def answers(self) -> dict[str, Tensor]:
+        """What the call computes, by name; an input that it does not depend on has no gradient."""
+        names = ["output"] if self.mode == FORWARD else [f"gradient of {n}" for n in self.leaves]
+        return {n: t for n, t in zip(names, self(), strict=True) if t is not None}
+
+
+@dataclass
+class _Trial:
+    """A provider in one case, mode and thread count, on its way from check to row."""
+
+    provider: Provider
+    call: _Call | None = None
+    reason: str = ""
+    status: str = "ok"
+    error: float | None = None
+    samples: list[float] = field(default_factory=list)
+
+
+def run(
+    benchmark: Benchmark,
+    options: Options,
+    on_start: Callable[[str], None] = lambda text: None,
+) -> Iterator[list[Row]]:
+    """Measure; yields the rows of each case, mode and thread count as they are done.
+
+    Args:
+        on_start: told what is measured next.
+    """
+    threads_before = torch.get_num_threads()
+    try:
+        for case in benchmark.cases(options):
+            for mode in wanted_modes(case, options):
+                torch.set_num_threads(max(options.threads))
+                problem = _Problem(benchmark, case, mode, options)
+                for threads in options.threads:
+                    torch.set_num_threads(threads)
+                    on_start(describe(case, mode, threads))
+                    yield problem.measure(options.budget)
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def count(benchmark: Benchmark, options: Options) -> int:
+    """How many lists of rows `run` will yield."""
+    modes = sum(len(wanted_modes(case, options)) for case in benchmark.cases(options))
+    return modes * len(options.threads)
+
+
+def wanted_modes(case: Case, options: Options) -> list[str]:
+    """The modes that were asked for and make sense in the case."""
+    return [mode for mode in options.modes if mode in case.modes]
+
+
+def describe(case: Case, mode: str, threads: int) -> str:
+    """One line about what is measured."""
+    dtype = str(case.dtype).removeprefix("torch.")
+    return f"{case.series} {case.size}, {dtype}, {mode}, threads: {threads}"
+
+
+class _Problem:
+    """A case in one mode: inputs, right answers and the providers' functions, made once."""
+
+    def __init__(self, benchmark: Benchmark, case: Case, mode: str, options: Options):
+        self.benchmark, self.case, self.mode = benchmark, case, mode
+        torch.manual_seed(0)
+        self.inputs = {
+            name: t.requires_grad_(t.is_floating_point()) for name, t in case.inputs().items()
+        }
+        with torch.no_grad():
+            output = case.reference(**_wide(self.inputs))
+        self.grad = torch.randn_like(output).to(case.dtype)
+        self.expected = self._answers_of(case.reference)
+        self.trials = [
+            self._trial(p, case) for p in benchmark.providers(case, options) if _wanted(p, options)
+        ]
+
+    def _answers_of(self, reference: Callable[..., Tensor]) -> dict[str, Tensor]:
+        grad = self.grad.to(torch.promote_types(self.grad.dtype, torch.float32))
+        return _Call(reference, _wide(self.inputs), grad, self.mode).answers()
+
+    def _trial(self, provider: Provider, case: Case) -> _Trial:
+        try:
+            function = provider.build(case)
+        except Exception as error:  # a peer may fail in any way, and that is a result
+            return _Trial(provider, status="failed", reason=_first_line(error))
+        return _Trial(provider, _Call(function, self.inputs, self.grad, self.mode))
+
+    def measure(self, budget: float) -> list[Row]:
+        """Check and time with the present number of threads."""
+        trials = [self._checked(trial) for trial in self.trials]
+        _time([t for t in trials if t.status == "ok"], self.case.device, budget)
+        return [_row(self.benchmark, self.case, self.mode, trial, trials) for trial in trials]
+
+    def _checked(self, trial: _Trial) -> _Trial:
+        """A trial of its own for this thread count, with status, reason and error set."""
+        if trial.call is None:
+            return trial
+        own = trial.provider.reference
+        expected = self.expected if own is None else self._answers_of(own)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                answers = trial.call.answers()
+        except Exception as error:  # as above
+            return _Trial(trial.provider, status="failed", reason=_first_line(error))
+        errors = {name: _rms_error(answers.get(name), right) for name, right in expected.items()}
+        worst, bound = max(errors, key=errors.__getitem__), ANSWER_BOUND[self.case.dtype]
+        checked = _Trial(trial.provider, trial.call, error=errors[worst])
+        if not checked.error <= bound:
+            checked.status = "wrong"
+            checked.reason = (
+                f"{worst} is off by {checked.error:.2g} (relative RMS); right is up to {bound:.2g}"
+            )
+        return checked
+
+
+def _wanted(provider: Provider, options: Options) -> bool:
+    return not options.providers or provider.against is None or provider.name in options.providers
+
+
+def _wide(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves of their own in float32 or wider, in which the right answer is computed."""
+
+    def widened(t: Tensor) -> Tensor:
+        if not t.is_floating_point():
+            return t
+        return t.detach().to(torch.promote_types(t.dtype, torch.float32)).requires_grad_()
+
+    return {name: widened(t) for name, t in inputs.items()}
+
+
+def _rms_error(answer: Tensor | None, expected: Tensor) -> float:
+    """RMS(answer - expected) / RMS(expected); infinite where something is missing or not finite."""
+    if answer is None or not bool(torch.isfinite(answer).all()):
+        return float("inf")
+    norm = expected.float().norm()
+    return ((answer.float() - expected.float()).norm() / norm).item() if norm > 0 else 0.0
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200] if text else ''}"
+
+
+def _time(trials: list[_Trial], device: torch.device, budget: float) -> None:
+    """Samples of all trials in turns, so that a change of the machine's speed meets all alike."""
+    if not trials:
+        return
+    single = [min(seconds(t.call, device) for _ in range(2)) for t in trials]
+    inner = [_repeats(s, device) for s in single]
+    round_seconds = sum(s * n for s, n in zip(single, inner, strict=True))
+    rounds = int(np.clip(budget / max(round_seconds, 1e-9), *ROUNDS))
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device) if _is_gpu(device) else None
+    for round_index in range(rounds):
+        shift = round_index % len(trials)
+        for trial, n in _rotated(list(zip(trials, inner, strict=True)), shift):
+            if flush is not None:
+                flush.zero_()
+            trial.samples.append(seconds(_repeated(trial.call, n), device) / n)
+
+
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _repeats(single: float, device: torch.device) -> int:
+    return 1 if _is_gpu(device) else max(1, int(np.ceil(MIN_SAMPLE_SECONDS / max(single, 1e-7))))
+
+
+def _rotated(items: list, shift: int) -> list:
+    return items[shift:] + items[:shift]
+
+
+def _repeated(call: Callable[[], object], times: int) -> Callable[[], None]:
+    def repeated() -> None:
+        for _ in range(times):
+            call()
+
+    return repeated
+
+
+def _row(benchmark: Benchmark, case: Case, mode: str, trial: _Trial, trials: list[_Trial]) -> Row:
+    provider = trial.provider
+    row = Row(
+        op=benchmark.op,
+        provider=provider.name,
+        mode=mode,
+        series=case.series,
+        size=case.size,
+        shape=" ".join(f"{name}={size}" for name, size in case.shape.items()),
+        dtype=str(case.dtype).removeprefix("torch."),
+        device=case.device.type,
+        device_name=_environment.device_name(case.device),
+        threads=torch.get_num_threads(),
+        status=trial.status,
+        reason=trial.reason,
+        error=trial.error,
+        commit=_revision(),
+        versions=_row_versions(),
+    )
+    if not trial.samples:
+        return row
+    row.q20_ms, row.q50_ms, row.q80_ms = (
+        np.quantile(trial.samples, (0.2, 0.5, 0.8)) * 1e3
+    ).tolist()
+    row.samples = len(trial.samples)
+    row.peak_bytes = peak_bytes(trial.call, case.device)
+    row.peak_resident_bytes = None if _is_gpu(case.device) else peak_resident_bytes(trial.call)
+    row.floor_ms = floor_seconds(case.work[mode], case.device, case.dtype) * 1e3
+    row.of_floor = row.floor_ms / row.q50_ms
+    row.goal = benchmark.goal(case, mode, provider.name)
+    row.speedup = _speedup(trial, trials)
+    if row.goal is not None and row.speedup is not None:
+        row.goal_met = row.speedup >= row.goal
+    return row
+
+
+def _speedup(trial: _Trial, trials: list[_Trial]) -> float | None:
+    """How many times as fast as this provider we are: the median over rounds; None if we are wrong."""
+    name = trial.provider.against or trial.provider.name
+    ours = next((t for t in trials if t.provider.name == name and t.samples), None)
+    if ours is None:
+        return None
+    return float(np.median(np.divide(trial.samples, ours.samples)))
+
+
+@cache
+def _row_versions() -> str:
+    return " ".join(f"{name}={version}" for name, version in _environment.versions().items())
+
+
+@cache
+def _revision() -> str:
+    return _environment.revision() or ""

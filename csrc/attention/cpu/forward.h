@@ -1,0 +1,216 @@
+// Forward of masked attention:
+//
+//     O_i = sum_j softmax_j(s_ij) v_j        lse_i = log sum_j exp s_ij        s_ij = scale · q_i·k_j + bias_ij where visible
+//
+// A. Vaswani et al., "Attention Is All You Need", 2017, eq. 1, by the tiled evaluation of T. Dao, "FlashAttention-2", 2023, algorithm 1.
+// Deviations: scores are kept transposed, a query in each lane, so that all reductions are vertical and only the queries are transposed;
+// the keys lie in the outer loop within a chunk of queries, so that a tile of keys and values is packed once for the whole chunk.
+#pragma once
+
+#include "attention/cpu/key_split.h"
+#include "attention/cpu/softmax.h"
+
+namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
+
+// Chunks of queries share a packed tile of keys. How many there are is a matter of speed alone: whatever the chunk, what a query sees is
+// summed in the same order.
+struct QueryChunks {
+  QueryChunks(int64_t heads, int64_t dimension, int64_t all_panels, int64_t threads) {
+    constexpr int64_t kChunkBytes = 256 << 10;
+    const int64_t panel_bytes = 2 * dimension * kLanes * static_cast<int64_t>(sizeof(float));
+    const int64_t most = larger(1, kChunkBytes / panel_bytes);
+    const int64_t wanted = divide_up(4 * threads, heads);
+    count = smaller(all_panels, larger(wanted, divide_up(all_panels, most)));
+    panels = divide_up(all_panels, count);
+    count = divide_up(all_panels, panels);
+  }
+
+  int64_t count;
+  int64_t panels;  // of each
+};
+
+struct ForwardScratch {
+  ForwardScratch(Scratch& scratch, int64_t dimension, int64_t panels) : start(scratch) {
+    const int64_t pitch = pitch_of(dimension);
+    const int64_t width = round_up(dimension, kWidth);
+    query = scratch.take<float>(panels * width * kLanes);
+    output = scratch.take<float>(panels * width * kLanes);
+    softmax = scratch.take<RunningSoftmax>(panels);
+    seen = scratch.take<bool>(panels);
+    key = scratch.take<float>(kKeyTile * pitch);
+    value = scratch.take<float>(kKeyTile * pitch);
+    scores = scratch.take<float>(kKeyTile * kLanes);
+    factors = scratch.take<float>(kKeyTile * kLanes);
+    square = scratch.take<float>(kLanes * width);
+  }
+
+  StartScratch start;
+  float* query;             // (panels, width, kLanes)
+  float* output;            // (panels, width, kLanes)
+  RunningSoftmax* softmax;  // (panels)
+  bool* seen;               // (panels): the panel has seen a key
+  float* key;               // (kKeyTile, pitch)
+  float* value;             // (kKeyTile, pitch)
+  float* scores;            // (kKeyTile, kLanes)
+  float* factors;           // (kKeyTile, kLanes)
+  float* square;            // (kLanes, width)
+};
+
+class Forward {
+ public:
+  Forward(const ForwardParams& params, const CpuRuntime& runtime)
+      : params_(params),
+        size_(params.size),
+        runtime_(runtime),
+        options_(params.size, params.options, runtime),
+        dropout_(params.options),
+        split_(params, size_.batches * size_.heads * options_.bounds.panels(), runtime),
+        chunks_(size_.batches * size_.heads * split_.count(), size_.dimension, options_.bounds.panels(), runtime.threads),
+        pitch_(pitch_of(size_.dimension)),
+        width_(round_up(size_.dimension, kWidth)) {}
+
+  void run() const {
+    Scratch measure(nullptr);
+    ForwardScratch(measure, size_.dimension, chunks_.panels);
+    const int64_t tasks = size_.batches * size_.heads * split_.count() * chunks_.count;
+    parallel(runtime_, tasks, measure.used(), [&](int64_t index, char* block) {
+      Scratch scratch(block);
+      const int64_t chunk = chunks_.count - 1 - index % chunks_.count;  // a causal mask leaves most for the last chunk
+      const int64_t split = index / chunks_.count % split_.count();
+      const int64_t head = index / chunks_.count / split_.count();
+      run_chunk(head / size_.heads, head % size_.heads, chunk, split, ForwardScratch(scratch, size_.dimension, chunks_.panels));
+    });
+    split_.join(runtime_);
+  }
+
+ private:
+  void run_chunk(int64_t batch, int64_t head, int64_t chunk, int64_t split, const ForwardScratch& scratch) const {
+    const int64_t first_panel = chunk * chunks_.panels;
+    const int64_t last_panel = smaller(first_panel + chunks_.panels, options_.bounds.panels());
+    const int64_t key_head = head / (size_.heads / size_.key_heads);
+    const float scale = params_.options.scale * kLog2e;
+    for (int64_t panel = first_panel; panel < last_panel; ++panel) {
+      const int64_t p = panel - first_panel;
+      const int64_t queries = queries_of(panel);
+      pack_rows(params_.query, batch, head, panel * kLanes, queries, size_.dimension, width_, scratch.square);
+      fill(scratch.square + queries * width_, (kLanes - queries) * width_, 0);
+      pack_panel(scratch.square, width_, size_.dimension, scale, scratch.query + p * width_ * kLanes);
+      scratch.softmax[p].reset();
+      scratch.seen[p] = false;
+    }
+
+    const QueryBounds chunk_bounds = options_.bounds.queries(batch, first_panel, last_panel);
+    const int64_t last_tile = split_.last_tile(split);
+    for (int64_t index = split_.first_tile(split); index < last_tile; ++index) {
+      if (options_.bounds.visible(chunk_bounds, batch, index) == Visible::kNone) continue;
+      const int64_t key = index * kKeyTile;
+      Tile tile = {batch, head, 0, 0, key, smaller(kKeyTile, size_.keys - key)};
+      bool packed = false;
+      Rows keys = {}, values = {};
+      int64_t ahead = key + kKeyTile;
+      const int64_t ahead_last = index + 1 < last_tile ? smaller(ahead + kKeyTile, size_.keys) : ahead;
+      const int64_t ahead_rows = divide_up(kKeyTile, last_panel - first_panel);
+      for (int64_t panel = first_panel; panel < last_panel; ++panel) {
+        const QueryBounds bounds = options_.bounds.queries(batch, panel, panel + 1);
+        const Visible visible = options_.bounds.visible(bounds, batch, index);
+        if (visible == Visible::kNone) continue;
+        const int64_t p = panel - first_panel;
+        float base[kLanes];
+        scratch.softmax[p].base(base);
+        tile.query = panel * kLanes;
+        tile.queries = queries_of(panel);
+        const StartTile start = start_tile(options_, tile, bounds, visible, base, scratch.start);
+        if (start.first >= start.last) continue;
+        if (!packed) {
+          keys = rows_of(params_.key, batch, key_head, key, tile.keys, size_.dimension, pitch_, scratch.key);
+          values = rows_of(params_.value, batch, key_head, key, tile.keys, size_.dimension, pitch_, scratch.value);
+          packed = true;
+        }
+        if (ahead < ahead_last) {
+          const int64_t rows = smaller(ahead_rows, ahead_last - ahead);
+          prefetch_rows(params_.key, batch, key_head, ahead, rows, size_.dimension);
+          prefetch_rows(params_.value, batch, key_head, ahead, rows, size_.dimension);
+          ahead += rows;
+        }
+        attend(tile, start, keys, values, p, scratch);
+      }
+    }
+
+    for (int64_t panel = first_panel; panel < last_panel; ++panel) finish(batch, head, split, panel, panel - first_panel, scratch);
+  }
+
+  // One tile of keys for one panel of queries.
+  void attend(const Tile& tile, const StartTile& start, const Rows& keys, const Rows& values, int64_t p,
+              const ForwardScratch& scratch) const {
+    float top[kLanes], shift[kLanes], factor[kLanes];
+    fill(top, kLanes, -kInfinity);
+    Product scores;
+    scores.c = scratch.scores;
+    scores.start = start.start;
+    scores.start_stride = start.stride;
+    scores.a = keys.data;
+    scores.a_stride = keys.stride;
+    scores.b = scratch.query + p * width_ * kLanes;
+    scores.depth = size_.dimension;
+    scores.maximum = top;
+    multiply<Start::kLoad, Layout::kRowMajor, true>(scores, start.first, start.last);
+
+    RunningSoftmax& softmax = scratch.softmax[p];
+    float* const weights = scratch.scores + start.first * kLanes;
+    const int64_t count = start.last - start.first;
+    const bool moved = softmax.follow(top, shift, factor);
+    if (moved) {
+      exponentiate<true>(weights, count, shift, softmax.sum);
+    } else {
+      exponentiate<false>(weights, count, shift, softmax.sum);
+    }
+    if (dropout_.active) {
+      dropout_.factors(tile, start.first, start.last, scratch.factors);
+      multiply_elements(weights, scratch.factors + start.first * kLanes, count * kLanes);
+    }
+
+    Product output;
+    output.c = scratch.output + p * width_ * kLanes;
+    output.start = output.c;
+    output.scale = factor;
+    output.a = values.row(start.first);
+    output.a_stride = values.stride;
+    output.b = weights;
+    output.depth = count;
+    if (!scratch.seen[p]) {
+      multiply<Start::kZero, Layout::kColumnMajor>(output, 0, size_.dimension);
+    } else if (moved) {
+      multiply<Start::kScale, Layout::kColumnMajor>(output, 0, size_.dimension);
+    } else {
+      multiply<Start::kLoad, Layout::kColumnMajor>(output, 0, size_.dimension);
+    }
+    scratch.seen[p] = true;
+  }
+
+  // Normalises a panel and writes its rows.
+  void finish(int64_t batch, int64_t head, int64_t split, int64_t panel, int64_t p, const ForwardScratch& scratch) const {
+    const RunningSoftmax& softmax = scratch.softmax[p];
+    float* const output = scratch.output + p * width_ * kLanes;
+    if (!scratch.seen[p]) fill(output, size_.dimension * kLanes, 0);
+    fill(output + size_.dimension * kLanes, (width_ - size_.dimension) * kLanes, 0);
+    unpack_panel(output, size_.dimension, scratch.square);
+
+    for (int64_t lane = 0; lane < queries_of(panel); ++lane) {
+      split_.write(split, batch, head, panel * kLanes + lane, scratch.square + lane * width_, softmax.sum[lane], softmax.reference[lane]);
+    }
+  }
+
+  int64_t queries_of(int64_t panel) const { return smaller(kLanes, size_.queries - panel * kLanes); }
+
+  const ForwardParams& params_;
+  const Sizes& size_;
+  const CpuRuntime& runtime_;
+  const ScoreOptions options_;
+  const Dropout dropout_;
+  const KeySplit split_;
+  const QueryChunks chunks_;
+  const int64_t pitch_;
+  const int64_t width_;
+};
+
+}  // namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH

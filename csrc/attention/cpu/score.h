@@ -1,0 +1,237 @@
+// What the product Q·K starts from: everything of a score but the product itself.
+//
+//     start_ij = base_i + log2(e) · (bias_ij + table[bucket[j - i + L - 1]]),  -infinity where the mask hides key j from query i
+//
+// The micro-kernel loads it as its initial accumulators, so a bias or a mask costs one pass over the tiles that it touches and nothing
+// elsewhere; every further term of a score is one more summand here. Scores are in units of log2(e): the softmax is one of powers of 2.
+#pragma once
+
+#include "attention/cpu/mask.h"
+
+namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
+
+PTMKERNELS_INLINE Scores at_head(Scores scores, int64_t batch, int64_t head) {
+  if (scores.data) scores.data = element(scores.data, scores.dtype, batch * scores.batch + head * scores.head);
+  return scores;
+}
+
+PTMKERNELS_INLINE const uint8_t* allowed_row(const Scores& allowed, int64_t row) {
+  return static_cast<const uint8_t*>(allowed.data) + row * allowed.row;
+}
+
+// The options of one call in the form that the kernels read.
+struct ScoreOptions {
+  ScoreOptions(const Sizes& sizes, const Options& options, const CpuRuntime& runtime)
+      : size(sizes), mask(options.mask), bias(options.bias), bounds(sizes, options.mask, runtime) {
+    if (options.table) expand_table(options, runtime);
+  }
+
+  // The bucketed bias of a head by distance, log2(e) · table[bucket[...], head] at [i - j + S - 1], so that it rises with the query.
+  const float* diagonal_of(int64_t head) const { return diagonal ? diagonal + head * diagonal_stride : nullptr; }
+
+  const Sizes& size;
+  const Mask& mask;
+  const Scores& bias;
+  MaskBounds bounds;
+  const float* diagonal = nullptr;
+  int64_t diagonal_stride = 0;
+
+ private:
+  void expand_table(const Options& options, const CpuRuntime& runtime) {
+    const int64_t distances = size.queries + size.keys - 1;
+    diagonal_stride = round_up(distances + kLanes, 16);  // the last panel reads up to kLanes beyond
+    float* values = allocate<float>(runtime, size.heads * diagonal_stride);
+    diagonal = values;
+    parallel(runtime, size.heads, static_cast<size_t>(options.table_rows) * sizeof(float), [&](int64_t head, char* scratch) {
+      float* column = reinterpret_cast<float*>(scratch);
+      for (int64_t row = 0; row < options.table_rows; ++row) {
+        const int64_t offset = row * options.table_row + head * options.table_column;
+        column[row] = read_scalar(element(const_cast<void*>(options.table), options.table_dtype, offset), options.table_dtype);
+      }
+      float* to = values + head * diagonal_stride;
+      for (int64_t i = 0; i < distances; ++i) to[i] = kLog2e * column[options.bucket[distances - 1 - i]];
+      fill(to + distances, diagonal_stride - distances, 0);
+    });
+  }
+};
+
+// Of one head: a tile of at most kKeyTile keys against a panel of kLanes queries.
+struct Tile {
+  int64_t batch;
+  int64_t head;
+  int64_t query;    // first
+  int64_t queries;  // of which exist, <= kLanes
+  int64_t key;      // first
+  int64_t keys;
+};
+
+// What `start_tile` finds: rows (keys) outside of [first, last) are hidden from every query of the panel.
+struct StartTile {
+  const float* start;
+  int64_t stride;
+  int64_t first;
+  int64_t last;
+};
+
+struct StartScratch {
+  float* tile;    // (kKeyTile, kLanes)
+  float* square;  // (kLanes, kKeyTile)
+
+  explicit StartScratch(Scratch& scratch)
+      : tile(scratch.take<float>(kKeyTile * kLanes)), square(scratch.take<float>(kLanes * kKeyTile)) {}
+};
+
+// One row of the dense parts, for keys [key, key + keys), in units of log2(e).
+inline void dense_row(const Scores& bias, const Scores& allowed, int64_t query, int64_t key, int64_t keys, float* to) {
+  if (bias.data) {
+    const char* from = element(bias.data, bias.dtype, query * bias.row + key * bias.column);
+    if (bias.column == 1) {
+      read_row(bias.dtype, from, keys, kLog2e, to);
+    } else {
+      for (int64_t j = 0; j < keys; ++j) {
+        to[j] = kLog2e * read_scalar(from + j * bias.column * element_size(bias.dtype), bias.dtype);
+      }
+    }
+  } else {
+    fill(to, keys, 0);
+  }
+  if (allowed.data) {
+    const uint8_t* see = allowed_row(allowed, query) + key * allowed.column;
+    for (int64_t j = 0; j < keys; ++j) to[j] = see[j * allowed.column] ? to[j] : -kInfinity;
+  }
+}
+
+// Narrows [first, last) to the keys that some row of `square` (rows, kKeyTile) does not hide.
+inline void trim_dense(const float* square, int64_t rows, int64_t* first, int64_t* last) {
+  const auto hidden = [&](int64_t key) {
+    for (int64_t row = 0; row < rows; ++row) {
+      if (square[row * kKeyTile + key] != -kInfinity) return false;
+    }
+    return true;
+  };
+  while (*first < *last && hidden(*first)) ++*first;
+  while (*first < *last && hidden(*last - 1)) --*last;
+}
+
+// The dense bias and the dense mask, transposed: a query in each lane.
+inline void fill_dense(const Tile& tile, const Scores& bias, const Scores& allowed, const StartScratch& scratch, StartTile* result) {
+  const bool by_key = (!bias.data || bias.row == 0) && (!allowed.data || allowed.row == 0);
+  const int64_t rows = by_key ? 1 : tile.queries;
+  for (int64_t row = 0; row < rows; ++row) {
+    dense_row(bias, allowed, tile.query + row, tile.key, tile.keys, scratch.square + row * kKeyTile);
+  }
+  trim_dense(scratch.square, rows, &result->first, &result->last);
+  if (result->first >= result->last) return;
+  if (by_key) {
+    for (int64_t j = result->first; j < result->last; ++j) {
+      for (int v = 0; v < kVectors; ++v) store(scratch.tile + j * kLanes + v * kWidth, splat(scratch.square[j]));
+    }
+  } else {
+    fill(scratch.square + rows * kKeyTile, (kLanes - rows) * kKeyTile, 0);
+    transpose(scratch.square, kKeyTile, kLanes, tile.keys, scratch.tile, kLanes);
+  }
+}
+
+// The intervals of a panel, a query in each lane; lanes beyond the last query repeat it.
+struct PanelIntervals {
+  IntVec low[kVectors], high[kVectors];
+
+  PanelIntervals(const Mask& mask, const Tile& tile) {
+    int32_t lows[kLanes], highs[kLanes];
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const int64_t query = tile.query + smaller(lane, tile.queries - 1);
+      lows[lane] = mask.low[tile.batch * mask.low_batch + query];
+      highs[lane] = mask.high[tile.batch * mask.high_batch + query];
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      low[v] = load_as<IntVec>(lows + v * kWidth);
+      high[v] = load_as<IntVec>(highs + v * kWidth);
+    }
+  }
+
+  PTMKERNELS_INLINE IntVec see(int v, int32_t rank) const { return (low[v] <= rank) & (high[v] >= rank); }
+};
+
+// The tree's intervals of a panel.
+struct PanelBranches {
+  IntVec trunk[kVectors], low[kVectors], high[kVectors];
+
+  PanelBranches(const Sizes& size, const Mask& mask, const Tile& tile) {
+    int32_t trunks[kLanes], lows[kLanes], highs[kLanes];
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const int64_t token = tile.query + smaller(lane, tile.queries - 1) + size.keys - size.queries;
+      const Branch branch = branch_of(mask.tree + tile.batch * mask.tree_batch, size.keys, token);
+      trunks[lane] = branch.trunk ? -1 : 0;
+      lows[lane] = branch.low;
+      highs[lane] = branch.high;
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      trunk[v] = load_as<IntVec>(trunks + v * kWidth);
+      low[v] = load_as<IntVec>(lows + v * kWidth);
+      high[v] = load_as<IntVec>(highs + v * kWidth);
+    }
+  }
+
+  PTMKERNELS_INLINE IntVec see(int v, const Branch& key) const {
+    return (trunk[v] & (key.trunk ? -1 : 0)) | ((low[v] <= key.high) & (high[v] >= key.low));
+  }
+};
+
+PTMKERNELS_INLINE void hide(float* start, IntVec see) { store(start, select(see, load(start), splat(-kInfinity))); }
+
+inline void hide_by_interval(const Mask& mask, const Tile& tile, float* starts, StartTile* result) {
+  const int32_t* ranks = mask.rank + tile.batch * mask.rank_batch + tile.key;
+  const PanelIntervals panel(mask, tile);
+  for (int64_t j = result->first; j < result->last; ++j) {
+    for (int v = 0; v < kVectors; ++v) hide(starts + j * kLanes + v * kWidth, panel.see(v, ranks[j]));
+  }
+}
+
+inline void hide_by_tree(const Sizes& size, const Mask& mask, const Tile& tile, float* starts, StartTile* result) {
+  const PanelBranches panel(size, mask, tile);
+  for (int64_t j = result->first; j < result->last; ++j) {
+    const Branch key = branch_of(mask.tree + tile.batch * mask.tree_batch, size.keys, tile.key + j);
+    for (int v = 0; v < kVectors; ++v) hide(starts + j * kLanes + v * kWidth, panel.see(v, key));
+  }
+}
+
+// Narrows [first, last) to the keys whose rank lies in the hull of the panel's intervals.
+inline void trim_interval(const Mask& mask, const Tile& tile, const QueryBounds& queries, StartTile* result) {
+  const int32_t* ranks = mask.rank + tile.batch * mask.rank_batch + tile.key;
+  const auto hidden = [&](int64_t key) { return ranks[key] < queries.low.min || ranks[key] > queries.high.max; };
+  while (result->first < result->last && hidden(result->first)) ++result->first;
+  while (result->first < result->last && hidden(result->last - 1)) --result->last;
+}
+
+// The start of the scores of one tile. `base` (kLanes) is added to every row. `visible` says what the tile's bounds promise.
+inline StartTile start_tile(const ScoreOptions& options, const Tile& tile, const QueryBounds& queries, Visible visible,
+                            const float* base, const StartScratch& scratch) {
+  StartTile result = {base, 0, 0, tile.keys};
+  const Mask& mask = options.mask;
+  const bool masked = visible != Visible::kAll;
+  const bool dense = options.bias.data || mask.allowed.data;
+  const float* diagonal = options.diagonal_of(tile.head);
+  if (!masked && !dense && !diagonal) return result;
+
+  if (masked && mask.rank) trim_interval(mask, tile, queries, &result);
+  if (dense && result.first < result.last) {
+    fill_dense(tile, at_head(options.bias, tile.batch, tile.head), at_head(mask.allowed, tile.batch, tile.head), scratch, &result);
+  }
+  const Vec base0 = load(base), base1 = load(base + kWidth);
+  const float* distance = diagonal ? diagonal + tile.query - tile.key + options.size.keys - 1 : nullptr;
+  for (int64_t j = result.first; j < result.last; ++j) {
+    float* const row = scratch.tile + j * kLanes;
+    Vec start0 = base0, start1 = base1;
+    if (dense) start0 += load(row), start1 += load(row + kWidth);
+    if (diagonal) start0 += load(distance - j), start1 += load(distance - j + kWidth);
+    store(row, start0);
+    store(row + kWidth, start1);
+  }
+  if (masked && mask.rank) hide_by_interval(mask, tile, scratch.tile, &result);
+  if (masked && mask.tree) hide_by_tree(options.size, mask, tile, scratch.tile, &result);
+  result.start = scratch.tile;
+  result.stride = kLanes;
+  return result;
+}
+
+}  // namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH

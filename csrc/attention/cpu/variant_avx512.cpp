@@ -1,0 +1,11 @@
+#define PTMKERNELS_CPU_ARCH avx512
+#define PTMKERNELS_SIMD_WIDTH 16
+#define PTMKERNELS_KERNEL_ROWS 8
+
+#include "attention/cpu/variant.h"
+
+namespace ptmkernels::attention {
+
+const CpuKernels kAvx512Kernels = {avx512::forward, avx512::backward};
+
+}  // namespace ptmkernels::attention

@@ -1,0 +1,11 @@
+#define PTMKERNELS_CPU_ARCH generic
+#define PTMKERNELS_SIMD_WIDTH 4
+#define PTMKERNELS_KERNEL_ROWS 6
+
+#include "attention/cpu/variant.h"
+
+namespace ptmkernels::attention {
+
+const CpuKernels kGenericKernels = {generic::forward, generic::backward};
+
+}  // namespace ptmkernels::attention

@@ -1,0 +1,147 @@
+// The torch op of the fused training step on the CPU: shares the sentences out to threads. Nothing is
+// checked here: ptmkernels/ops/word_vectors has done so.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "common/cpu_arch.h"
+#include "word_vectors/cpu/kernels.h"
+#include "word_vectors/step.h"
+
+namespace ptmkernels {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+constexpr int64_t kChunk = 8192;  // tokens that a thread takes at once
+
+const StepKernels& selected_kernels() {
+  switch (selected_cpu_arch()) {
+#if PTMKERNELS_X86
+    case CpuArch::kAvx2:
+      return kAvx2StepKernels;
+    case CpuArch::kAvx512:
+    case CpuArch::kAvx512Bf16:
+      return kAvx512StepKernels;
+#endif
+    case CpuArch::kWide:
+      return kWideStepKernels;
+    default:
+      return kGenericStepKernels;
+  }
+}
+
+template <class T>
+const T* data(const OptionalTensor& tensor) {
+  return tensor ? static_cast<const T*>(tensor->data_ptr()) : nullptr;
+}
+
+// Ends of chunks of at least kChunk tokens that do not cut a sentence.
+std::vector<int64_t> chunk_ends(const int32_t* tokens, int64_t count) {
+  std::vector<int64_t> ends;
+  int64_t run = 0, start = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    run = tokens[i] < 0 ? 0 : run + 1;
+    if (run == kMaxSentence) run = 0;
+    if (run == 0 && i + 1 - start >= kChunk) {
+      ends.push_back(i + 1);
+      start = i + 1;
+    }
+  }
+  if (start < count) ends.push_back(count);
+  return ends;
+}
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+StepStatistics run_chunks(const StepOptions& options, const std::vector<int64_t>& ends,
+                          int64_t threads) {
+  const StepKernels& kernels = selected_kernels();
+  const size_t bytes = (kernels.scratch_bytes(options) + 63) / 64 * 64;
+  std::vector<StepStatistics> shares(static_cast<size_t>(threads));
+  std::atomic<size_t> next = 0;
+  auto work = [&](size_t thread) {
+    const std::unique_ptr<char, Free> scratch(static_cast<char*>(std::aligned_alloc(64, bytes)));
+    StepWork part = {&options, 0, 0, scratch.get(), {}};
+    for (size_t chunk = next++; chunk < ends.size(); chunk = next++) {
+      part.begin = chunk ? ends[chunk - 1] : 0;
+      part.end = ends[chunk];
+      kernels.run(part);
+    }
+    shares[thread] = part.statistics;
+  };
+  std::vector<std::thread> pool;
+  for (size_t t = 1; t < shares.size(); ++t) pool.emplace_back(work, t);
+  work(0);
+  for (std::thread& thread : pool) thread.join();
+  StepStatistics total = {};
+  for (const StepStatistics& share : shares) {
+    total.loss += share.loss;
+    total.loss_pairs += share.loss_pairs;
+    total.pairs += share.pairs;
+    total.words += share.words;
+  }
+  return total;
+}
+
+Tensor word_vectors_step_(Tensor input_weight, Tensor output_weight, const Tensor& tokens,
+                          const OptionalTensor& keep, const OptionalTensor& alias,
+                          const OptionalTensor& tree_offsets, const OptionalTensor& tree_path,
+                          const OptionalTensor& subword_offsets, const OptionalTensor& subwords,
+                          int64_t max_subwords, bool cbow, int64_t window, int64_t negatives,
+                          double learning_rate, double min_learning_rate, int64_t position,
+                          int64_t total, const Tensor& seed, int64_t threads) {
+  StepOptions options = {};
+  options.input = input_weight.data_ptr();
+  options.output = output_weight.data_ptr();
+  options.input_stride = input_weight.stride(0);
+  options.output_stride = output_weight.stride(0);
+  options.width = static_cast<int32_t>(input_weight.size(1));
+  options.bfloat16 = input_weight.scalar_type() == ScalarType::BFloat16;
+  options.tokens = static_cast<const int32_t*>(tokens.data_ptr());
+  options.token_count = tokens.size(0);
+  options.position = position;
+  options.keep = data<uint32_t>(keep);
+  options.alias = data<int64_t>(alias);
+  options.vocabulary = alias ? alias->size(0) : 0;
+  options.negatives = static_cast<int32_t>(negatives);
+  options.tree_offsets = data<int64_t>(tree_offsets);
+  options.tree_path = data<int32_t>(tree_path);
+  options.subword_offsets = data<int64_t>(subword_offsets);
+  options.subwords = data<int32_t>(subwords);
+  options.max_subwords = static_cast<int32_t>(max_subwords);
+  options.cbow = cbow;
+  options.window = static_cast<int32_t>(window);
+  options.learning_rate = static_cast<float>(learning_rate);
+  options.min_learning_rate = static_cast<float>(min_learning_rate);
+  options.total = total;
+  options.seed = static_cast<uint64_t>(*static_cast<const int64_t*>(seed.data_ptr()));
+
+  const std::vector<int64_t> ends = chunk_ends(options.tokens, options.token_count);
+  const int64_t used = std::clamp<int64_t>(threads, 1, std::max<int64_t>(ends.size(), 1));
+  const StepStatistics sums = run_chunks(options, ends, used);
+  Tensor result = torch::stable::empty({4}, ScalarType::Double);
+  const double values[] = {sums.loss, sums.loss_pairs, sums.pairs, sums.words};
+  std::copy_n(values, 4, static_cast<double*>(result.data_ptr()));
+  return result;
+}
+
+}  // namespace
+}  // namespace ptmkernels
+
+STABLE_TORCH_LIBRARY_IMPL(ptmkernels, CPU, m) {
+  m.impl("word_vectors_step_", TORCH_BOX(&ptmkernels::word_vectors_step_));
+}

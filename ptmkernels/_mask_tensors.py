@@ -1,0 +1,151 @@
+"""The integer tensors of the attention masks: checks, positions, trees."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+PADDED = torch.iinfo(torch.int32).max  # the rank of a padded key: no high may reach it
+LOWEST = torch.iinfo(torch.int32).min
+
+
+def readable(*tensors: Tensor) -> bool:
+    """False where values cannot be looked at: fake and meta tensors, compiling, capturing a graph."""
+    if torch.compiler.is_compiling() or any(type(t) is not Tensor or t.is_meta for t in tensors):
+        return False
+    return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def check_length(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral | torch.SymInt):
+        raise TypeError(f"{name} is {value!r}; expected an integer")
+    if value < 0:
+        raise ValueError(f"{name} is {value}; expected a number >= 0")
+
+
+def check_integers(name: str, value: Tensor) -> None:
+    """Integers or booleans."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected an integer tensor")
+    if value.is_floating_point() or value.is_complex():
+        raise TypeError(f"{name} has dtype {value.dtype}; expected integers or booleans")
+
+
+def to_int32(name: str, value: Tensor) -> Tensor:
+    check_integers(name, value)
+    if value.dtype == torch.int64 and readable(value):
+        outside = (value > PADDED) | (value < LOWEST)
+        if bool(outside.any()):
+            raise ValueError(
+                f"{name} holds {int(value[outside][0])}, which does not fit into int32"
+            )
+    return value.to(torch.int32).contiguous()
+
+
+def int32_rows(name: str, value: Tensor) -> Tensor:
+    """(B or 1, length) int32."""
+    value = to_int32(name, value)
+    value = value[None] if value.dim() == 1 else value
+    if value.dim() != 2:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected (B or 1, length)")
+    return value
+
+
+def check_same_batch(named: dict[str, Tensor | None]) -> None:
+    """One device, and one batch size or 1, for the tensors of a mask."""
+    present = [(name, t) for name, t in named.items() if t is not None]
+    first, reference = present[0]
+    batch = None
+    for name, tensor in present:
+        if tensor.device != reference.device:
+            raise ValueError(
+                f"{name} is on {tensor.device}; expected the device of {first}, {reference.device}"
+            )
+        if tensor.shape[0] == 1:
+            continue
+        if batch is not None and tensor.shape[0] != batch:
+            raise ValueError(f"{name} has batch size {tensor.shape[0]}; expected {batch} or 1")
+        batch = tensor.shape[0]
+
+
+def check_same_size(one, other) -> None:
+    """Raises where two masks cannot be combined for their lengths, batch sizes or devices."""
+    for what in ("query_len", "key_len", "batch_size", "device"):
+        pair = getattr(one, what), getattr(other, what)
+        if pair[0] != pair[1] and not (what == "batch_size" and 1 in pair):
+            raise ValueError(f"the masks have {what} {pair[0]} and {pair[1]}; expected the same")
+
+
+def positions(query_len: int, key_len: int | None, device) -> tuple[Tensor, int]:
+    """(1, L) positions of the queries among the keys, i + S - L, and S."""
+    check_length("query_len", query_len)
+    key_len = query_len if key_len is None else key_len
+    check_length("key_len", key_len)
+    position = torch.arange(query_len, dtype=torch.int32, device=device) + (key_len - query_len)
+    return position[None], key_len
+
+
+def refuse_split_documents(ids: Tensor, starts: Tensor) -> None:
+    """Raises where an id of a row comes back after another; `starts` marks where each run begins."""
+    ordered = ids.sort(dim=1).values
+    distinct = (ordered[:, 1:] != ordered[:, :-1]).sum(1) + min(ids.shape[1], 1)
+    split = starts.sum(1) != distinct
+    if bool(split.any()):
+        raise ValueError(
+            f"ids has a document whose tokens are not contiguous, in row {int(split.nonzero()[0])}; "
+            "expected one run for each id (AttentionMask.dense takes any mask)"
+        )
+
+
+def normal_tree(tree: Tensor) -> Tensor:
+    """Trunk as 0 or 1, empty branch intervals as (2**31 - 1, -2**31): plain comparison finds no overlap."""
+    trunk, low, high = tree.unbind(1)
+    empty = low > high
+    low, high = torch.where(empty, PADDED, low), torch.where(empty, LOWEST, high)
+    return torch.stack([trunk.ne(0).to(torch.int32), low, high], dim=1)
+
+
+def tree_visible(tree: Tensor, query_len: int) -> Tensor:
+    """(B or 1, L, S) booleans of K-BERT's visible matrix; query i is token i + S - L."""
+    trunk, low, high = tree.unbind(1)
+    start = tree.shape[2] - query_len
+    q_trunk, q_low, q_high = (t[:, start:, None] for t in (trunk, low, high))
+    k_trunk, k_low, k_high = (t[:, None, :] for t in (trunk, low, high))
+    overlap = (q_low <= k_high) & (k_low <= q_high)
+    return ((q_trunk > 0) & (k_trunk > 0)) | overlap
+
+
+def one_row(
+    rank: Tensor, low: Tensor, high: Tensor, rows: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The vectors (1, T) of a mask for tokens picked from a batch, whose rows do not see each other.
+
+    Args:
+        rank, low, high: (B, S); B = 1 stands for every row.
+        rows, columns: (T,) where token t comes from.
+
+    Raises:
+        ValueError: the ranks take more than int32.
+    """
+    batch, length = rank.shape
+    if length == 0:
+        return rank[:1], low[:1], high[:1]
+    source = (rows if batch > 1 else rows * 0, columns)
+    rank, low, high = rank.long(), low.long(), high.long()
+    real = rank != PADDED
+    least = torch.where(real, rank, PADDED).amin(1)
+    most = torch.where(real, rank, LOWEST).amax(1).maximum(least - 1)
+    span = most - least + 1
+    # The ranks of a batch row start where those of the row before it end.
+    start = (span.cumsum(0) - span)[rows] if batch > 1 else span * rows
+    least, most, span = least[source[0]], most[source[0]], span[source[0]]
+    if readable(rows) and bool((start + span >= PADDED).any()):
+        raise ValueError("the ranks of the mask spread over more than 2**31 values")
+    offset = start - least
+    rank = torch.where(real[source], rank[source] + offset, PADDED)
+    low = low[source].maximum(least).minimum(most + 1) + offset
+    high = high[source].minimum(most).maximum(least - 1) + offset
+    rank, low, high = (t[None].to(torch.int32) for t in (rank, low, high))
+    return rank, low, high

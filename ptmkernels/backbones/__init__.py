@@ -1,0 +1,1 @@
+"""What several models share: layers, embeddings, and the way a batch lies while the layers run."""

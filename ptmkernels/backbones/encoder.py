@@ -1,0 +1,184 @@
+"""The bidirectional encoder of BERT and its kin: embeddings, a stack of layers, a pooler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ptmkernels.backbones.embeddings import InputEmbeddings
+from ptmkernels.backbones.layout import Padded, Row
+from ptmkernels.backbones.transformer import TransformerStack
+from ptmkernels.masks import PADDED, AttentionMask
+
+__all__ = ["Encoded", "Encoder"]
+
+
+@dataclass
+class Encoded:
+    """What an encoder hands to a head: the tokens as they lay in the layers, and the way back.
+
+    Args:
+        hidden: (1, T, E) or (B, L, E), as `layout` says.
+        pooled: (B, E), or None where the encoder has no pooler.
+        hidden_states: (B, L, E) of each layer, where asked for.
+        attentions: (B, H, L, L) of each layer, where asked for.
+    """
+
+    hidden: Tensor
+    layout: Padded | Row
+    pooled: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class Encoder(nn.Module):
+    """Embeddings, layers and pooler; see :meth:`forward` for how padding is left out.
+
+    Args:
+        embeddings: the input embeddings.
+        stack: the layers.
+        pooler: of the first token's state (B, E), or None.
+    """
+
+    def __init__(
+        self, embeddings: InputEmbeddings, stack: TransformerStack, pooler: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self.stack = stack
+        self.pooler = pooler
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | AttentionMask | None = None,
+        token_type_ids: Tensor | None = None,
+        *,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        needed: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> Encoded:
+        """Run the layers, on the real tokens only where some are padding.
+
+        Padding is left out when values can be looked at (not under torch.compile or torch.export) and no
+        attention weights are asked for. Results at the positions left out are zeros.
+
+        Args:
+            input_ids: (B, L) token ids; or give `inputs_embeds`.
+            attention_mask: (B, L), 1 = a token, 0 = padding on whichever side; or (B, L, L) booleans, or an
+                :class:`AttentionMask`, for anything else; None = all tokens, each sees all.
+            token_type_ids: (B, L) segments; None = all 0.
+            position_ids: (B or 1, L); None = 0..L-1, from 0 again in each document of `document_ids`.
+            inputs_embeds: (B, L, E) in place of the token embeddings.
+            document_ids: (B, L), for several documents packed in one row: equal ids stand together and see
+                each other only.
+            needed: (B, L) booleans, padded positions whose results are read nevertheless.
+            output_hidden_states, output_attentions: keep them.
+
+        Raises:
+            ValueError, TypeError: shapes do not fit, an id is outside of its table, or L exceeds the
+                position table.
+        """
+        tokens = self._check(input_ids, inputs_embeds, attention_mask)
+        if position_ids is None:
+            position_ids = self.default_positions(tokens, document_ids)
+        mask, layout = _mask_and_layout(
+            tokens, attention_mask, document_ids, needed, movable=not output_attentions
+        )
+        hidden = self.embeddings(
+            *(
+                None if values is None else layout.gather(values)
+                for values in (input_ids, position_ids, token_type_ids, inputs_embeds)
+            )
+        )
+        result = self.stack(
+            hidden,
+            mask,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        states = result.hidden_states
+        return Encoded(
+            result.hidden,
+            layout,
+            None if self.pooler is None else self.pooler(layout.first(result.hidden)),
+            states and tuple(layout.scatter(state) for state in states),
+            result.attentions,
+        )
+
+    def default_positions(self, tokens: Tensor, document_ids: Tensor | None) -> Tensor:
+        """(B or 1, L) position ids where the caller gives none.
+
+        Args:
+            tokens: (B, L, ...), input ids or embeddings.
+        """
+        columns = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        if document_ids is None:
+            return columns
+        starts = torch.ones_like(document_ids, dtype=torch.bool)
+        starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+        return columns - torch.where(starts, columns, 0).cummax(dim=1).values
+
+    def _check(self, input_ids, inputs_embeds, attention_mask) -> Tensor:
+        """The one of the two inputs that is given, when everything fits."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("expected one of input_ids and inputs_embeds")
+        name, tokens, dims = (
+            ("input_ids", input_ids, 2)
+            if inputs_embeds is None
+            else ("inputs_embeds", inputs_embeds, 3)
+        )
+        if tokens.dim() != dims:
+            form = "(B, L)" if dims == 2 else "(B, L, E)"
+            raise ValueError(f"{name} has shape {tuple(tokens.shape)}; expected {form}")
+        batch, length = tokens.shape[:2]
+        if length > self.embeddings.max_positions:
+            raise ValueError(
+                f"the text has {length} tokens; the model has {self.embeddings.max_positions} positions"
+            )
+        if isinstance(attention_mask, Tensor) and tuple(attention_mask.shape) not in (
+            (batch, length),
+            (batch, length, length),
+        ):
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}; expected (B, L) = "
+                f"({batch}, {length}) or (B, L, L)"
+            )
+        return tokens
+
+
+def _mask_and_layout(
+    tokens: Tensor,
+    attention_mask: Tensor | AttentionMask | None,
+    document_ids: Tensor | None,
+    needed: Tensor | None,
+    movable: bool,
+) -> tuple[AttentionMask | None, Padded | Row]:
+    """What each token sees, and how the tokens lie; a mask that hides nothing is None."""
+    length = tokens.shape[1]
+    visible_values = not torch.compiler.is_compiling()
+    documents = None if document_ids is None else AttentionMask.documents(document_ids)
+    if attention_mask is None:
+        return documents, Padded()
+    if isinstance(attention_mask, Tensor) and attention_mask.dim() == 3:
+        attention_mask = AttentionMask.dense(attention_mask.bool())
+    if isinstance(attention_mask, Tensor):
+        real = attention_mask.bool()
+        if visible_values and bool(real.all()):
+            return documents, Padded()
+        mask = AttentionMask.keys(real)
+    else:
+        mask = attention_mask
+        real = (mask.key_rank != PADDED).expand(tokens.shape[0], length)
+    mask = mask if documents is None else mask & documents
+    movable = movable and visible_values and mask.allowed is None and mask.branches is None
+    keep = real if needed is None else real | needed
+    if not movable or bool(keep.all()):
+        return mask, Padded()
+    row = Row(keep)
+    return row.mask(mask), row

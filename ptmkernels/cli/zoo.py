@@ -1,0 +1,80 @@
+"""`ptmkernels zoo`: the models by family."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ptmkernels.cli import app
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ptmkernels.registry import Card
+
+
+@app.command()
+def zoo(
+    model: Annotated[
+        str, typer.Argument(help='One model ("bert"), or a pattern of presets ("denoising/*").')
+    ] = "*",
+) -> None:
+    """The models by family, with paper, encoder, objective and sizes; or one model with its presets."""
+    from rich.console import Console
+
+    from ptmkernels import registry
+
+    console = Console()
+    for card in registry.cards():
+        if card.name == model:
+            _show_model(console, card)
+            return
+    names = set(registry.list_models(model))
+    if not names:
+        raise ValueError(f"no model matches {model!r}; `ptmkernels zoo` shows all")
+    shown = [card for card in registry.cards() if names.intersection(card.preset_names())]
+    for family, cards in groupby(shown, key=lambda card: card.family):
+        console.print(_family_table(family, list(cards), names))
+
+
+def _family_table(family: str, cards: list[Card], names: set[str]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=family, title_justify="left")
+    for column in ("model", "paper", "encoder", "objective"):
+        table.add_column(column, overflow="fold")
+    table.add_column("presets", justify="right")
+    table.add_column("weights", justify="right", no_wrap=True)
+    for card in cards:
+        presets = [name for name in card.preset_names() if name in names]
+        sizes = [card.num_parameters(name) for name in presets]
+        paper = f"{card.authors} {card.year}, {card.link}"
+        span = " to ".join(dict.fromkeys(map(_millions, (min(sizes), max(sizes)))))
+        table.add_row(card.name, paper, card.encoder, card.objective, str(len(presets)), span)
+    return table
+
+
+def _show_model(console: Console, card: Card) -> None:
+    from rich.table import Table
+
+    console.print(f"[bold]{card.title}[/] ({card.authors} {card.year}, {card.link})")
+    console.print(card.paper)
+    console.print(f"family: {card.family}; encoder: {card.encoder}; objective: {card.objective}")
+    console.print(f"heads: {', '.join(card.architecture.heads)}")
+    table = Table()
+    table.add_column("preset", no_wrap=True)
+    table.add_column("weights", justify="right", no_wrap=True)
+    table.add_column("differs from the defaults in")
+    defaults = card.architecture.config()
+    for name in card.preset_names():
+        values = card.presets[name.removeprefix(f"{card.name}-")].items()
+        said = [f"{field} {value}" for field, value in values if value != getattr(defaults, field)]
+        table.add_row(name, _millions(card.num_parameters(name)), ", ".join(said))
+    console.print(table)
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count < 1e8 else f"{count / 1e6:.0f} M"

@@ -1,0 +1,190 @@
+"""Text in, documents out: each a list of sentences, read as a stream.
+
+Two layouts of plain UTF-8 text. "sentences" is BERT's own: one sentence a line, a blank line between
+documents. "text" is free text: lines wrapped anywhere, a blank line between paragraphs, a new document
+after two blank lines or a form feed; sentences are found by rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ptmkernels.data.python_topics import python_topics
+from ptmkernels.data.sentences import split_sentences
+
+__all__ = ["DEFAULT_CORPUS", "Corpus", "choose_held_out"]
+
+DEFAULT_CORPUS = "python-topics"
+LAYOUTS = ("auto", "sentences", "text")
+
+# A book without a break still has to give documents to hold out and to draw random sentences from.
+LONGEST_FREE_DOCUMENT = 256  # sentences
+
+_PROBE_LINES = 1000
+
+
+class Corpus:
+    """A text corpus that can be gone through again and again without being held in memory.
+
+    Args:
+        source: "python-topics", the English of Python's manual, which every Python carries; or a file; or
+            a folder, of which every `*.txt` is read in the order of the names; or several of these.
+        layout: "sentences", "text", or "auto", which looks at the beginning of each file.
+
+    Iterating gives documents, each a list of at least one sentence.
+
+    Raises:
+        ValueError: the layout is unknown, a folder has no text, the corpus has none at all, or a file is
+            not UTF-8 (the message names file and byte).
+        OSError: a file cannot be read.
+    """
+
+    def __init__(
+        self, source: str | Path | Sequence[str | Path] = DEFAULT_CORPUS, layout: str = "auto"
+    ) -> None:
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}")
+        self.sources = [source] if isinstance(source, str | Path) else list(source)
+        self.layout = layout
+
+    def __iter__(self) -> Iterator[list[str]]:
+        found = False
+        for source in self.sources:
+            for document in self._documents(source):
+                found = True
+                yield document
+        if not found:
+            raise ValueError(f"the corpus {self} holds no text")
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.sources))
+
+    def _documents(self, source: str | Path) -> Iterator[list[str]]:
+        if source == DEFAULT_CORPUS:
+            yield from python_topics()
+            return
+        for path in text_files(Path(source)):
+            layout = guess_layout(path) if self.layout == "auto" else self.layout
+            read = sentence_documents if layout == "sentences" else free_documents
+            yield from read(read_lines(path))
+
+
+def text_files(path: Path) -> list[Path]:
+    """The file itself, or the `*.txt` of a folder in the order of their names."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("*.txt"))
+    if not files:
+        raise ValueError(f"the folder {path} has no *.txt")
+    return files
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, stripped of white space but for form feeds.
+
+    Raises:
+        ValueError: the file is not UTF-8; names the file and the offset of the byte.
+        OSError: the file cannot be read.
+    """
+    offset = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path} is not UTF-8 text: byte {offset + error.start} "
+                    f"is 0x{line[error.start]:02x} ({error.reason})"
+                ) from None
+            text = text.removeprefix("\ufeff") if offset == 0 else text
+            offset += len(line)
+            yield text.strip(" \t\r\n\v")
+
+
+def guess_layout(path: Path) -> str:
+    """ "sentences" where nearly every line is one whole sentence, else "text"."""
+    lines = [line for line in islice(read_lines(path), _PROBE_LINES) if line]
+    ends = sum(line[-1] in ".!?…\"'”’)" for line in lines)
+    sentences = sum(len(split_sentences(line)) for line in lines)
+    whole = bool(lines) and ends >= 0.7 * len(lines) and sentences <= 1.3 * len(lines)
+    return "sentences" if whole else "text"
+
+
+def sentence_documents(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Documents of the layout "sentences"."""
+    document: list[str] = []
+    for line in lines:
+        if line := " ".join(line.split()):
+            document.append(line)
+        elif document:
+            yield document
+            document = []
+    if document:
+        yield document
+
+
+def free_documents(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Documents of the layout "text"."""
+    document: list[str] = []
+    for paragraph in _paragraphs(lines):
+        if paragraph is not None:
+            document += split_sentences(paragraph)
+        if document and (paragraph is None or len(document) >= LONGEST_FREE_DOCUMENT):
+            yield document
+            document = []
+    if document:
+        yield document
+
+
+def _paragraphs(lines: Iterable[str]) -> Iterator[str | None]:
+    """Paragraphs; None where a document ends."""
+    wrapped: list[str] = []
+    blanks = 0
+    for line in lines:
+        new_document = line.startswith("\f")
+        line = line.strip("\f \t")
+        blanks = 0 if line else blanks + 1
+        if wrapped and (blanks or new_document):
+            yield " ".join(wrapped)
+            wrapped = []
+        if new_document or blanks == 2:
+            yield None
+        if line:
+            wrapped.append(line)
+    if wrapped:
+        yield " ".join(wrapped)
+
+
+def choose_held_out(num_documents: int, share: float, seed: int, least: int = 1) -> np.ndarray:
+    """Which documents to keep for evaluation.
+
+    Args:
+        num_documents: of the corpus.
+        share: of the documents, 0 <= share < 1; 0 = none.
+        seed: of the choice.
+        least: documents that both sides get, whatever the share.
+
+    Returns:
+        (num_documents,) booleans.
+
+    Raises:
+        ValueError: the share is out of range, or there are too few documents to part.
+    """
+    if not 0.0 <= share < 1.0:
+        raise ValueError(f"the held-out share is {share}; expected 0 <= share < 1")
+    chosen = np.zeros(num_documents, dtype=bool)
+    if share == 0.0:
+        return chosen
+    if num_documents < 2 * least:
+        raise ValueError(
+            f"the corpus has too few documents to hold some out, {num_documents}; expected at least "
+            f"{2 * least}. Put a blank line between documents, give a held-out text, or set the held-out "
+            "share to 0"
+        )
+    count = min(max(least, round(share * num_documents)), num_documents - least)
+    chosen[np.random.default_rng(seed).permutation(num_documents)[:count]] = True
+    return chosen

@@ -1,0 +1,7 @@
+"""The zoo: one folder for each family of the survey, one thin file for each model."""
+
+from importlib import import_module
+from pkgutil import walk_packages
+
+for _module in walk_packages(__path__, prefix=f"{__name__}."):
+    import_module(_module.name)

@@ -1,0 +1,1 @@
+"""Denoising auto-encoders: masked language models and their relatives."""

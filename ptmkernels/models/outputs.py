@@ -1,0 +1,68 @@
+"""What the forward of each kind of model returns; names as in Transformers.
+
+Shapes: B batch, L length, E hidden size, H heads, V vocabulary, C labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T", bound=type)
+
+
+def output(cls: T) -> T:
+    """A dataclass that passes through torch.export and through hooks that look for tensors."""
+    cls = dataclass(kw_only=True)(cls)
+    torch.export.register_dataclass(cls, serialized_type_name=f"ptmkernels.{cls.__name__}")
+    return cls
+
+
+@output
+class Output:
+    """What every output has.
+
+    Args:
+        hidden_states: the embeddings and each layer's output (B, L, E), where asked for.
+        attentions: each layer's weights (B, H, L, L), where asked for.
+    """
+
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@output
+class EncoderOutput(Output):
+    """`last_hidden_state` (B, L, E), `pooler_output` (B, E)."""
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor | None = None
+
+
+@output
+class PreTrainingOutput(Output):
+    """`prediction_logits` (B, L, V), `seq_relationship_logits` (B, 2), `loss` the sum of both."""
+
+    prediction_logits: Tensor
+    seq_relationship_logits: Tensor
+    loss: Tensor | None = None
+
+
+@output
+class LogitsOutput(Output):
+    """`logits`, and `loss` where labels were given."""
+
+    logits: Tensor
+    loss: Tensor | None = None
+
+
+@output
+class QuestionAnsweringOutput(Output):
+    """`start_logits` and `end_logits` (B, L), `loss` the mean of both."""
+
+    start_logits: Tensor
+    end_logits: Tensor
+    loss: Tensor | None = None

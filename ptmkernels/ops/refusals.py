@@ -1,0 +1,99 @@
+"""What each backend does not serve, and why: the one list that the selector, the tests and the docs read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+KERNELS = ("cpu", "cuda", "triton")
+EVERY_OP = "every op"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A kind of call that some backends do not serve.
+
+    Args:
+        op: the name of an op, or ``EVERY_OP``.
+        backends: those that refuse.
+        reason: what the user reads; may name the {device} of the call.
+        applies: whether a call is of this kind, from its leading tensor (the query of attention).
+    """
+
+    op: str
+    backends: tuple[str, ...]
+    reason: str
+    applies: Callable[[Tensor], bool]
+
+
+@torch.compiler.assume_constant_result
+def transforms_active() -> bool:
+    """True inside torch.func's transforms (vmap, grad, jvp, ...) and levels of forward-mode AD."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def _interpreted(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+REFUSALS = (
+    Refusal(
+        EVERY_OP,
+        ("cpu",),
+        "the tensors are on {device}",
+        lambda tensor: tensor.device.type != "cpu",
+    ),
+    Refusal(
+        EVERY_OP,
+        ("cuda",),
+        "the tensors are on {device}",
+        lambda tensor: tensor.device.type != "cuda",
+    ),
+    Refusal(
+        EVERY_OP,
+        ("triton",),
+        "the tensors are on {device} (on the CPU, TRITON_INTERPRET=1 runs the kernels, slowly)",
+        lambda tensor: tensor.device.type != "cuda" and not _interpreted(tensor),
+    ),
+    Refusal(
+        EVERY_OP,
+        KERNELS,
+        "torch.func transforms and forward-mode AD are served by reference only",
+        lambda tensor: transforms_active(),
+    ),
+    Refusal(
+        "masked_attention",
+        KERNELS,
+        "float64 is served by reference only",
+        lambda query: query.dtype == torch.float64,
+    ),
+)
+
+
+def refusals(op: str, backends: Sequence[str], tensor: Tensor) -> dict[str, str | None]:
+    """For each backend of an op, why it cannot serve a call with this leading tensor, or None.
+
+    Args:
+        op: name of the op.
+        backends: those that the op has, best first.
+        tensor: the leading tensor of the call.
+    """
+    found: dict[str, str | None] = dict.fromkeys(backends)
+    for refusal in REFUSALS:
+        if refusal.op in (op, EVERY_OP) and refusal.applies(tensor):
+            for backend in refusal.backends:
+                if backend in found and found[backend] is None:
+                    found[backend] = refusal.reason.format(device=tensor.device)
+    return found
+
+
+def as_markdown() -> str:
+    """The list as the table of docs/refusals.md."""
+    rows = ["| op | backends | refused: what the error says |", "|---|---|---|"]
+    rows += [f"| {r.op} | {', '.join(r.backends)} | {r.reason} |" for r in REFUSALS]
+    return "\n".join(rows)

@@ -1,0 +1,182 @@
+"""Which models there are: cards and presets, filled by the files of :mod:`ptmkernels.models`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ptmkernels.config import Config, nearest
+
+if TYPE_CHECKING:
+    from ptmkernels.models.base import Architecture, Model
+
+__all__ = ["Card", "create_model", "list_models", "model_card", "register", "resolve"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What there is to know of a model.
+
+    Args:
+        name: the stem of its presets, "bert".
+        family: folder of the survey's taxonomy, "denoising".
+        title: as the paper writes it.
+        authors, paper, year, link: who wrote the paper, its title, when, and where it is to be found.
+        encoder: what turns tokens into vectors, in a few words.
+        objective: what it is trained on, in a few words.
+        architecture: what builds it.
+        presets: published sizes; each gives the values in which it differs from the configuration's
+            defaults.
+        aliases: other short names of presets.
+    """
+
+    name: str
+    family: str
+    title: str
+    authors: str
+    paper: str
+    year: int
+    link: str
+    encoder: str
+    objective: str
+    architecture: Architecture = field(repr=False)
+    presets: Mapping[str, Mapping[str, Any]]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def preset_names(self) -> list[str]:
+        """The full names, as :func:`create_model` takes them."""
+        return [f"{self.name}-{preset}" for preset in self.presets]
+
+    def config(self, preset: str) -> Config:
+        """The configuration of a preset, by its full name."""
+        return self.architecture.config(**self.presets[preset.removeprefix(f"{self.name}-")])
+
+    def num_parameters(self, preset: str) -> int:
+        """How many weights the bare backbone of a preset has, by its full name."""
+        with torch.device("meta"):
+            return self.architecture.build("backbone", self.config(preset)).num_parameters()
+
+
+_CARDS: dict[str, Card] = {}
+
+
+def register(card: Card) -> None:
+    """Make a model known; called by its file.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if card.name in _CARDS:
+        raise ValueError(f"a model named {card.name!r} is registered already")
+    _CARDS[card.name] = card
+
+
+def cards() -> list[Card]:
+    """Every card, by family and name."""
+    importlib.import_module("ptmkernels.models")
+    return sorted(_CARDS.values(), key=lambda card: (card.family, card.year, card.name))
+
+
+def architectures() -> dict[str, Architecture]:
+    """Every architecture by its `model_type`."""
+    return {card.architecture.model_type: card.architecture for card in cards()}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The full names of the presets.
+
+    Args:
+        pattern: shell-style, matched against the name and against "family/name": "bert-*", "denoising/*".
+    """
+    return [
+        name
+        for card in cards()
+        for name in card.preset_names()
+        if fnmatchcase(name, pattern) or fnmatchcase(f"{card.family}/{name}", pattern)
+    ]
+
+
+def resolve(model: str, preset: str) -> str:
+    """The full name of a preset by its short name: ("bert", "tiny") gives "bert-tiny".
+
+    Raises:
+        ValueError: there is no such model or preset; the nearest names are given.
+    """
+    known = {card.name: card for card in cards()}
+    if model not in known:
+        raise ValueError(f"unknown model {model!r}; {nearest(model, list(known))}")
+    card = known[model]
+    preset = card.aliases.get(preset, preset)
+    if preset not in card.presets:
+        raise ValueError(f"{model} has no preset {preset!r}; {nearest(preset, list(card.presets))}")
+    return f"{model}-{preset}"
+
+
+def _find(name: str) -> tuple[Card, str]:
+    """The card and the full name of the preset that is called `name`, perhaps by an alias."""
+    full = {}
+    for card in cards():
+        for preset in (*card.presets, *card.aliases):
+            meant = card.aliases.get(preset, preset)
+            full[f"{card.name}-{preset}"] = (card, f"{card.name}-{meant}")
+    if name not in full:
+        raise ValueError(f"unknown model {name!r}; {nearest(name, list(full))}")
+    return full[name]
+
+
+def model_card(name: str) -> Card:
+    """The card of a model, or of the model that a preset belongs to.
+
+    Raises:
+        ValueError: the name is neither; the nearest names are given.
+    """
+    known = {card.name: card for card in cards()}
+    return known[name] if name in known else _find(name)[0]
+
+
+def create_model(
+    name: str,
+    head: str | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **overrides: Any,
+) -> Model:
+    """A new model with starting weights as its paper gives them.
+
+    Args:
+        name: full name of a preset, such as "bert-base-uncased" (:func:`list_models`).
+        head: the task, such as "masked-lm"; None = the bare backbone.
+        device, dtype: of the weights; None = torch's defaults.
+        overrides: values of the configuration, such as `num_hidden_layers=4`.
+
+    Raises:
+        ValueError: the name, the head or an override is unknown (the nearest names are given), or a value
+            cannot be.
+    """
+    card, preset = _find(name)
+    config = card.config(preset).replace(**overrides)
+    model = empty_model(card.architecture, head or "backbone", config, device, dtype)
+    model.initialise()
+    return model
+
+
+def empty_model(
+    architecture: Architecture,
+    head: str,
+    config: Any,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Model:
+    """A model in training mode whose weights hold anything; nothing is initialised twice."""
+    device = torch.get_default_device() if device is None else device
+    with torch.device("meta"):
+        model = architecture.build(head, config)
+    if dtype is not None:
+        model = model.to(dtype)
+    return model.to_empty(device=device)
