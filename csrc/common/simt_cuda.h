@@ -14,8 +14,6 @@
 #define SIMT_HOST_FN __host__ __device__ __forceinline__
 #define SIMT_UNROLL _Pragma("unroll")
 #define SIMT_ROLL _Pragma("unroll 1")
-#define SIMT_PRAGMA(text) _Pragma(#text)
-#define SIMT_UNROLL_BY(count) SIMT_PRAGMA(unroll count)
 
 namespace ptmkernels::simt {
 

@@ -15,7 +15,6 @@
 #define SIMT_HOST_FN inline
 #define SIMT_UNROLL
 #define SIMT_ROLL
-#define SIMT_UNROLL_BY(count)
 
 namespace ptmkernels::simt {
 

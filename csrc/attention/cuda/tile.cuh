@@ -167,16 +167,43 @@ SIMT_FN void multiply_step(float (&acc)[kM][kN][4], const uint32_t (&a)[kM][4], 
   }
 }
 
+template <int kM, int kN>
+SIMT_FN void add(float (&acc)[kM][kN][4], const float (&sum)[kM][kN][4]) {
+  SIMT_UNROLL
+  for (int m = 0; m < kM; ++m) {
+    SIMT_UNROLL
+    for (int n = 0; n < kN; ++n) {
+      SIMT_UNROLL
+      for (int e = 0; e < 4; ++e) acc[m][n][e] += sum[m][n][e];
+    }
+  }
+}
+
 // acc[16 kM x 8 kN] += left[left0 ..] . right[right0 ..]^T, both with the depth in their rows.
+//
+// float32: every few steps the sum starts anew and is added once, because the tensor core rounds toward
+// zero, and over a deep product that would add up.
 template <typename T, int kM, int kN, typename Left, typename Right>
 SIMT_FN void multiply_transposed(float (&acc)[kM][kN][4], Left left, int left0, Right right,
                                  int right0, bool exact) {
-  SIMT_UNROLL_BY(4)
-  for (int step = 0; step < Left::kChunks / 2; ++step) {
-    uint32_t a[kM][4];
+  constexpr int kSteps = Left::kChunks / 2, kTogether = kSteps < 4 ? kSteps : 4;
+  constexpr bool kAnew = std::is_same_v<T, float>;
+  SIMT_ROLL
+  for (int first = 0; first < kSteps; first += kTogether) {
+    float sum[kAnew ? kM : 1][kAnew ? kN : 1][4];
+    if constexpr (kAnew) clear(sum);
     SIMT_UNROLL
-    for (int m = 0; m < kM; ++m) load_left(a[m], left, left0 + 16 * m, step);
-    multiply_step<T>(acc, a, right, right0, step, exact);
+    for (int step = first; step < first + kTogether; ++step) {
+      uint32_t a[kM][4];
+      SIMT_UNROLL
+      for (int m = 0; m < kM; ++m) load_left(a[m], left, left0 + 16 * m, step);
+      if constexpr (kAnew) {
+        multiply_step<T>(sum, a, right, right0, step, exact);
+      } else {
+        multiply_step<T>(acc, a, right, right0, step, exact);
+      }
+    }
+    if constexpr (kAnew) add(acc, sum);
   }
 }
 
@@ -227,22 +254,21 @@ SIMT_FN void multiply_half(float (&acc)[kM][kN][4], const float (&weights)[kM][k
 }
 
 // float32: the depth is taken in the order 0, 2, 4, 6, 1, 3, 5, 7, in which an accumulator tile is a
-// left fragment as it lies. Each tile's sum starts anew and is added once: the tensor core rounds toward
-// zero, and over thousands of keys that would add up.
+// left fragment as it lies. Each tile's sum starts anew, as in multiply_transposed.
 template <int kM, int kN, int kK, typename Right>
 SIMT_FN void multiply_float(float (&acc)[kM][kN][4], const float (&weights)[kM][kK][4], Right right,
                             int row0, int col0, bool exact) {
   const int g = lane_index() / 4, t = lane_index() % 4;
+  const int own[2] = {Right::offset(2 * t, g / 4) + g % 4, Right::offset(2 * t + 1, g / 4) + g % 4};
   SIMT_UNROLL
   for (int n = 0; n < kN; ++n) {
     float sum[kM][4] = {};
     SIMT_UNROLL
     for (int step = 0; step < kK; ++step) {
-      const int row = row0 + 8 * step + 2 * t, col = col0 + 8 * n + g;
       uint32_t b[2];
       SIMT_UNROLL
       for (int i = 0; i < 2; ++i) {
-        const int place = Right::offset(row + i, col / 4) + col % 4;
+        const int place = Right::shifted(own[i], row0 + 8 * step, col0 / Right::kPerChunk + 2 * n);
         b[i] = as_bits(right.data.load(place));
       }
       SIMT_UNROLL
