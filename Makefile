@@ -42,7 +42,7 @@ $(VENV)/.built: $(VENV)/.requirements $(BUILT_FROM)
 	touch $@
 
 test: build  ## run the whole test suite
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(TESTS) $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadgroup $(TESTS) $(ARGS)
 
 lint: $(VENV)/.created  ## check style and format of Python and C++
 	$(BIN)/ruff check .

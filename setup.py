@@ -42,7 +42,7 @@ class CMakeBuild(build_ext):
         configure = [
             *(cmake, "--fresh", "-S", str(ROOT), "-B", str(self.build_dir), "-G", "Ninja"),
             f"-DCMAKE_MAKE_PROGRAM={ninja}",
-            f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+            f"-DCMAKE_BUILD_TYPE={os.environ.get('PTMKERNELS_BUILD_TYPE', 'Release')}",
             f"-DPTMKERNELS_TORCH_INCLUDE={headers}",
             f"-DPython_EXECUTABLE={sys.executable}",
             "-DPTMKERNELS_BUILD_PYTHON=ON",

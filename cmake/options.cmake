@@ -1,5 +1,6 @@
 # Every option of the build. Those with an environment variable of the same name can be set through
-# pip, too: PTMKERNELS_BUILD_CUDA=0 pip install --no-build-isolation .
+# pip, too: PTMKERNELS_BUILD_CUDA=0 pip install --no-build-isolation . (and PTMKERNELS_BUILD_TYPE, CMake's
+# build type, and PTMKERNELS_BUILD_DIR, the folder to build in).
 
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 set(CMAKE_CXX_EXTENSIONS OFF)

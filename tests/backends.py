@@ -5,16 +5,22 @@ import torch
 import ptmkernels.ops  # noqa: F401  loads the libraries
 from ptmkernels._selector import BACKENDS, unavailable
 
-_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+_KERNEL = {
+    "cpu": ("ptmkernels::attention_forward", "CPU"),
+    "cuda": ("ptmkernels::attention_forward", "CUDA"),
+    "triton": ("ptmkernels::triton_attention_forward", "CUDA"),
+}
 
 
-def _has_kernel(backend: str) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(
-        "ptmkernels::attention_forward", _KEYS[backend]
-    )
+def _runs(backend: str) -> bool:
+    """Triton's interpreter is too slow for every test: tests/ops/test_attention_triton.py has its own."""
+    if backend not in _KERNEL or unavailable(backend) is not None:
+        return False
+    interpreted = backend == "triton" and not torch.cuda.is_available()
+    return not interpreted and torch._C._dispatch_has_kernel_for_dispatch_key(*_KERNEL[backend])
 
 
-KERNELS = [b for b in BACKENDS if b in _KEYS and unavailable(b) is None and _has_kernel(b)]
+KERNELS = [backend for backend in BACKENDS if _runs(backend)]
 
 
 def device_of(backend: str) -> str:

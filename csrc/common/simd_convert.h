@@ -67,9 +67,13 @@ PTMKERNELS_INLINE Vec load_elements(const Float16* p) {
 PTMKERNELS_INLINE void store_elements(float* p, Vec v) { store(p, v); }
 
 PTMKERNELS_INLINE HalfVec round_to_bfloat16(Vec v) {
+#if defined(__AVX512BF16__) && PTMKERNELS_SIMD_WIDTH == 16
+  return (HalfVec)_mm512_cvtneps_pbh((__m512)v);
+#else
   const UintVec bits = (UintVec)v;
   const UintVec rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
   return narrow(v == v ? rounded : splat(uint32_t{0x7fc0}));
+#endif
 }
 
 PTMKERNELS_INLINE void store_elements(BFloat16* p, Vec v) { store_as(p, round_to_bfloat16(v)); }
@@ -82,11 +86,13 @@ PTMKERNELS_INLINE void store_elements(Float16* p, Vec v) {
 #else
   const UintVec bits = (UintVec)v;
   const UintVec magnitude = bits & 0x7fffffffu;
-  // Normal halves: round the 13 bits that go, then rebias. Subnormal ones: adding 1/2 aligns their last bit with a float's last bit.
+  // Normal halves: round the 13 bits that go, then rebias. Subnormal ones: adding 1/2 aligns their
+  // last bit with a float's last bit.
   const UintVec normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112u << 23)) >> 13;
   const UintVec subnormal = (UintVec)((Vec)magnitude + splat(0.5f)) - 0x3f000000u;
   const UintVec finite = magnitude < splat(uint32_t{113u << 23}) ? subnormal : normal;
-  const UintVec limited = magnitude >= splat(uint32_t{0x477ff000u}) ? splat(uint32_t{0x7c00}) : finite;
+  const UintVec limited =
+      magnitude >= splat(uint32_t{0x477ff000u}) ? splat(uint32_t{0x7c00}) : finite;
   const UintVec half = magnitude > splat(uint32_t{0x7f800000u}) ? splat(uint32_t{0x7e00}) : limited;
   store_as(p, narrow(half | (bits >> 16 & 0x8000)));
 #endif

@@ -10,9 +10,13 @@ import typer
 
 from ptmkernels.cli import app
 
-# Op -> the backends that it has. Triton kernels and reference run wherever the selector says so.
+# Op -> the backends that it has.
 OP_BACKENDS = {
-    "masked_attention": ("cpu", "cuda", "reference"),
+    "masked_attention": ("cpu", "triton", "reference"),
+    "negative_sampling_loss": ("cpu", "reference"),
+    "hierarchical_softmax_loss": ("cpu", "reference"),
+    "skipgram_step_": ("cpu", "reference"),
+    "cbow_step_": ("cpu", "reference"),
     "template_op": ("cpu", "cuda", "reference"),
 }
 CPU_FEATURES = (

@@ -59,12 +59,12 @@ class CompiledKernel:
 
     @cached_property
     def instructions(self) -> Counter:
-        """How often each machine instruction stands in the code, by its name up to the first dot."""
+        """How often each machine instruction stands in the code, by its full name."""
         if self._amd:
             code = self.compiled.asm["amdgcn"]
             return Counter(re.findall(r"^\s+([sv]_\w+|ds_\w+|buffer_\w+|global_\w+)", code, re.M))
         listing = self._tool("nvdisasm", "-c")
-        names = re.findall(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", listing)
+        names = re.findall(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)", listing)
         return Counter(names)
 
     @property

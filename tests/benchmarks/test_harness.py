@@ -1,4 +1,4 @@
-"""The harness on a toy op: what is right is timed, what is wrong or fails is said, rows hold what they say."""
+"""The harness on a toy op: what is right is timed, what is wrong is said, rows hold what they say."""
 
 import csv
 import json
@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from ptmkernels.benchmarks import OPS, harness, load, report
-from ptmkernels.benchmarks.harness import BACKWARD, BOTH, FORWARD, Benchmark, Case, Options, Provider
+from ptmkernels.benchmarks.harness import (
+    BACKWARD,
+    BOTH,
+    FORWARD,
+    Benchmark,
+    Case,
+    Options,
+    Provider,
+)
 from ptmkernels.benchmarks.machine import Work, copy_rate, floor_seconds, matmul_rate
 from ptmkernels.benchmarks.memory import peak_bytes, peak_resident_bytes
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import ptmkernels
 from ptmkernels._selector import BACKENDS, unavailable
 from ptmkernels.cli import app, info
+from ptmkernels.ops import attention
 
 run = CliRunner().invoke
 
@@ -28,9 +29,10 @@ def test_json_holds_everything():
             assert reasons[backend] == unavailable(backend)
 
 
-def test_every_public_op_with_backends_is_listed():
+def test_the_listed_backends_are_those_of_the_ops():
     for op in info.OP_BACKENDS:
         assert hasattr(ptmkernels.ops, op)
+    assert set(info.OP_BACKENDS["masked_attention"]) == set(attention._FORWARD)
 
 
 def test_table_names_each_op_and_each_reason():

@@ -70,17 +70,25 @@ def values_and_gradients(function, inputs, *rest):
     return [output.detach(), *torch.autograd.grad(output.sum(), leaves)]
 
 
-@pytest.mark.parametrize("backend", [*BACKENDS, None])
-@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_compile_whole_graph(dynamic, dropout_p, backend):
-    compiled = torch.compile(attend, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    for length in (5, 6, 9) if dynamic else (5,):
-        inputs = arguments(length, backend or "cpu")
-        actual = values_and_gradients(compiled, inputs, dropout_p, backend)
-        expected = values_and_gradients(attend, inputs, dropout_p, backend)
-        for one, two in zip(actual, expected, strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+@pytest.fixture(autouse=True)
+def _forget_compiled_functions():
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("backend", "lengths", "dropout_p"),
+    [*((b, (5, 6, 9), 0.3) for b in KERNELS), (None, (5,), 0.0), ("reference", (5,), 0.0)],
+)
+def test_compile_whole_graph(backend, lengths, dropout_p):
+    compiled = torch.compile(attend, fullgraph=True, dynamic=len(lengths) > 1, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for length in lengths:
+            inputs = arguments(length, backend or "cpu")
+            actual = values_and_gradients(compiled, inputs, dropout_p, backend)
+            expected = values_and_gradients(attend, inputs, dropout_p, backend)
+            for one, two in zip(actual, expected, strict=True):
+                torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", KERNELS)

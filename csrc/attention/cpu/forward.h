@@ -1,10 +1,13 @@
 // Forward of masked attention:
 //
-//     O_i = sum_j softmax_j(s_ij) v_j        lse_i = log sum_j exp s_ij        s_ij = scale · q_i·k_j + bias_ij where visible
+//     O_i = sum_j softmax_j(s_ij) v_j        lse_i = log sum_j exp s_ij        s_ij = scale ·
+//     q_i·k_j + bias_ij where visible
 //
-// A. Vaswani et al., "Attention Is All You Need", 2017, eq. 1, by the tiled evaluation of T. Dao, "FlashAttention-2", 2023, algorithm 1.
-// Deviations: scores are kept transposed, a query in each lane, so that all reductions are vertical and only the queries are transposed;
-// the keys lie in the outer loop within a chunk of queries, so that a tile of keys and values is packed once for the whole chunk.
+// A. Vaswani et al., "Attention Is All You Need", 2017, eq. 1, by the tiled evaluation of T. Dao,
+// "FlashAttention-2", 2023, algorithm 1. Deviations: scores are kept transposed, a query in each
+// lane, so that all reductions are vertical and only the queries are transposed; the keys lie in
+// the outer loop within a chunk of queries, so that a tile of keys and values is packed once for
+// the whole chunk.
 #pragma once
 
 #include "attention/cpu/key_split.h"
@@ -12,8 +15,8 @@
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
-// Chunks of queries share a packed tile of keys. How many there are is a matter of speed alone: whatever the chunk, what a query sees is
-// summed in the same order.
+// Chunks of queries share a packed tile of keys. How many there are is a matter of speed alone:
+// whatever the chunk, what a query sees is summed in the same order.
 struct QueryChunks {
   QueryChunks(int64_t heads, int64_t dimension, int64_t all_panels, int64_t threads) {
     constexpr int64_t kChunkBytes = 256 << 10;
@@ -29,33 +32,39 @@ struct QueryChunks {
   int64_t panels;  // of each
 };
 
+template <class Unit>
 struct ForwardScratch {
   ForwardScratch(Scratch& scratch, int64_t dimension, int64_t panels) : start(scratch) {
     const int64_t pitch = pitch_of(dimension);
     const int64_t width = round_up(dimension, kWidth);
-    query = scratch.take<float>(panels * width * kLanes);
+    query = scratch.take<Unit>(panels * width * kLanes);
     output = scratch.take<float>(panels * width * kLanes);
     softmax = scratch.take<RunningSoftmax>(panels);
     seen = scratch.take<bool>(panels);
-    key = scratch.take<float>(kKeyTile * pitch);
-    value = scratch.take<float>(kKeyTile * pitch);
+    key = scratch.take<Unit>(kKeyTile * pitch);
+    value = scratch.take<Unit>(kKeyTile * pitch);
     scores = scratch.take<float>(kKeyTile * kLanes);
+    weights = scratch.take<Unit>(kKeyTile * kLanes);
     factors = scratch.take<float>(kKeyTile * kLanes);
     square = scratch.take<float>(kLanes * width);
+    rows = scratch.take<Unit>(kLanes * width);
   }
 
   StartScratch start;
-  float* query;             // (panels, width, kLanes)
+  Unit* query;              // (panels, width, kLanes)
   float* output;            // (panels, width, kLanes)
   RunningSoftmax* softmax;  // (panels)
   bool* seen;               // (panels): the panel has seen a key
-  float* key;               // (kKeyTile, pitch)
-  float* value;             // (kKeyTile, pitch)
+  Unit* key;                // (kKeyTile, pitch)
+  Unit* value;              // (kKeyTile, pitch)
   float* scores;            // (kKeyTile, kLanes)
+  Unit* weights;            // (kKeyTile, kLanes)
   float* factors;           // (kKeyTile, kLanes)
   float* square;            // (kLanes, width)
+  Unit* rows;               // (kLanes, width)
 };
 
+template <class Unit>
 class Forward {
  public:
   Forward(const ForwardParams& params, const CpuRuntime& runtime)
@@ -65,36 +74,37 @@ class Forward {
         options_(params.size, params.options, runtime),
         dropout_(params.options),
         split_(params, size_.batches * size_.heads * options_.bounds.panels(), runtime),
-        chunks_(size_.batches * size_.heads * split_.count(), size_.dimension, options_.bounds.panels(), runtime.threads),
+        chunks_(size_.batches * size_.heads * split_.count(), size_.dimension,
+                options_.bounds.panels(), runtime.threads),
         pitch_(pitch_of(size_.dimension)),
-        width_(round_up(size_.dimension, kWidth)) {}
+        width_(round_up(size_.dimension, kWidth)),
+        depth_(divide_up(size_.dimension, kElements<Unit>)) {}
 
   void run() const {
     Scratch measure(nullptr);
-    ForwardScratch(measure, size_.dimension, chunks_.panels);
+    ForwardScratch<Unit>(measure, size_.dimension, chunks_.panels);
     const int64_t tasks = size_.batches * size_.heads * split_.count() * chunks_.count;
     parallel(runtime_, tasks, measure.used(), [&](int64_t index, char* block) {
       Scratch scratch(block);
-      const int64_t chunk = chunks_.count - 1 - index % chunks_.count;  // a causal mask leaves most for the last chunk
+      const int64_t chunk = chunks_.count - 1 -
+                            index % chunks_.count;  // a causal mask leaves most for the last chunk
       const int64_t split = index / chunks_.count % split_.count();
       const int64_t head = index / chunks_.count / split_.count();
-      run_chunk(head / size_.heads, head % size_.heads, chunk, split, ForwardScratch(scratch, size_.dimension, chunks_.panels));
+      run_chunk(head / size_.heads, head % size_.heads, chunk, split,
+                ForwardScratch<Unit>(scratch, size_.dimension, chunks_.panels));
     });
     split_.join(runtime_);
   }
 
  private:
-  void run_chunk(int64_t batch, int64_t head, int64_t chunk, int64_t split, const ForwardScratch& scratch) const {
+  void run_chunk(int64_t batch, int64_t head, int64_t chunk, int64_t split,
+                 const ForwardScratch<Unit>& scratch) const {
     const int64_t first_panel = chunk * chunks_.panels;
     const int64_t last_panel = smaller(first_panel + chunks_.panels, options_.bounds.panels());
     const int64_t key_head = head / (size_.heads / size_.key_heads);
-    const float scale = params_.options.scale * kLog2e;
     for (int64_t panel = first_panel; panel < last_panel; ++panel) {
       const int64_t p = panel - first_panel;
-      const int64_t queries = queries_of(panel);
-      pack_rows(params_.query, batch, head, panel * kLanes, queries, size_.dimension, width_, scratch.square);
-      fill(scratch.square + queries * width_, (kLanes - queries) * width_, 0);
-      pack_panel(scratch.square, width_, size_.dimension, scale, scratch.query + p * width_ * kLanes);
+      load_queries(batch, head, panel, scratch, scratch.query + p * width_ * kLanes);
       scratch.softmax[p].reset();
       scratch.seen[p] = false;
     }
@@ -106,9 +116,10 @@ class Forward {
       const int64_t key = index * kKeyTile;
       Tile tile = {batch, head, 0, 0, key, smaller(kKeyTile, size_.keys - key)};
       bool packed = false;
-      Rows keys = {}, values = {};
+      Rows<Unit> keys = {}, values = {};
       int64_t ahead = key + kKeyTile;
-      const int64_t ahead_last = index + 1 < last_tile ? smaller(ahead + kKeyTile, size_.keys) : ahead;
+      const int64_t ahead_last =
+          index + 1 < last_tile ? smaller(ahead + kKeyTile, size_.keys) : ahead;
       const int64_t ahead_rows = divide_up(kKeyTile, last_panel - first_panel);
       for (int64_t panel = first_panel; panel < last_panel; ++panel) {
         const QueryBounds bounds = options_.bounds.queries(batch, panel, panel + 1);
@@ -122,8 +133,10 @@ class Forward {
         const StartTile start = start_tile(options_, tile, bounds, visible, base, scratch.start);
         if (start.first >= start.last) continue;
         if (!packed) {
-          keys = rows_of(params_.key, batch, key_head, key, tile.keys, size_.dimension, pitch_, scratch.key);
-          values = rows_of(params_.value, batch, key_head, key, tile.keys, size_.dimension, pitch_, scratch.value);
+          keys = dimension_units(params_.key, batch, key_head, key, tile.keys, size_.dimension,
+                                 pitch_, scratch.key);
+          values = row_units(params_.value, batch, key_head, key, tile.keys, size_.dimension,
+                             pitch_, scratch.value);
           packed = true;
         }
         if (ahead < ahead_last) {
@@ -136,22 +149,33 @@ class Forward {
       }
     }
 
-    for (int64_t panel = first_panel; panel < last_panel; ++panel) finish(batch, head, split, panel, panel - first_panel, scratch);
+    for (int64_t panel = first_panel; panel < last_panel; ++panel)
+      finish(batch, head, split, panel, panel - first_panel, scratch);
+  }
+
+  void load_queries(int64_t batch, int64_t head, int64_t panel, const ForwardScratch<Unit>& scratch,
+                    Unit* to) const {
+    const Rows<Unit> rows =
+        padded_units(params_.query, batch, head, panel * kLanes, queries_of(panel), kLanes,
+                     size_.dimension, width_, scratch.rows);
+    pack_panel(rows.data, rows.stride, depth_, to);
+    if constexpr (kElements<Unit> == 1) scale_elements(to, depth_ * kLanes, scale());
   }
 
   // One tile of keys for one panel of queries.
-  void attend(const Tile& tile, const StartTile& start, const Rows& keys, const Rows& values, int64_t p,
-              const ForwardScratch& scratch) const {
+  void attend(const Tile& tile, const StartTile& start, const Rows<Unit>& keys,
+              const Rows<Unit>& values, int64_t p, const ForwardScratch<Unit>& scratch) const {
     float top[kLanes], shift[kLanes], factor[kLanes];
     fill(top, kLanes, -kInfinity);
-    Product scores;
+    Product<Unit> scores;
     scores.c = scratch.scores;
     scores.start = start.start;
     scores.start_stride = start.stride;
     scores.a = keys.data;
     scores.a_stride = keys.stride;
     scores.b = scratch.query + p * width_ * kLanes;
-    scores.depth = size_.dimension;
+    scores.depth = depth_;
+    scores.factor = scale();
     scores.maximum = top;
     multiply<Start::kLoad, Layout::kRowMajor, true>(scores, start.first, start.last);
 
@@ -169,14 +193,14 @@ class Forward {
       multiply_elements(weights, scratch.factors + start.first * kLanes, count * kLanes);
     }
 
-    Product output;
+    Product<Unit> output;
     output.c = scratch.output + p * width_ * kLanes;
     output.start = output.c;
     output.scale = factor;
-    output.a = values.row(start.first);
+    output.a = values.row(start.first / kElements<Unit>);
     output.a_stride = values.stride;
-    output.b = weights;
-    output.depth = count;
+    output.b = weight_units(weights, kLanes, count, scratch.weights);
+    output.depth = divide_up(count, kElements<Unit>);
     if (!scratch.seen[p]) {
       multiply<Start::kZero, Layout::kColumnMajor>(output, 0, size_.dimension);
     } else if (moved) {
@@ -188,7 +212,8 @@ class Forward {
   }
 
   // Normalises a panel and writes its rows.
-  void finish(int64_t batch, int64_t head, int64_t split, int64_t panel, int64_t p, const ForwardScratch& scratch) const {
+  void finish(int64_t batch, int64_t head, int64_t split, int64_t panel, int64_t p,
+              const ForwardScratch<Unit>& scratch) const {
     const RunningSoftmax& softmax = scratch.softmax[p];
     float* const output = scratch.output + p * width_ * kLanes;
     if (!scratch.seen[p]) fill(output, size_.dimension * kLanes, 0);
@@ -196,11 +221,17 @@ class Forward {
     unpack_panel(output, size_.dimension, scratch.square);
 
     for (int64_t lane = 0; lane < queries_of(panel); ++lane) {
-      split_.write(split, batch, head, panel * kLanes + lane, scratch.square + lane * width_, softmax.sum[lane], softmax.reference[lane]);
+      split_.write(split, batch, head, panel * kLanes + lane, scratch.square + lane * width_,
+                   softmax.sum[lane], softmax.reference[lane]);
     }
   }
 
-  int64_t queries_of(int64_t panel) const { return smaller(kLanes, size_.queries - panel * kLanes); }
+  // Of the scores, in units of log2(e).
+  float scale() const { return params_.options.scale * kLog2e; }
+
+  int64_t queries_of(int64_t panel) const {
+    return smaller(kLanes, size_.queries - panel * kLanes);
+  }
 
   const ForwardParams& params_;
   const Sizes& size_;
@@ -211,6 +242,7 @@ class Forward {
   const QueryChunks chunks_;
   const int64_t pitch_;
   const int64_t width_;
+  const int64_t depth_;  // of the product of query and key, in units
 };
 
 }  // namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH

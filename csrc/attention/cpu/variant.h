@@ -1,7 +1,10 @@
-// The table of kernels of one instruction set; included once by each variant_<arch>.cpp, after it has defined
+// The table of kernels of one instruction set; included once by each variant_<arch>.cpp, after it
+// has defined
 //   PTMKERNELS_CPU_ARCH     the namespace of its code
 //   PTMKERNELS_SIMD_WIDTH   the floats in a vector
 //   PTMKERNELS_KERNEL_ROWS  the rows of the largest micro-kernel
+//   PTMKERNELS_BFLOAT16_PRODUCTS  1 where bfloat16 is multiplied as it is, 0 where it is converted
+//   to float32 first
 // See simd.h on what such a unit may include.
 #pragma once
 
@@ -12,14 +15,27 @@
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
+// Calls run with a value of the unit that products of `dtype` are computed in.
+template <class Run>
+void with_units(DType dtype, const Run& run) {
+#if PTMKERNELS_BFLOAT16_PRODUCTS
+  if (dtype == DType::kBFloat16) return run(Pair());
+#endif
+  run(float());
+}
+
 inline void forward(const ForwardParams& params, const CpuRuntime& runtime) {
   if (params.size.queries <= kDecodeQueries) {
     Decode(params, runtime).run();
   } else {
-    Forward(params, runtime).run();
+    with_units(params.query.dtype,
+               [&](auto unit) { Forward<decltype(unit)>(params, runtime).run(); });
   }
 }
 
-inline void backward(const BackwardParams& params, const CpuRuntime& runtime) { Backward(params, runtime).run(); }
+inline void backward(const BackwardParams& params, const CpuRuntime& runtime) {
+  with_units(params.query.dtype,
+             [&](auto unit) { Backward<decltype(unit)>(params, runtime).run(); });
+}
 
 }  // namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH

@@ -50,7 +50,7 @@ def masked_attention(
         dropout_p: probability with which an attention weight is dropped, 0 <= p < 1.
         seed: int64 (1,) on the device of `query`, the key of the dropout bits, which are the same in
             every backend; None = drawn from torch's generator.
-        backend: "cpu", "cuda", "triton" or "reference"; None = the environment variable
+        backend: "cpu", "triton" or "reference"; None = the environment variable
             PTMKERNELS_BACKEND, else the fastest that can serve.
         return_lse: also return the log-sum-exp of the scores, (B, H, L) float32, -inf where a query
             sees nothing; differentiable.
@@ -131,7 +131,6 @@ def _triton_forward(query: Tensor, key: Tensor, value: Tensor, options: Attentio
 
 # The backends, best first.
 _FORWARD = {
-    "cuda": _compiled_forward,
     "cpu": _compiled_forward,
     "triton": _triton_forward,
     "reference": reference.attention_forward,

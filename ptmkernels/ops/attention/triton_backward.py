@@ -63,9 +63,7 @@ def _query_step(
     left = sizes.key_len - first_key
     offset = first_key.to(tl.int64)
     j = first_key + tl.arange(0, BLOCK_N)[None, :]
-    key = load_rows(
-        key_start + offset * key_row, key_row, left, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED
-    )
+    key = load_rows(key_start + offset * key_row, key_row, left, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)
     value = load_rows(
         value_start + offset * value_row, value_row, left, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED
     )
@@ -216,9 +214,7 @@ def _key_step(
         raw, grad_weight, b, h, i, j, queries, keys, lse[None, :], delta[None, :], keep,
         terms, sizes, MASKED,
     )  # fmt: skip
-    grad_value = product(
-        weight.to(grad_output.dtype), grad_output, grad_value, PRECISION
-    )
+    grad_value = product(weight.to(grad_output.dtype), grad_output, grad_value, PRECISION)
     grad_key = product(grad_score.to(query.dtype), query, grad_key, PRECISION)
     if SUM_KEYS:
         key_sums += tl.sum(grad_score, 1)

@@ -1,18 +1,194 @@
+"""Tile sizes of the Triton attention kernels: a table by architecture, kernel, head dimension and type.
+
+The defaults were chosen by what the compiler reports for each (`triton_report`): the largest tile without
+a spill. Checked so far: 16-bit types on sm_90, and D = 64 on sm_80, sm_100 and gfx942; float32 and the
+other head dimensions there are by analogy. Nothing was measured on a GPU; `triton_tune` measures on the
+one at hand.
+"""
+
 from __future__ import annotations
-from dataclasses import dataclass
-import os, json
+
 from ptmkernels.ops.triton_runtime import target_name
+from ptmkernels.ops.triton_tune import Tile
 
-@dataclass(frozen=True)
-class Tile:
-    m: int
-    n: int
-    warps: int = 4
-    stages: int = 2
+KERNELS = ("forward", "backward_query", "backward_key", "bias", "decode")
 
-OVERRIDE = {}
-def tile_for(kernel, block_d, dtype, precision):
-    if kernel in OVERRIDE: return OVERRIDE[kernel]
-    if target_name() == "interpreter":
-        return {"forward": Tile(32, 16), "decode": Tile(16, 16), "backward_query": Tile(16, 32), "backward_key": Tile(16, 32), "bias": Tile(16, 16)}[kernel]
-    return {"forward": Tile(128, 64,4,3), "decode": Tile(16, 64), "backward_query": Tile(64, 64), "backward_key": Tile(64, 64), "bias": Tile(64, 64)}[kernel]
+# Kernel -> number type -> (largest padded head dimension, tiles), smallest first. The tiles are those of a
+# call without extras, with one of them, and with several; the last one serves all that follow. Extras are
+# what a score has beside the product and an interval mask, and cost registers: dropout, a bias, a tree, a
+# dense mask. Number types: "half" is bfloat16 and float16; "tf32" and "ieee" are float32 by torch's setting.
+Row = tuple[int, tuple[Tile, ...]]
+Table = dict[str, dict[str, tuple[Row, ...]]]
+
+HOPPER: Table = {
+    "forward": {
+        "half": (
+            (128, (Tile(128, 64, 8, 3),)),
+            (256, (Tile(128, 32, 8, 2),)),
+        ),
+    },
+    "backward_query": {
+        "half": (
+            (128, (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 32, 8, 2))),
+            (256, (Tile(128, 32, 8, 2), Tile(64, 32, 8, 2), Tile(64, 16, 8, 2))),
+        ),
+    },
+    "backward_key": {
+        "half": (
+            (64, (Tile(64, 128, 8, 2), Tile(32, 128, 8, 2), Tile(16, 128, 8, 2))),
+            (128, (Tile(32, 128, 8, 2), Tile(16, 128, 8, 2), Tile(16, 64, 8, 2))),
+            (256, (Tile(16, 64, 8, 2), Tile(16, 32, 4, 1))),
+        ),
+    },
+    "bias": {"half": ((256, (Tile(64, 64, 8, 2),)),)},
+    "decode": {
+        "half": (
+            (128, (Tile(16, 64, 4, 3),)),
+            (256, (Tile(16, 64, 4, 2),)),
+        ),
+    },
+}
+
+# float32 takes twice the room, and without tensor cores ("ieee") each thread holds whole rows and columns.
+SINGLE: Table = {
+    "forward": {
+        "tf32": ((64, (Tile(64, 32, 4, 2),)), (256, (Tile(32, 32, 4, 2), Tile(32, 16, 4, 2)))),
+        "ieee": ((64, (Tile(32, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+    },
+    "backward_query": {
+        "tf32": ((64, (Tile(32, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+        "ieee": ((64, (Tile(32, 16, 4, 1),)), (256, (Tile(16, 16, 4, 1),))),
+    },
+    "backward_key": {
+        "tf32": ((64, (Tile(32, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+        "ieee": ((64, (Tile(16, 32, 4, 1),)), (256, (Tile(16, 16, 4, 1),))),
+    },
+    "bias": {
+        "tf32": ((64, (Tile(32, 32, 4, 1),)), (256, (Tile(16, 16, 4, 1),))),
+        "ieee": ((64, (Tile(32, 32, 4, 1),)), (256, (Tile(16, 16, 4, 1),))),
+    },
+    "decode": {
+        "tf32": ((128, (Tile(16, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+        "ieee": ((128, (Tile(16, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+    },
+}
+
+# For 64 KiB of shared memory (gfx942) and 99 KiB (sm_86, sm_120).
+COMPACT: Table = {
+    "forward": {
+        "half": (
+            (64, (Tile(128, 64, 8, 2),)),
+            (128, (Tile(64, 32, 4, 2),)),
+            (256, (Tile(64, 16, 8, 1),)),
+        )
+    },
+    "backward_query": {
+        "half": (
+            (64, (Tile(64, 32, 4, 2),)),
+            (128, (Tile(32, 32, 4, 2),)),
+            (256, (Tile(16, 16, 4, 1),)),
+        )
+    },
+    "backward_key": {
+        "half": (
+            (64, (Tile(32, 64, 8, 2),)),
+            (128, (Tile(16, 64, 8, 2),)),
+            (256, (Tile(16, 32, 8, 1),)),
+        )
+    },
+    "bias": {"half": ((64, (Tile(64, 64, 8, 1),)), (256, (Tile(32, 32, 4, 1),)))},
+    "decode": {"half": ((128, (Tile(16, 64, 4, 2),)), (256, (Tile(16, 32, 4, 1),)))},
+}
+
+
+_TINY = {number_type: ((256, (Tile(16, 16, 4, 1),)),) for number_type in ("tf32", "ieee")}
+COMPACT_SINGLE: Table = dict.fromkeys(KERNELS, _TINY)
+
+
+def _joined(half: Table, single: Table) -> Table:
+    return {kernel: {**half[kernel], **single[kernel]} for kernel in KERNELS}
+
+
+TABLES = {
+    "sm_80": _joined(HOPPER, SINGLE),
+    "sm_90": _joined(HOPPER, SINGLE),
+    "sm_100": _joined(HOPPER, SINGLE),
+    "gfx942": _joined(COMPACT, COMPACT_SINGLE),
+    "small": _joined(COMPACT, COMPACT_SINGLE),
+}
+# Architectures with some 100 KiB of shared memory for a program instead of 160 or more.
+SMALL = ("sm_75", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")
+
+# Small, so that a few dozen tokens make several tiles and the tests see every border between them.
+INTERPRETER = {
+    "forward": Tile(32, 16),
+    "backward_query": Tile(16, 32),
+    "backward_key": Tile(16, 32),
+    "bias": Tile(16, 16),
+    "decode": Tile(16, 16),
+}
+
+# What tuning tries; those that a device cannot run are passed over.
+CANDIDATES: dict[str, list[Tile]] = {
+    "forward": [
+        Tile(m, n, warps, stages)
+        for m, n in ((128, 128), (128, 64), (128, 32), (64, 64), (64, 32), (32, 32))
+        for warps in (4, 8)
+        for stages in (2, 3, 4)
+    ],
+    "backward_query": [
+        Tile(m, n, warps, stages)
+        for m, n in ((128, 128), (128, 64), (128, 32), (64, 64), (64, 32), (32, 32))
+        for warps in (4, 8)
+        for stages in (1, 2, 3)
+    ],
+    "backward_key": [
+        Tile(m, n, warps, stages)
+        for n, several in ((128, (128, 64, 32, 16)), (64, (64, 32, 16)), (32, (32, 16)))
+        for m in several
+        for warps in (4, 8)
+        for stages in (1, 2, 3)
+    ],
+    "bias": [
+        Tile(size, size, warps, stages)
+        for size in (32, 64, 128)
+        for warps in (4, 8)
+        for stages in (1, 2)
+    ],
+    "decode": [
+        Tile(16, n, warps, stages)
+        for n in (32, 64, 128)
+        for warps in (2, 4)
+        for stages in (2, 3, 4)
+    ],
+}
+
+
+def tile_for(kernel: str, block_d: int, number_type: str, extras: int) -> Tile:
+    """The default tile on the current device.
+
+    Args:
+        kernel: one of ``KERNELS``.
+        block_d: padded head dimension, 16 to 256.
+        number_type: "half", "tf32" or "ieee".
+        extras: how many of dropout, bias, tree and dense mask the call has.
+    """
+    target = target_name()
+    if target == "interpreter":
+        return INTERPRETER[kernel]
+    rows = table_for(target)[kernel][number_type]
+    tiles = next(tiles for largest, tiles in rows if block_d <= largest)
+    return tiles[min(extras, len(tiles) - 1)]
+
+
+def table_for(target: str) -> Table:
+    """The table of an architecture, or of its nearest relative that has one."""
+    if target in TABLES:
+        return TABLES[target]
+    if target.startswith("gfx"):
+        return TABLES["gfx942"]
+    if target in SMALL:
+        return TABLES["small"]
+    number = int(target.removeprefix("sm_"))
+    known = sorted(int(n.removeprefix("sm_")) for n in TABLES if n.startswith("sm_"))
+    return TABLES[f"sm_{max((k for k in known if k <= number), default=known[0])}"]

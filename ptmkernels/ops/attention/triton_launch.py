@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import triton
 from torch import Tensor
 
+from ptmkernels.ops import triton_tune
 from ptmkernels.ops.attention import triton_backward, triton_bias, triton_decode, triton_kernels
 from ptmkernels.ops.attention.options import AttentionOptions
-from ptmkernels.ops.attention.triton_config import Tile, tile_for
+from ptmkernels.ops.attention.triton_config import CANDIDATES, tile_for
 from ptmkernels.ops.attention.triton_tile import Bias, Dropout, Mask, Rows, Sizes, Terms
 from ptmkernels.ops.triton_runtime import launch, multiprocessors
+from ptmkernels.ops.triton_tune import Tile
 
 LOG2_E = 1.4426950408889634
 DECODE_QUERIES = 16  # up to so many queries the keys are split instead of the queries
@@ -31,9 +35,9 @@ def attention_forward(query: Tensor, key: Tensor, value: Tensor, *options) -> tu
         return output.zero_(), lse.fill_(-torch.inf)
     with call.device():
         if call.few_queries:
-            _decode(call, output, lse)
+            call.run("decode", partial(_decode, call, output, lse))
         else:
-            _forward(call, output, lse)
+            call.run("forward", partial(_forward, call, output, lse))
     return output, lse
 
 
@@ -114,7 +118,7 @@ class _Call:
         """How float32 products are taken: torch's own setting of float32 matrix products."""
         if self.query.dtype != torch.float32:
             return "ieee"
-        return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
     @property
     def block_d(self) -> int:
@@ -123,13 +127,44 @@ class _Call:
     def device(self):
         """Triton launches on the current device; the op runs on that of its tensors."""
         return (
-            torch.cuda.device(self.query.device)
-            if self.query.is_cuda
-            else contextlib.nullcontext()
+            torch.cuda.device(self.query.device) if self.query.is_cuda else contextlib.nullcontext()
         )
 
-    def tile(self, kernel: str) -> Tile:
-        return tile_for(kernel, self.block_d, self.query.dtype, self.precision)
+    def run(self, kernel: str, work: Callable[[Tile], None]) -> None:
+        """`work` with a kernel's tile: that of the table or, where tuning is on, the fastest."""
+        tile = tile_for(kernel, self.block_d, self.number_type, self.extras)
+        if triton_tune.enabled() and self.query.is_cuda:
+            tile = triton_tune.tuner().best(self.tuning_key(kernel), CANDIDATES[kernel], work)
+        work(tile)
+
+    def tuning_key(self, kernel: str) -> str:
+        """What the choice of a tile may depend on, lengths rounded up to powers of two."""
+        terms, mask = self.terms, self.terms.mask
+        parts = {
+            "rank": mask.rank,
+            "tree": mask.tree,
+            "dense": mask.allowed,
+            "bias": terms.bias.data,
+            "dropout": terms.dropout.seed,
+        }
+        options = "+".join(name for name, part in parts.items() if part is not None) or "plain"
+        lengths = [triton.next_power_of_2(n) for n in self.sizes[1:]]
+        device = torch.cuda.get_device_name(self.query.device)
+        return (
+            f"{device} {kernel} D{self.block_d} {self.number_type} L{lengths[0]} S{lengths[1]} "
+            f"group {self.group} {options}"
+        )
+
+    @property
+    def number_type(self) -> str:
+        return self.precision if self.query.dtype == torch.float32 else "half"
+
+    @property
+    def extras(self) -> int:
+        """How many of the terms that cost registers the call has."""
+        terms, mask = self.terms, self.terms.mask
+        parts = (terms.dropout.seed, terms.bias.data, mask.tree, mask.allowed)
+        return sum(part is not None for part in parts)
 
     def constants(self) -> dict:
         """Compile-time arguments that every kernel has."""
@@ -154,7 +189,9 @@ class _Call:
         if of_keys:
             length, other_length = other_length, length
         tiles, others = triton.cdiv(length, block), triton.cdiv(other_length, other)
-        batch = max(t.shape[0] for t in (self.given.key_rank, self.given.query_low, self.given.query_high))
+        batch = max(
+            t.shape[0] for t in (self.given.key_rank, self.given.query_low, self.given.query_high)
+        )
         ranges = torch.empty((batch, tiles, 4), dtype=torch.int32, device=self.query.device)
         launch(
             triton_kernels._tile_ranges,
@@ -163,7 +200,7 @@ class _Call:
             {
                 "BLOCK": block,
                 "BLOCK_OTHER": other,
-                "CHUNK": max(1, 2048 // other),
+                "CHUNK": max(1, 1024 // other),
                 "OF_KEYS": of_keys,
                 "NEVER_FULL": self.never_full(),
             },
@@ -223,8 +260,7 @@ def _bias(given: AttentionOptions, query: Tensor) -> Bias:
     return Bias(values[:, query.shape[2] - 1 :], 0, values.stride(0), -1, 1)
 
 
-def _forward(call: _Call, output: Tensor, lse: Tensor) -> None:
-    tile = call.tile("forward")
+def _forward(call: _Call, output: Tensor, lse: Tensor, tile: Tile) -> None:
     ranges, ranges_batch = call.ranges(tile)
     batch, heads, length, _ = call.query.shape
     launch(
@@ -245,8 +281,7 @@ def _forward(call: _Call, output: Tensor, lse: Tensor) -> None:
     )
 
 
-def _decode(call: _Call, output: Tensor, lse: Tensor) -> None:
-    tile = call.tile("decode")
+def _decode(call: _Call, output: Tensor, lse: Tensor, tile: Tile) -> None:
     batch, heads, length, head_dim = call.query.shape
     spans, span_len = _spans(call, tile.n)
     parts, part_lse = output, lse
@@ -289,7 +324,8 @@ def _spans(call: _Call, block_n: int) -> tuple[int, int]:
     """(number of spans, keys in each): programs for every multiprocessor twice over."""
     key_len = call.sizes.key_len
     tiles = triton.cdiv(key_len, block_n)
-    wanted = triton.cdiv(2 * multiprocessors(call.query.device), call.key[:, :, 0, 0].numel())
+    others = call.key.shape[0] * call.key.shape[1]
+    wanted = triton.cdiv(2 * multiprocessors(call.query.device), others)
     tiles_each = triton.cdiv(tiles, max(1, min(wanted, 128)))
     return triton.cdiv(tiles, tiles_each), tiles_each * block_n
 
@@ -312,13 +348,14 @@ class _Backward:
         bias = self.call.given.bias
         grad_bias = key_sums = None
         if bias_wanted:
-            batch, heads, length, key_len = shape = (*self.lse.shape, self.call.sizes.key_len)
-            if tuple(bias.shape) == shape:
+            batch, heads, length, _ = self.call.query.shape
+            key_len = self.call.sizes.key_len
+            if tuple(bias.shape) == (batch, heads, length, key_len):
                 grad_bias = torch.zeros_like(bias, memory_format=torch.contiguous_format)
             elif bias.shape[2] == 1 and bias.shape[3] == key_len:
                 key_sums = self.lse.new_empty((batch, heads, key_len))
-        self._query(grads[0], grad_bias)
-        self._key(grads[1], grads[2], key_sums)
+        self.call.run("backward_query", partial(self._query, grads[0], grad_bias))
+        self.call.run("backward_key", partial(self._key, *grads[1:], key_sums))
         if self.call.negated:
             grads[0].neg_()
         if not bias_wanted:
@@ -331,8 +368,8 @@ class _Backward:
         call = self.call
         return tuple(_rows(t) for t in (call.query, call.key, call.value))
 
-    def _query(self, grad_query: Tensor, grad_bias: Tensor | None) -> None:
-        call, tile = self.call, self.call.tile("backward_query")
+    def _query(self, grad_query: Tensor, grad_bias: Tensor | None, tile: Tile) -> None:
+        call = self.call
         ranges, ranges_batch = call.ranges(tile)
         batch, heads, length, _ = call.query.shape
         launch(
@@ -354,8 +391,10 @@ class _Backward:
             stages=tile.stages,
         )
 
-    def _key(self, grad_key: Tensor, grad_value: Tensor, key_sums: Tensor | None) -> None:
-        call, tile = self.call, self.call.tile("backward_key")
+    def _key(
+        self, grad_key: Tensor, grad_value: Tensor, key_sums: Tensor | None, tile: Tile
+    ) -> None:
+        call = self.call
         ranges, ranges_batch = call.ranges(tile, of_keys=True)
         batch, key_heads, key_len, _ = call.key.shape
         launch(
@@ -385,7 +424,8 @@ class _Backward:
             return self._row_bias_gradient(bias)
         grad = torch.empty_like(bias, memory_format=torch.contiguous_format)
         batch, heads, _, _ = self.call.query.shape
-        self._bias_kernel(grad, batch // bias.shape[0], heads // bias.shape[1])
+        shared = (batch // bias.shape[0], heads // bias.shape[1])
+        self.call.run("bias", partial(self._bias_kernel, grad, *shared, False))
         return grad
 
     def _row_bias_gradient(self, bias: Tensor) -> Tensor:
@@ -397,27 +437,29 @@ class _Backward:
 
     def table_gradient(self) -> Tensor:
         """The gradient of a bucketed bias: sums by distance, then by bucket."""
-        call = self.call
-        heads, length, key_len = call.sizes
-        block = call.tile("bias").m
-        diagonals = triton.cdiv(length, block) + triton.cdiv(key_len, block) - 1
-        sums = self.lse.new_empty((heads, diagonals, 2, block))
-        self._bias_kernel(sums, call.query.shape[0], 1, by_distance=True)
-        table = call.given.bias_table
+        table = self.call.given.bias_table
         grad = torch.empty_like(table, memory_format=torch.contiguous_format)
-        launch(
-            triton_bias._bucket_sums,
-            (table.numel(),),
-            (sums, call.given.bias_bucket, grad, heads, length, key_len),
-            {"BLOCK": block},
-            warps=4,
-        )
+        self.call.run("bias", partial(self._table_kernels, grad))
         return grad
 
+    def _table_kernels(self, grad: Tensor, tile: Tile) -> None:
+        call = self.call
+        heads, length, key_len = call.sizes
+        diagonals = triton.cdiv(length, tile.m) + triton.cdiv(key_len, tile.m) - 1
+        sums = self.lse.new_empty((heads, diagonals, 2, tile.m))
+        self._bias_kernel(sums, call.query.shape[0], 1, True, tile)
+        launch(
+            triton_bias._bucket_sums,
+            (grad.numel(),),
+            (sums, call.given.bias_bucket, grad, heads, length, key_len),
+            {"BLOCK": tile.m},
+            warps=4,
+        )
+
     def _bias_kernel(
-        self, target: Tensor, summed_batch: int, summed_heads: int, by_distance: bool = False
+        self, target: Tensor, summed_batch: int, summed_heads: int, by_distance: bool, tile: Tile
     ) -> None:
-        call, tile = self.call, self.call.tile("bias")
+        call = self.call
         ranges, ranges_batch = call.ranges(tile)
         heads, length, key_len = call.sizes
         rows, columns = triton.cdiv(length, tile.m), triton.cdiv(key_len, tile.n)

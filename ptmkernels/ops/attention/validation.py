@@ -35,7 +35,7 @@ def check_attention(
         check_bias(bias, sizes, query.device)
     if scale is not None:
         check_number("scale", scale)
-        if not math.isfinite(scale):
+        if not abs(scale) < math.inf:  # not math.isfinite, which torch.compile cannot trace
             raise ValueError(f"scale is {scale}; expected a finite number")
     check_dropout(dropout_p, seed, query.device)
 

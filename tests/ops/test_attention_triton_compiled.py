@@ -1,0 +1,110 @@
+"""The default Triton attention kernels compiled ahead of time: registers, spills, matrix instructions.
+
+No GPU is needed. Tests marked long run with PTMKERNELS_TEST_LONG=1; for other head dimensions, types
+and options see `python -m ptmkernels.ops.attention.triton_report`.
+"""
+
+import math
+import re
+
+import pytest
+import torch
+
+from ptmkernels.ops.attention.triton_report import compiled_kernels, matrix_instructions
+
+MAX_REGISTERS = {"gfx942": 512}
+SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+# Products in one step over a tile, each of BLOCK_M x BLOCK_N x D.
+PRODUCTS = {"_forward": 2, "_backward_query": 3, "_backward_key": 4}
+# Matrix instructions: the sizes of the product that one of them takes, and the warps that take it.
+SHAPES = {
+    "sm_80": (r"HMMA\.(16)(8)(16)\b", 1),
+    "sm_90": (r"HGMMA\.(\d+)x(\d+)x(\d+)\b", 4),
+    "gfx942": (r"v_mfma_f32_(\d+)x(\d+)x(\d+)_", 1),
+}
+
+
+def check(kernels, target, record_property):
+    for kernel in kernels:
+        record_property(
+            f"{target} {kernel.name}",
+            f"{kernel.registers} registers, {kernel.spilled_bytes} bytes spilled, "
+            f"{kernel.shared_bytes} bytes shared",
+        )
+        assert kernel.spilled_bytes == 0, f"{target} {kernel.name} {kernel.constants}"
+        assert kernel.registers <= MAX_REGISTERS.get(target, 255)
+        assert kernel.shared_bytes <= SHARED_BYTES[target]
+
+
+def multiply_adds(kernel, target: str) -> int:
+    """Of all the matrix instructions that stand in the code, run once by every warp."""
+    pattern, warps = SHAPES[target]
+    total = 0
+    for name, count in kernel.instructions.items():
+        if match := re.match(pattern, name):
+            total += math.prod(int(size) for size in match.groups()) * count
+    return total * kernel.warps // warps
+
+
+@pytest.mark.parametrize(
+    ("target", "backward"),
+    [
+        *(("sm_80", True), ("sm_90", True), ("gfx942", True), ("sm_100", False)),
+        pytest.param("sm_100", True, marks=pytest.mark.long),
+    ],
+)
+def test_every_product_is_matrix_instructions(target, backward, record_property):
+    """bfloat16, D = 64, causal: no spill, and the matrix instructions account for every product.
+
+    The code holds two loops, over the tiles that need the mask's test and over those that do not. On
+    sm_100 the size stands in a descriptor instead of the instruction's name: there they are counted.
+    """
+    kernels = compiled_kernels(target, backward=backward)
+    check(kernels, target, record_property)
+    attention = [k for k in kernels if k.name in PRODUCTS]
+    assert [k.name for k in attention] == list(PRODUCTS)[: 3 if backward else 1]
+    for kernel in attention:
+        constants = kernel.constants
+        tile = math.prod(constants[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_D"))
+        products = 2 * PRODUCTS[kernel.name]
+        if target == "sm_100":
+            assert matrix_instructions(kernel) >= products, kernel.name
+        else:
+            assert multiply_adds(kernel, target) >= products * tile, kernel.name
+        scalar = sum(
+            c for n, c in kernel.instructions.items() if re.match("FFMA|HFMA2|v_(pk_)?fma", n)
+        )
+        # The softmax and the gradients of the scores have a few; a product has BLOCK_D for each score.
+        scores = (
+            2 * tile // constants["BLOCK_D"] // (kernel.warps * (64 if target == "gfx942" else 32))
+        )
+        assert scalar < 8 * scores + 64, f"{kernel.name}: {scalar} scalar multiply-adds"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("call", ["every option", "one tile", "one query"])
+def test_no_spill_with_other_options(call, record_property):
+    check(compiled_kernels("sm_90", call), "sm_90", record_property)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("head_dim", [26, 128])
+def test_no_spill_with_other_head_dimensions(head_dim, record_property):
+    check(compiled_kernels("sm_90", "plain", head_dim), "sm_90", record_property)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_float32_follows_the_precision_of_matrix_products(precision, record_property):
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = precision
+    try:
+        kernels = compiled_kernels("sm_80", "plain", 64, torch.float32)
+    finally:
+        matmul.fp32_precision = before
+    check(kernels, "sm_80", record_property)
+    attention = [k for k in kernels if k.name in PRODUCTS]
+    assert len(attention) == len(PRODUCTS)
+    for kernel in attention:
+        assert (matrix_instructions(kernel) > 0) == (precision == "tf32"), kernel.name
