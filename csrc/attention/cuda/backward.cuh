@@ -12,6 +12,7 @@
 #include "attention/cuda/shapes.h"
 #include "attention/cuda/tile.cuh"
 #include "attention/cuda/tile_bounds.cuh"
+#include "attention/cuda/vectors.cuh"
 
 namespace ptmkernels::attention::cuda {
 
@@ -91,7 +92,10 @@ struct BackwardKernel {
       load_stage(p, work, step, 0);
     }
     float lse[2 * kM], delta[2 * kM];
-    if constexpr (!kOwnKeys) load_statistics(p, work, lse, delta);
+    if constexpr (!kOwnKeys) {
+      const int64_t head = static_cast<int64_t>(work.batch) * p.heads + work.own_head;
+      load_statistics<kM>(p, head, work.own0 + warp_row0(), lse, delta);
+    }
     int stage = 0;
     while (step.tile < walk.end) {
       copy_wait<0>();
@@ -158,34 +162,6 @@ struct BackwardKernel {
     load_tile<kThreads>(target, from, source.row, length - row0, p.head_dim, source.wide);
   }
 
-  template <int kCount>
-  static SIMT_FN void load_ranks(const Params& p, int batch, int key0, int offset) {
-    const ScoreOptions& o = p.options;
-    const auto rank = shared_memory<int32_t>(offset);
-    const int keys = p.key_len - key0;
-    if (o.key_rank != nullptr) {
-      const int32_t* from = o.key_rank + batch * o.key_rank_batch + key0;
-      load_vector<kThreads, kCount>(rank, from, keys, kPaddedRank);
-    } else {
-      for (int i = thread_index(); i < kCount; i += kThreads) {
-        rank.store(i, i < keys ? 0 : kPaddedRank);
-      }
-    }
-  }
-
-  // Lows, then highs; without a mask every interval holds every rank.
-  template <int kCount>
-  static SIMT_FN void load_intervals(const Params& p, int batch, int query0, int offset) {
-    const ScoreOptions& o = p.options;
-    const bool masked = o.key_rank != nullptr;
-    const int rows = masked ? p.query_len - query0 : 0;
-    const int32_t* low = masked ? o.query_low + batch * o.query_low_batch + query0 : nullptr;
-    const int32_t* high = masked ? o.query_high + batch * o.query_high_batch + query0 : nullptr;
-    load_vector<kThreads, kCount>(shared_memory<int32_t>(offset), low, rows, kLowestRank);
-    load_vector<kThreads, kCount>(shared_memory<int32_t>(offset + kCount * 4), high, rows,
-                                  kPaddedRank - 1);
-  }
-
   static SIMT_FN void load_own(const Params& p, const Work& work) {
     const int length = own_len(p);
     load_rows(own_tile(0), p, kOwnKeys ? p.key : p.query, work.batch, work.own_head, work.own0,
@@ -193,9 +169,9 @@ struct BackwardKernel {
     load_rows(own_tile(kOwnSecond), p, kOwnKeys ? p.value : p.grad_output, work.batch,
               work.own_head, work.own0, length);
     if constexpr (kOwnKeys) {
-      load_ranks<kRows>(p, work.batch, work.own0, kOwnVectors);
+      load_ranks<kThreads, kRows>(p, work.batch, work.own0, kOwnVectors);
     } else {
-      load_intervals<kRows>(p, work.batch, work.own0, kOwnVectors);
+      load_intervals<kThreads, kRows>(p, work.batch, work.own0, kOwnVectors);
     }
   }
 
@@ -208,7 +184,7 @@ struct BackwardKernel {
     load_rows(other_tile(stage, kOtherSecond), p, kOwnKeys ? p.grad_output : p.value, work.batch,
               head, other0, length);
     if constexpr (kOwnKeys) {
-      if (!step.is_full) load_intervals<kCols>(p, work.batch, other0, vectors);
+      if (!step.is_full) load_intervals<kThreads, kCols>(p, work.batch, other0, vectors);
       const int64_t row = (static_cast<int64_t>(work.batch) * p.heads + head) * length + other0;
       const int statistics = stage_offset(stage) + kStatistics;
       load_vector<kThreads, kCols>(shared_memory<float>(statistics), p.lse_log2 + row,
@@ -216,39 +192,17 @@ struct BackwardKernel {
       load_vector<kThreads, kCols>(shared_memory<float>(statistics + kCols * 4), p.delta + row,
                                    length - other0, 0.0f);
     } else {
-      if (!step.is_full) load_ranks<kCols>(p, work.batch, other0, vectors);
+      if (!step.is_full) load_ranks<kThreads, kCols>(p, work.batch, other0, vectors);
     }
-    if (p.options.distance_bias != nullptr) load_distances(p, work, step, stage);
+    if (p.options.distance_bias != nullptr) {
+      load_distances<kThreads, kDistances>(p, step.head, least_distance(work, other0),
+                                           stage_offset(stage) + kDistanceOffset);
+    }
     copy_commit();
   }
 
   static SIMT_FN int least_distance(const Work& work, int other0) {
     return kOwnKeys ? work.own0 - (other0 + kCols - 1) : other0 - (work.own0 + kRows - 1);
-  }
-
-  static SIMT_FN void load_distances(const Params& p, const Work& work, const Step& step,
-                                     int stage) {
-    const int total = p.query_len + p.key_len - 1;
-    const int first = least_distance(work, step.tile * kCols) + p.query_len - 1;
-    const float* from = p.options.distance_bias + static_cast<int64_t>(step.head) * total;
-    const auto target = shared_memory<float>(stage_offset(stage) + kDistanceOffset);
-    for (int i = thread_index(); i < kDistances; i += kThreads) {
-      const int place = first + i;
-      const bool inside = place >= 0 && place < total;
-      copy_async<Bytes4>(target, i, from + (inside ? place : 0), inside);
-    }
-  }
-
-  static SIMT_FN void load_statistics(const Params& p, const Work& work, float (&lse)[2 * kM],
-                                      float (&delta)[2 * kM]) {
-    const int64_t head = static_cast<int64_t>(work.batch) * p.heads + work.own_head;
-    SIMT_UNROLL
-    for (int r = 0; r < 2 * kM; ++r) {
-      const int row = work.own0 + warp_row0() + row_of(r);
-      const bool inside = row < p.query_len;
-      lse[r] = inside ? load_global(p.lse_log2 + head * p.query_len + row) : kInfinity;
-      delta[r] = inside ? load_global(p.delta + head * p.query_len + row) : 0.0f;
-    }
   }
 
   // -- one step ----------------------------------------------------------------------------

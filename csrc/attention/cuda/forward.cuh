@@ -9,6 +9,7 @@
 #include "attention/cuda/shapes.h"
 #include "attention/cuda/tile.cuh"
 #include "attention/cuda/tile_bounds.cuh"
+#include "attention/cuda/vectors.cuh"
 
 namespace ptmkernels::attention::cuda {
 
@@ -88,9 +89,8 @@ struct ForwardKernel {
 
   // Shared memory: the queries with their intervals, then for each stage keys, values, ranks and the
   // biases of the tile's distances.
-  static constexpr int kLowOffset = QueryTile::kBytes;
-  static constexpr int kHighOffset = kLowOffset + kQueries * 4;
-  static constexpr int kStageOffset = kHighOffset + kQueries * 4;
+  static constexpr int kIntervalOffset = QueryTile::kBytes;
+  static constexpr int kStageOffset = kIntervalOffset + 2 * kQueries * 4;
   static constexpr int kValueOffset = KeyTile::kBytes;
   static constexpr int kRankOffset = kValueOffset + KeyTile::kBytes;
   static constexpr int kDistanceOffset = kRankOffset + kKeys * 4;
@@ -128,7 +128,7 @@ struct ForwardKernel {
     int tile = walk.next(is_full);
     if (tile < walk.end) {
       load_queries(p, work);
-      load_stage(p, work, tile, 0);
+      load_stage(p, work, tile, is_full, 0);
     }
     uint32_t query[kHoldQueries ? kM : 1][kHoldQueries ? kHeadDim / 16 : 1][4];
     int stage = 0;
@@ -140,7 +140,7 @@ struct ForwardKernel {
       const bool tile_is_full = is_full;
       tile = walk.next(is_full);
       const int other = Shape::kStages - 1 - stage;
-      if (Shape::kStages == 2 && tile < walk.end) load_stage(p, work, tile, other);
+      if (Shape::kStages == 2 && tile < walk.end) load_stage(p, work, tile, is_full, other);
       if (kHoldQueries && first) load_all_left(query, query_tile(), warp_row0());
       first = false;
       if (work.query0 + warp_row0() < p.query_len) {
@@ -151,7 +151,7 @@ struct ForwardKernel {
       }
       if constexpr (Shape::kStages == 1) {
         barrier();  // nobody works on this tile any more
-        if (tile < walk.end) load_stage(p, work, tile, 0);
+        if (tile < walk.end) load_stage(p, work, tile, is_full, 0);
       }
       stage = other;
     }
@@ -180,36 +180,25 @@ struct ForwardKernel {
   }
 
   static SIMT_FN void load_queries(const Params& p, const Work& work) {
-    const ScoreOptions& o = p.options;
     const T* from = static_cast<const T*>(p.query.data) + work.batch * p.query.batch +
                     work.head * p.query.head + work.query0 * p.query.row;
     const int rows = p.query_len - work.query0;
     load_tile<kThreads>(query_tile(), from, p.query.row, rows, p.head_dim, p.query.wide);
-    // Without a mask every interval holds every rank.
-    const bool masked = o.key_rank != nullptr;
-    const int32_t* low = masked ? o.query_low + work.batch * o.query_low_batch + work.query0 : nullptr;
-    const int32_t* high =
-        masked ? o.query_high + work.batch * o.query_high_batch + work.query0 : nullptr;
-    load_vector<kThreads, kQueries>(shared_memory<int32_t>(kLowOffset), low, masked ? rows : 0,
-                                    kLowestRank);
-    load_vector<kThreads, kQueries>(shared_memory<int32_t>(kHighOffset), high, masked ? rows : 0,
-                                    kPaddedRank - 1);
+    load_intervals<kThreads, kQueries>(p, work.batch, work.query0, kIntervalOffset);
   }
 
-  static SIMT_FN void load_stage(const Params& p, const Work& work, int tile, int stage) {
-    const ScoreOptions& o = p.options;
+  static SIMT_FN void load_stage(const Params& p, const Work& work, int tile, bool is_full,
+                                 int stage) {
     const int key0 = tile * kKeys;
     load_rows(key_tile(stage), p, p.key, work, key0);
     load_rows(value_tile(stage), p, p.value, work, key0);
-    const auto rank = shared_memory<int32_t>(stage_offset(stage) + kRankOffset);
-    const int keys = p.key_len - key0;
-    if (o.key_rank != nullptr) {
-      const int32_t* from = o.key_rank + work.batch * o.key_rank_batch + key0;
-      load_vector<kThreads, kKeys>(rank, from, keys, kPaddedRank);
-    } else if (keys < kKeys) {
-      for (int i = thread_index(); i < kKeys; i += kThreads) rank.store(i, i < keys ? 0 : kPaddedRank);
+    if (!is_full) {
+      load_ranks<kThreads, kKeys>(p, work.batch, key0, stage_offset(stage) + kRankOffset);
     }
-    if (o.distance_bias != nullptr) load_distances(p, work, key0, stage);
+    if (p.options.distance_bias != nullptr) {
+      load_distances<kThreads, kDistances>(p, work.head, least_distance(work, key0),
+                                           stage_offset(stage) + kDistanceOffset);
+    }
     copy_commit();
   }
 
@@ -219,18 +208,6 @@ struct ForwardKernel {
     const T* from = static_cast<const T*>(source.data) + work.batch * source.batch +
                     head * source.head + key0 * source.row;
     load_tile<kThreads>(target, from, source.row, p.key_len - key0, p.head_dim, source.wide);
-  }
-
-  static SIMT_FN void load_distances(const Params& p, const Work& work, int key0, int stage) {
-    const int total = p.query_len + p.key_len - 1;
-    const int first = least_distance(work, key0) + p.query_len - 1;
-    const float* from = p.options.distance_bias + static_cast<int64_t>(work.head) * total;
-    const auto target = shared_memory<float>(stage_offset(stage) + kDistanceOffset);
-    for (int i = thread_index(); i < kDistances; i += kThreads) {
-      const int place = first + i;
-      const bool inside = place >= 0 && place < total;
-      copy_async<Bytes4>(target, i, from + (inside ? place : 0), inside);
-    }
   }
 
   static SIMT_FN int least_distance(const Work& work, int key0) {
@@ -255,8 +232,8 @@ struct ForwardKernel {
         warp_row0(),
         key0 + step0,
         step0,
-        shared_memory<int32_t>(kLowOffset),
-        shared_memory<int32_t>(kHighOffset),
+        shared_memory<int32_t>(kIntervalOffset),
+        shared_memory<int32_t>(kIntervalOffset + kQueries * 4),
         shared_memory<int32_t>(stage_offset(stage) + kRankOffset),
         shared_memory<float>(stage_offset(stage) + kDistanceOffset),
         least_distance(work, key0)};
