@@ -6,7 +6,16 @@ from pkgutil import walk_packages
 for _module in walk_packages(__path__, prefix=f"{__name__}."):
     import_module(_module.name)
 
-_SHALLOW = ("FastText", "GloVe", "Word2Vec")
+_SHALLOW = (
+    "BPE",
+    "NNLM",
+    "CharCNNLanguageModel",
+    "Context2Vec",
+    "FastText",
+    "GloVe",
+    "SkipThoughts",
+    "Word2Vec",
+)
 
 
 def __getattr__(name: str):

@@ -75,7 +75,9 @@ def _options(
     elif call in ("table", "one tile"):
         bias = BucketedBias.t5(torch.zeros(32, heads), query_len, key_len)
     dropout_p = 0.1 if call == "dropout" or everything else 0.0
-    return AttentionOptions.of(mask, bias, 0.125, dropout_p, torch.zeros(1, dtype=torch.int64))
+    query = torch.zeros(1, heads, query_len, 1, dtype=dtype)
+    seed = torch.zeros(1, dtype=torch.int64)
+    return AttentionOptions.of(query, mask, bias, 0.125, dropout_p, seed)
 
 
 def matrix_instructions(kernel: CompiledKernel) -> int:

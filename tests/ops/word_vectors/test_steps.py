@@ -178,7 +178,8 @@ def test_threads_train_every_pair_once(threads):
     one = skipgram_step_(*[m.clone() for m in matrices], tokens, seed=torch.tensor([1]), **options)
     many = skipgram_step_(*matrices, tokens, seed=torch.tensor([1]), threads=threads, **options)
     assert (one.pairs, one.words) == (many.pairs, many.words)
-    assert many.loss == pytest.approx(one.loss, rel=0.02)
+    # How stale the threads read each other's rows depends on how the machine schedules them.
+    assert many.loss == pytest.approx(one.loss, rel=0.1)
     assert all(torch.isfinite(m).all() for m in matrices)
 
 
