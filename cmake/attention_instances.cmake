@@ -1,5 +1,5 @@
-# The kernels of csrc/attention/cuda/instance.h, one translation unit for each type and padded head
-# dimension, so that they compile in parallel.
+# The kernels of csrc/attention/cuda/instance.h: one translation unit for each type and padded head
+# dimension, and one for each type's gradient of a bias, so that they compile in parallel.
 
 # ptmkernels_attention_instances(<variable> <extension> <type-head_dim>...): generated sources.
 function(ptmkernels_attention_instances variable extension)
@@ -11,9 +11,16 @@ function(ptmkernels_attention_instances variable extension)
     if(NOT type STREQUAL "float")
       set(type "ptmkernels::${type}")
     endif()
+    if(head_dim STREQUAL "bias")
+      set(header "bias_instance")
+      set(instantiated "BiasInstance<${type}>")
+    else()
+      set(header "instance")
+      set(instantiated "Instance<${type}, ${head_dim}>")
+    endif()
     set(source "${CMAKE_CURRENT_BINARY_DIR}/attention_instances/${instance}.${extension}")
     file(CONFIGURE OUTPUT "${source}" CONTENT
-      "#include \"attention/cuda/instance.cuh\"\n\ntemplate struct ptmkernels::attention::cuda::Instance<${type}, ${head_dim}>;\n")
+      "#include \"attention/cuda/${header}.cuh\"\n\ntemplate struct ptmkernels::attention::cuda::${instantiated};\n")
     list(APPEND sources "${source}")
   endforeach()
   set(${variable} ${sources} PARENT_SCOPE)
@@ -21,7 +28,7 @@ endfunction()
 
 set(PTMKERNELS_ATTENTION_INSTANCES)
 foreach(type bfloat16 float16 float)
-  foreach(head_dim 32 64 128 256)
+  foreach(head_dim 32 64 128 256 bias)
     list(APPEND PTMKERNELS_ATTENTION_INSTANCES ${type}-${head_dim})
   endforeach()
 endforeach()

@@ -14,19 +14,25 @@ const std::string kAttentionOptions =
     "Tensor? bias, Tensor? bias_table, Tensor? bias_bucket, "
     "float scale, float dropout_p, Tensor? seed";
 
+const std::string kAttentionForward =
+    "(Tensor query, Tensor key, Tensor value, " + kAttentionOptions +
+    ") -> (Tensor output, Tensor lse)";
+
+const std::string kAttentionBackward =
+    "(Tensor grad_output, Tensor? grad_lse, Tensor query, Tensor key, Tensor value, Tensor output, "
+    "Tensor lse, " +
+    kAttentionOptions +
+    ", bool bias_needs_grad, bool table_needs_grad) -> (Tensor grad_query, Tensor grad_key, "
+    "Tensor grad_value, Tensor grad_bias, Tensor grad_bias_table)";
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(ptmkernels, m) {
   m.def("template_op(Tensor x, Tensor y, float alpha) -> Tensor");
-  m.def(("attention_forward(Tensor query, Tensor key, Tensor value, " + kAttentionOptions +
-         ") -> (Tensor output, Tensor lse)")
-            .c_str());
-  m.def(("attention_backward(Tensor grad_output, Tensor? grad_lse, Tensor query, Tensor key, "
-         "Tensor value, Tensor output, Tensor lse, " +
-         kAttentionOptions +
-         ", bool bias_needs_grad, bool table_needs_grad) -> (Tensor grad_query, Tensor grad_key, "
-         "Tensor grad_value, Tensor grad_bias, Tensor grad_bias_table)")
-            .c_str());
+  for (const std::string suffix : {"", "_tf32"}) {
+    m.def(("attention_forward" + suffix + kAttentionForward).c_str());
+    m.def(("attention_backward" + suffix + kAttentionBackward).c_str());
+  }
   m.def(
       "word_vectors_step_(Tensor(a!) input_weight, Tensor(b!) output_weight, Tensor tokens, "
       "Tensor? keep, Tensor? alias, Tensor? tree_offsets, Tensor? tree_path, "

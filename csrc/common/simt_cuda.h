@@ -1,9 +1,6 @@
 // The wrapper set of simt.h on the hardware: sm_80 and later.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -177,17 +174,23 @@ SIMT_FN uint32_t as_bits(float x) { return __float_as_uint(x); }
 SIMT_FN float to_float(float x) { return x; }
 SIMT_FN float to_float(bfloat16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
 SIMT_FN float to_float(float16 x) {
-  return __half2float(__ushort_as_half(x.bits));
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(x.bits));
+  return result;
 }
 
 template <typename T>
 SIMT_FN T from_float(float x) {
   if constexpr (std::is_same_v<T, float>) {
     return x;
-  } else if constexpr (std::is_same_v<T, bfloat16>) {
-    return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
   } else {
-    return {__half_as_ushort(__float2half_rn(x))};
+    uint16_t bits;
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    } else {
+      asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    }
+    return {bits};
   }
 }
 

@@ -5,7 +5,12 @@
 
 #include "attention/cuda/op.h"
 
+using ptmkernels::attention::cuda::attention_backward;
+using ptmkernels::attention::cuda::attention_forward;
+
 STABLE_TORCH_LIBRARY_IMPL(ptmkernels_simt, CPU, m) {
-  m.impl("attention_forward", TORCH_BOX(&ptmkernels::attention::cuda::attention_forward));
-  m.impl("attention_backward", TORCH_BOX(&ptmkernels::attention::cuda::attention_backward));
+  m.impl("attention_forward", TORCH_BOX(&attention_forward<true>));
+  m.impl("attention_backward", TORCH_BOX(&attention_backward<true>));
+  m.impl("attention_forward_tf32", TORCH_BOX(&attention_forward<false>));
+  m.impl("attention_backward_tf32", TORCH_BOX(&attention_backward<false>));
 }

@@ -54,12 +54,16 @@ def library() -> ctypes.CDLL:
     """The engine's control functions; its ops are then torch.ops.ptmkernels_simt.*."""
     path = build()
     definitions = torch.library.Library(NAMESPACE, "DEF")
-    for name in ("attention_forward", "attention_backward"):
-        schema = str(getattr(torch.ops.ptmkernels, name).default._schema)
-        definitions.define(schema.replace("ptmkernels::", ""))
+    for direction in ("forward", "backward"):
+        schema = str(getattr(torch.ops.ptmkernels, f"attention_{direction}").default._schema)
+        arguments = schema[schema.index("(") :]
+        for suffix in ("", "_tf32"):
+            definitions.define(f"attention_{direction}{suffix}{arguments}")
     library.definitions = definitions  # lives as long as the process
     torch.ops.load_library(path)
-    autograd.register(f"{NAMESPACE}::attention_forward", f"{NAMESPACE}::attention_backward")
+    for suffix in ("", "_tf32"):
+        names = (f"{NAMESPACE}::attention_{d}{suffix}" for d in ("forward", "backward"))
+        autograd.register(*names)
     control = ctypes.CDLL(str(path))
     control.simt_take_reports.restype = ctypes.c_char_p
     control.simt_take_sites.restype = ctypes.c_char_p

@@ -35,6 +35,13 @@ struct BiasGradientParams : BackwardParams {
   int64_t elements;
 };
 
+// How many tiles of scores each owner goes over.
+SIMT_HOST_FN int64_t bias_items(const BiasGradientParams& p) {
+  if (p.diagonals) return static_cast<int64_t>(p.batch) * p.query_tiles;
+  return static_cast<int64_t>(p.batch / p.own_batches) * (p.heads / p.own_heads) *
+         (p.query_tiles / p.own_query_tiles) * (p.key_tiles / p.own_key_tiles);
+}
+
 template <typename T>
 struct BiasGradientKernel {
   using Params = BiasGradientParams;
@@ -126,26 +133,18 @@ struct BiasGradientKernel {
     rest /= p.own_query_tiles;
     work.head = static_cast<int>(rest % p.own_heads);
     work.batch = static_cast<int>(rest / p.own_heads);
-    const int64_t items = items_of(p);
+    const int64_t items = bias_items(p);
     work.item = items * work.split / p.splits;
     work.end = items * (work.split + 1) / p.splits;
     return work;
   }
 
- public:
-  static SIMT_HOST_FN int64_t items_of(const Params& p) {
-    if (p.diagonals) return static_cast<int64_t>(p.batch) * p.query_tiles;
-    return static_cast<int64_t>(p.batch / p.own_batches) * (p.heads / p.own_heads) *
-           (p.query_tiles / p.own_query_tiles) * (p.key_tiles / p.own_key_tiles);
-  }
-
- private:
   // Moves to the next item with something visible; false where there is none.
   static SIMT_FN bool find_item(const Params& p, Work& work, Step& step) {
+    step.parity = 1 - step.parity;
+    step.chunk = 0;
     while (work.item < work.end) {
       const int64_t item = work.item++;
-      step.parity = 1 - step.parity;
-      step.chunk = 0;
       if (p.diagonals) {
         step.batch = static_cast<int>(item / p.query_tiles);
         step.head = work.head;

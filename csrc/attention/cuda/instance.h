@@ -14,4 +14,12 @@ struct Instance {
   static void backward_keys(const Queue& queue, const BackwardParams& params);
 };
 
+struct BiasGradientParams;
+
+// The gradient of a bias: one kernel for each type serves every head dimension.
+template <typename T>
+struct BiasInstance {
+  static void gradient(const Queue& queue, const BiasGradientParams& params);
+};
+
 }  // namespace ptmkernels::attention::cuda

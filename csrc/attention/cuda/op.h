@@ -37,8 +37,10 @@ inline OptionalTensor readable_bias(const OptionalTensor& bias, const Tensor& qu
   return torch::stable::to(*bias, ScalarType::Float);
 }
 
+// kExact: float32 products to float32's precision, else in TF32 as torch's setting allows.
 // clang-format off: one line a parameter would hide what belongs together
-inline std::tuple<Tensor, Tensor> attention_forward(
+template <bool kExact>
+std::tuple<Tensor, Tensor> attention_forward(
     const Tensor& query, const Tensor& key, const Tensor& value,
     const OptionalTensor& key_rank, const OptionalTensor& query_low, const OptionalTensor& query_high,
     const OptionalTensor& tree, const OptionalTensor& allowed,
@@ -70,12 +72,13 @@ inline std::tuple<Tensor, Tensor> attention_forward(
   params.output = heads_of(output);
   params.lse = static_cast<float*>(lse.data_ptr());
   TorchWorkspace workspace(query, scope);
-  run_forward(scope.queue(), workspace, params, true);
+  run_forward(scope.queue(), workspace, params, kExact);
   return {output, lse};
 }
 
 // clang-format off
-inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
+template <bool kExact>
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     const Tensor& grad_output, const OptionalTensor& grad_lse,
     const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& output, const Tensor& lse,
     const OptionalTensor& key_rank, const OptionalTensor& query_low, const OptionalTensor& query_high,
@@ -90,20 +93,27 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
   Tensor grad_query = new_contiguous(query);
   Tensor grad_key = new_contiguous(key);
   Tensor grad_value = new_contiguous(value);
-  Tensor grad_bias = torch::stable::new_empty(query, none);
-  Tensor grad_table = torch::stable::new_empty(query, none);
-  if (is_empty(size)) {
-    for (Tensor* tensor : {&grad_query, &grad_key, &grad_value}) torch::stable::zero_(*tensor);
-    return {grad_query, grad_key, grad_value, grad_bias, grad_table};
-  }
   const OptionalTensor bias = readable_bias(given_bias, query);
+  const bool with_bias = bias_needs_grad && bias;
+  const bool with_table = table_needs_grad && bias_table;
+  Tensor grad_bias = with_bias
+                         ? torch::stable::new_empty(*bias, bias->sizes(), bias->scalar_type())
+                         : torch::stable::new_empty(query, none);
+  Tensor grad_table =
+      with_table ? torch::stable::new_empty(*bias_table, bias_table->sizes(), ScalarType::Float)
+                 : torch::stable::new_empty(query, none);
+  if (is_empty(size)) {
+    for (Tensor* tensor : {&grad_query, &grad_key, &grad_value, &grad_bias, &grad_table}) {
+      torch::stable::zero_(*tensor);
+    }
+  } else {
   const Tensor incoming =
       grad_output.stride(3) == 1 ? grad_output : torch::stable::contiguous(grad_output);
   OptionalTensor incoming_lse;
   if (grad_lse) incoming_lse = torch::stable::contiguous(*grad_lse);
   scope.reads(incoming, incoming_lse, query, key, value, output, lse, key_rank, query_low,
               query_high, tree, allowed, bias, bias_table, bias_bucket, seed);
-  scope.writes(grad_query, grad_key, grad_value);
+  scope.writes(grad_query, grad_key, grad_value, grad_bias, grad_table);
   const Arguments arguments = {key_rank,   query_low,   query_high, tree,      allowed, bias,
                                bias_table, bias_bucket, scale,      dropout_p, seed};
   attention::BackwardParams params;
@@ -119,8 +129,13 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
   params.grad_query = heads_of(grad_query);
   params.grad_key = heads_of(grad_key);
   params.grad_value = heads_of(grad_value);
+  if (with_bias) params.grad_bias = scores_of(grad_bias, dtype_of(grad_bias));
+  if (with_table) params.grad_table = static_cast<float*>(grad_table.data_ptr());
   TorchWorkspace workspace(query, scope);
-  run_backward(scope.queue(), workspace, params, true);
+  run_backward(scope.queue(), workspace, params, kExact);
+  }
+  if (with_bias) grad_bias = torch::stable::to(grad_bias, given_bias->scalar_type());
+  if (with_table) grad_table = torch::stable::to(grad_table, bias_table->scalar_type());
   return {grad_query, grad_key, grad_value, grad_bias, grad_table};
 }
 

@@ -2,32 +2,19 @@
 // of torch: memory for the time of one op comes from a Workspace.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
 
+#include "attention/cuda/host.h"
 #include "attention/cuda/instance.h"
 #include "attention/cuda/prepare.cuh"
+#include "attention/cuda/run_bias.h"
 #include "attention/cuda/shapes.h"
 #include "attention/cuda/tile_bounds.cuh"
 #include "attention/params.h"
 
 namespace ptmkernels::attention::cuda {
-
-// Device memory that lives as long as the op.
-class Workspace {
- public:
-  virtual ~Workspace() = default;
-
-  template <typename T>
-  T* take(int64_t count) {
-    return static_cast<T*>(bytes(std::max<int64_t>(count, 1) * static_cast<int64_t>(sizeof(T))));
-  }
-
- private:
-  virtual void* bytes(int64_t count) = 0;
-};
 
 // f(Instance) for the type and the head dimension, padded to the next for which there are kernels.
 template <typename T, typename F>
@@ -178,15 +165,6 @@ void fill_params(Params& p, const Source& source, const float* distance_bias, bo
 
 // -- forward -----------------------------------------------------------------------------------
 
-// Over how many blocks the keys of one tile of queries are split: one, unless that leaves
-// multiprocessors idle, as it does for a single query over a long cache.
-inline int key_splits(int64_t blocks, int64_t key_tiles, int multiprocessors) {
-  constexpr int64_t kBlocksEach = 2;
-  if (blocks >= multiprocessors) return 1;
-  const int64_t wanted = (kBlocksEach * multiprocessors + blocks - 1) / blocks;
-  return static_cast<int>(std::clamp<int64_t>(wanted, 1, key_tiles));
-}
-
 inline void run_forward(const Queue& queue, Workspace& workspace,
                         const attention::ForwardParams& source, bool exact) {
   const Sizes& size = source.size;
@@ -206,7 +184,7 @@ inline void run_forward(const Queue& queue, Workspace& workspace,
     const int64_t blocks =
         size.batches * size.heads * ((size.queries + Shape::kRows - 1) / Shape::kRows);
     const int64_t key_tiles = (size.keys + Shape::kCols - 1) / Shape::kCols;
-    p.splits = key_splits(blocks, key_tiles, queue.multiprocessors());
+    p.splits = splits_of(blocks, key_tiles, queue.multiprocessors());
     if (p.splits > 1) {
       p.split_output = workspace.take<float>(p.splits * rows * size.dimension);
       p.split_lse = workspace.take<float>(p.splits * rows);
@@ -252,10 +230,17 @@ inline void run_backward(const Queue& queue, Workspace& workspace,
   p.grad_value = source.grad_value.data;
   with_instance(source.query.dtype, size.dimension, [&](auto instance) {
     using Shape = decltype(backward_shape(instance));
-    run_row_statistics<decltype(element_type(instance))>(queue, workspace, p, source);
+    using T = decltype(element_type(instance));
+    run_row_statistics<T>(queue, workspace, p, source);
     TileBoundsLists lists(size, source.options.mask, workspace);
     const TileBoundsList own_queries = lists.queries(Shape::kRows), keys = lists.keys(Shape::kCols);
     const TileBoundsList own_keys = lists.keys(Shape::kRows), queries = lists.queries(Shape::kCols);
+    const bool with_bias = source.grad_bias.data != nullptr || source.grad_table != nullptr;
+    TileBoundsList bias_queries{}, bias_keys{};
+    if (with_bias) {
+      bias_queries = lists.queries(kBiasTile);
+      bias_keys = lists.keys(kBiasTile);
+    }
     lists.run(queue);
     p.own_bounds = own_queries;
     p.other_bounds = keys;
@@ -263,6 +248,10 @@ inline void run_backward(const Queue& queue, Workspace& workspace,
     p.own_bounds = own_keys;
     p.other_bounds = queries;
     instance.backward_keys(queue, p);
+    if (!with_bias) return;
+    p.own_bounds = bias_queries;
+    p.other_bounds = bias_keys;
+    run_bias_gradients<T>(queue, workspace, p, source);
   });
 }
 

@@ -32,7 +32,7 @@ struct ForwardShape<float, 32> : TileShape<4, 1, 64, 32, 2, 2> {};
 template <>
 struct ForwardShape<float, 64> : TileShape<4, 1, 32, 32, 2, 2> {};
 template <>
-struct ForwardShape<float, 128> : TileShape<4, 1, 32, 32, 2, 1> {};
+struct ForwardShape<float, 128> : TileShape<4, 1, 32, 16, 2, 1> {};
 template <>
 struct ForwardShape<float, 256> : TileShape<4, 1, 16, 16, 1, 1> {};
 
@@ -49,9 +49,9 @@ struct BackwardShape<T, 256> : TileShape<4, 1, 32, 32, 1, 1> {};
 template <>
 struct BackwardShape<float, 32> : TileShape<4, 1, 32, 32, 2, 2> {};
 template <>
-struct BackwardShape<float, 64> : TileShape<4, 1, 32, 32, 2, 1> {};
+struct BackwardShape<float, 64> : TileShape<4, 1, 32, 16, 2, 1> {};
 template <>
-struct BackwardShape<float, 128> : TileShape<4, 1, 32, 32, 1, 1> {};
+struct BackwardShape<float, 128> : TileShape<4, 1, 32, 16, 1, 1> {};
 template <>
 struct BackwardShape<float, 256> : TileShape<2, 1, 16, 16, 1, 1> {};
 

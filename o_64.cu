@@ -1,0 +1,2 @@
+#include "attention/cuda/instance.cuh"
+template struct ptmkernels::attention::cuda::Instance<float, 64>;
