@@ -13,17 +13,20 @@ ORACLE = {"rtol": 1e-5, "atol": 1e-5}
 ORACLE_GRADIENT = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def assert_close_to_reference(actual, low, exact, name: str = "", size: float = 1.0) -> None:
+def assert_close_to_reference(
+    actual, low, exact, name: str = "", size: float = 1.0, dtype: torch.dtype | None = None
+) -> None:
     """The 2x rule: `actual` is the kernel's, `low` the formula's in the same dtype, `exact` in float64.
 
-    `size` is that of the terms, where the result is a sum whose terms may cancel.
+    `size` is that of the terms, where the result is a sum whose terms may cancel; `dtype` what is
+    computed in, where that is not the result's (float32 gradients of bfloat16 attention).
     """
     if not exact.numel():
         return
     error = (actual.double() - exact.double()).abs().max().item()
     own = (low.double() - exact.double()).abs().max().item()
     size = max(exact.double().abs().max().item(), size)
-    bound = KERNEL_RATIO * own + KERNEL_FLOOR[actual.dtype] * size
+    bound = KERNEL_RATIO * own + KERNEL_FLOOR[dtype or actual.dtype] * size
     assert error <= bound, (
         f"{name}: error {error:.3g} exceeds {bound:.3g} (formula's own {own:.3g})"
     )

@@ -52,6 +52,7 @@ SIMT_FN void load_tile(SharedTile<T, kRows, kCols> tile, const T* source, int64_
     }
     return;
   }
+  SIMT_ROLL
   for (int place = thread_index(); place < kCount; place += kThreads) {
     const int row = place / Tile::kChunks, chunk = place % Tile::kChunks;
     T element[Tile::kPerChunk];
@@ -69,6 +70,7 @@ SIMT_FN void load_tile(SharedTile<T, kRows, kCols> tile, const T* source, int64_
 // `count` 4-byte numbers for the columns (or rows) of a tile; `rest` where there are no more.
 template <int kThreads, int kCount, typename T>
 SIMT_FN void load_vector(Shared<T> target, const T* source, int64_t count, T rest) {
+  SIMT_ROLL
   for (int i = thread_index(); i < kCount; i += kThreads) {
     if (i < count) {
       copy_async<Bytes4>(target, i, source + i);

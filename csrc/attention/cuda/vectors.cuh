@@ -17,6 +17,7 @@ SIMT_FN void load_ranks(const Params& p, int batch, int key0, int offset) {
     const int32_t* from = o.key_rank + batch * o.key_rank_batch + key0;
     load_vector<kThreads, kCount>(rank, from, keys, kPaddedRank);
   } else {
+    SIMT_ROLL
     for (int i = thread_index(); i < kCount; i += kThreads) {
       rank.store(i, i < keys ? 0 : kPaddedRank);
     }
@@ -43,6 +44,7 @@ SIMT_FN void load_distances(const Params& p, int head, int least, int offset) {
   const int first = least + p.query_len - 1;
   const float* from = p.options.distance_bias + static_cast<int64_t>(head) * total;
   const auto target = shared_memory<float>(offset);
+  SIMT_ROLL
   for (int i = thread_index(); i < kCount; i += kThreads) {
     const int place = first + i;
     const bool inside = place >= 0 && place < total;

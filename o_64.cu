@@ -1,2 +1,0 @@
-#include "attention/cuda/instance.cuh"
-template struct ptmkernels::attention::cuda::Instance<float, 64>;
