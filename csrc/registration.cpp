@@ -28,6 +28,7 @@ const std::string kAttentionBackward =
 }  // namespace
 
 STABLE_TORCH_LIBRARY(ptmkernels, m) {
+  m.def("cpu_arch() -> str");
   m.def("template_op(Tensor x, Tensor y, float alpha) -> Tensor");
   for (const std::string suffix : {"", "_tf32"}) {
     m.def(("attention_forward" + suffix + kAttentionForward).c_str());

@@ -1,1 +1,5 @@
 """Drop-in modules over the ops."""
+
+from ptmkernels.nn.multihead_attention import MultiheadAttention
+
+__all__ = ["MultiheadAttention"]

@@ -35,6 +35,18 @@ def test_the_listed_backends_are_those_of_the_ops():
     assert set(info.OP_BACKENDS["masked_attention"]) == set(attention._FORWARD)
 
 
+ARCHS = ("generic", "avx2", "avx512", "avx512_bf16")
+
+
+def test_the_cpu_kernels_are_named_and_can_be_forced(monkeypatch):
+    assert info.cpu_kernels() in ARCHS
+    monkeypatch.setenv("PTMKERNELS_CPU_ARCH", "generic")
+    assert info.cpu_kernels() == "generic"
+    monkeypatch.setenv("PTMKERNELS_CPU_ARCH", "abacus")
+    with pytest.raises(RuntimeError, match="abacus"):
+        info.cpu_kernels()
+
+
 def test_table_names_each_op_and_each_reason():
     result = run(app, ["info"])
     assert result.exit_code == 0, result.output
