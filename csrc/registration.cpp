@@ -14,9 +14,8 @@ const std::string kAttentionOptions =
     "Tensor? bias, Tensor? bias_table, Tensor? bias_bucket, "
     "float scale, float dropout_p, Tensor? seed";
 
-const std::string kAttentionForward =
-    "(Tensor query, Tensor key, Tensor value, " + kAttentionOptions +
-    ") -> (Tensor output, Tensor lse)";
+const std::string kAttentionForward = "(Tensor query, Tensor key, Tensor value, " +
+                                      kAttentionOptions + ") -> (Tensor output, Tensor lse)";
 
 const std::string kAttentionBackward =
     "(Tensor grad_output, Tensor? grad_lse, Tensor query, Tensor key, Tensor value, Tensor output, "

@@ -46,8 +46,8 @@ void launch(const Queue& queue, int64_t blocks, const typename Kernel::Params& p
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
                "shared memory of a ptmkernels kernel");
   }
-  simt_kernel<Kernel><<<static_cast<unsigned>(blocks), Kernel::kThreads, shared_bytes,
-                        queue.stream>>>(params);
+  simt_kernel<Kernel>
+      <<<static_cast<unsigned>(blocks), Kernel::kThreads, shared_bytes, queue.stream>>>(params);
   check_cuda(cudaGetLastError(), "launch of a ptmkernels kernel");
 }
 

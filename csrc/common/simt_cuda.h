@@ -32,8 +32,8 @@ SIMT_FN T shuffle_xor(T value, int mask) {
 
 SIMT_FN uint32_t ballot(bool condition) { return __ballot_sync(kAllLanes, condition); }
 
-// x, in a way that keeps what is computed from it where it is written: the compiler would move it out of
-// the loop around, where its registers are missed by everything else.
+// x, in a way that keeps what is computed from it where it is written: the compiler would move it
+// out of the loop around, where its registers are missed by everything else.
 SIMT_FN int stay_here(int x) {
   asm volatile("" : "+r"(x));
   return x;
@@ -125,16 +125,14 @@ SIMT_FN void load_matrices_transposed(uint32_t (&out)[4], Shared<T> source, int 
 
 // a: 16 x 16, b: 16 x 8 (two elements a register), acc: 16 x 8; the layouts are PTX's m16n8k16.
 SIMT_FN void mma_bf16(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 SIMT_FN void mma_f16(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -142,8 +140,7 @@ SIMT_FN void mma_f16(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b
 
 // a: 16 x 8, b: 8 x 8 of TF32 (float32 whose last 13 bits are ignored); PTX's m16n8k8.
 SIMT_FN void mma_tf32(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

@@ -163,9 +163,7 @@ def test_offsets_beyond_32_bits():
         far = [view.detach().requires_grad_() for view in far]
         outputs = [masked_attention(*t, AttentionMask.causal(shape[2])) for t in (far, near)]
         assert torch.equal(*outputs)
-        grads = [
-            torch.autograd.grad(o.sum(), t) for o, t in zip(outputs, (far, near), strict=True)
-        ]
+        grads = [torch.autograd.grad(o.sum(), t) for o, t in zip(outputs, (far, near), strict=True)]
         for one, two in zip(*grads, strict=True):
             assert torch.equal(one, two)
 
@@ -180,7 +178,9 @@ def test_torch_compile():
     mask = AttentionMask.causal(20)
 
     def call(query, key, value, table):
-        return masked_attention(query, key, value, mask, bias=BucketedBias.t5(table, 20)).sin().sum()
+        return (
+            masked_attention(query, key, value, mask, bias=BucketedBias.t5(table, 20)).sin().sum()
+        )
 
     leaves = [*three(2, 2, 20, 16), normal(8, 2, seed=4).requires_grad_()]
     masked_attention(*leaves[:3])

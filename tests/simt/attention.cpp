@@ -1,5 +1,6 @@
 // The CUDA ops of attention, compiled for the emulation and registered for tensors on the CPU. The
-// schemas are defined from Python (tests/simt/library.py), those of the real ops under another name.
+// schemas are defined from Python (tests/simt/library.py), those of the real ops under another
+// name.
 
 #include <torch/csrc/stable/library.h>
 

@@ -18,7 +18,8 @@ SIMT_EXPORT const char* simt_take_reports() {
   return text.c_str();
 }
 
-// The places that order memory and were passed since the last call: kind, file, line, tab-separated.
+// The places that order memory and were passed since the last call: kind, file, line,
+// tab-separated.
 SIMT_EXPORT const char* simt_take_sites() {
   static std::string text;
   text.clear();

@@ -1,4 +1,5 @@
-// The emulation's engine: runs the threads of a block as fibres and watches what they do (README.md).
+// The emulation's engine: runs the threads of a block as fibres and watches what they do
+// (README.md).
 #pragma once
 
 #include <cstddef>
@@ -18,8 +19,8 @@ constexpr int kMaxThreads = 512;
 constexpr int kMaxSharedBytes = 232448;  // of one block on sm_90
 constexpr int kGranule = 2;              // bytes: the unit of shared memory that is watched
 
-// What happened last to two bytes of shared memory. Epochs count the barriers of a launch, so they tell
-// whether a barrier lies between two accesses; warp epochs count those of one warp as well.
+// What happened last to two bytes of shared memory. Epochs count the barriers of a launch, so they
+// tell whether a barrier lies between two accesses; warp epochs count those of one warp as well.
 struct Cell {
   uint32_t write_epoch = 0;
   uint32_t write_warp_epoch = 0;
@@ -141,8 +142,8 @@ class Engine {
   int thread_count_ = 0;
   int shared_bytes_ = 0;
   int at_barrier_ = 0;
-  int running_ = 0;        // threads that have not ended
-  uint32_t epoch_ = 0;     // never reset: older than the block's first means unwritten
+  int running_ = 0;     // threads that have not ended
+  uint32_t epoch_ = 0;  // never reset: older than the block's first means unwritten
   uint32_t first_epoch_ = 0;
   std::vector<Buffer> buffers_;
   size_t last_buffer_ = 0;

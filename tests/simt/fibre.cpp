@@ -4,7 +4,8 @@
 
 #ifdef __x86_64__
 
-// The registers that a callee must keep, then the stack pointer; the return address is already there.
+// The registers that a callee must keep, then the stack pointer; the return address is already
+// there.
 asm(R"(
     .text
     .globl simt_switch_stack
@@ -52,7 +53,8 @@ void* new_context(char* low, size_t bytes, void (*entry)()) {
 
 namespace ptmkernels::simt::emulation {
 
-// The context lies at the low end of its own stack; that of the caller of the first switch on its own.
+// The context lies at the low end of its own stack; that of the caller of the first switch on its
+// own.
 void switch_stack(void** from, void* to) {
   ucontext_t here;
   *from = &here;

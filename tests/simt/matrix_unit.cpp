@@ -29,7 +29,8 @@ const std::array<float, 65536>& half_table() {
   return table;
 }
 
-// The tensor core adds with more bits than float32 has and then cuts them off: rounding toward zero.
+// The tensor core adds with more bits than float32 has and then cuts them off: rounding toward
+// zero.
 float cut_to_float(double x) {
   constexpr uint64_t kCut = (uint64_t{1} << 29) - 1;
   return static_cast<float>(std::bit_cast<double>(std::bit_cast<uint64_t>(x) & ~kCut));

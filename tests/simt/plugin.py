@@ -7,7 +7,7 @@ from tests.simt import library
 
 @pytest.fixture
 def nothing_reported():
-    """Loads the emulated ops; fails where the emulation finds a race, a read of what nothing wrote or a bad address."""
+    """Loads the emulated ops; fails where one races, reads what nothing wrote or has a bad address."""
     library.take_reports()
     yield
     assert library.take_reports() == []

@@ -89,7 +89,9 @@ template <typename T>
 struct Shared {
   int byte_offset;
 
-  T load(int index, const Where& where = Where::current()) const { return load_as<T>(index, where); }
+  T load(int index, const Where& where = Where::current()) const {
+    return load_as<T>(index, where);
+  }
   void store(int index, T value, const Where& where = Where::current()) const {
     store_as<T>(index, value, where);
   }

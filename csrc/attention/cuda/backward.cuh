@@ -1,6 +1,6 @@
-// Attention backward (Dao et al. 2022, algorithm 4), deterministic: one kernel for dQ, whose blocks own
-// queries and walk over keys, and one for dK and dV, whose blocks own keys and walk over queries. Both
-// are this file; the second is the first with the two sides exchanged.
+// Attention backward (Dao et al. 2022, algorithm 4), deterministic: one kernel for dQ, whose blocks
+// own queries and walk over keys, and one for dK and dV, whose blocks own keys and walk over
+// queries. Both are this file; the second is the first with the two sides exchanged.
 //
 //     P = exp(S - lse)    dP = dO V^T    dS = P (dP - delta)
 //     dQ = scale dS K     dK = scale dS^T Q     dV = P^T dO
@@ -24,9 +24,10 @@ struct BackwardKernel {
   static constexpr int kThreads = Shape::kThreads, kMinBlocks = Shape::kMinBlocks;
   static constexpr int kRows = Shape::kRows, kCols = Shape::kCols, kStep = Shape::kStep;
   static constexpr int kM = Shape::kM, kN = Shape::kN;
-  // dK and dV together are twice the accumulators of dQ: of wide heads a block computes a part.
-  static constexpr int kGradCols =
-      kOwnKeys && kHeadDim > kMaxGradCols ? kMaxGradCols : kHeadDim;
+  // Of wide heads a block computes a part, where all accumulators would not fit into the registers:
+  // dK and dV together are twice those of dQ, and float32 needs more beside them.
+  static constexpr bool kWide = kHeadDim > kMaxGradCols && (kOwnKeys || sizeof(T) == 4);
+  static constexpr int kGradCols = kWide ? kMaxGradCols : kHeadDim;
   static constexpr int kParts = kHeadDim / kGradCols;
 
   using OwnTile = SharedTile<T, kRows, kHeadDim>;
@@ -34,8 +35,8 @@ struct BackwardKernel {
   using Gradient = float[kM][kGradCols / 8][4];
   using Place = ScorePlace<kOwnKeys>;
 
-  // Shared memory. Of the own side: Q and dO (K and V), lows and highs (ranks). For each stage the same
-  // of the other side, the rows' statistics where they are queries, and the distances' biases.
+  // Shared memory. Of the own side: Q and dO (K and V), lows and highs (ranks). For each stage the
+  // same of the other side, the rows' statistics where they are queries, and the distances' biases.
   static constexpr int kOwnSecond = OwnTile::kBytes;
   static constexpr int kOwnVectors = 2 * OwnTile::kBytes;
   static constexpr int kStageOffset = kOwnVectors + 2 * kRows * 4;
@@ -46,6 +47,7 @@ struct BackwardKernel {
   static constexpr int kDistances = kRows + kCols;
   static constexpr int kStageBytes = kDistanceOffset + kDistances * 4;
   static constexpr int kSharedBytes = kStageOffset + Shape::kStages * kStageBytes;
+  static_assert(kSharedBytes <= kMaxSharedBytes);
 
   static int shared_bytes(const Params&) { return kSharedBytes; }
   static SIMT_HOST_FN int own_len(const Params& p) { return kOwnKeys ? p.key_len : p.query_len; }
@@ -55,7 +57,8 @@ struct BackwardKernel {
     return static_cast<int64_t>(p.batch) * own_heads(p) * kParts * own_tiles(p);
   }
 
-  // What a block does: its own tile, and the tiles of the other side for each of `heads` query heads.
+  // What a block does: its own tile, and the tiles of the other side for each of `heads` query
+  // heads.
   struct Work {
     int batch, own_head, part, tile, own0;
     int first_head, end_head;
@@ -136,7 +139,8 @@ struct BackwardKernel {
     const int length = kOwnKeys ? p.query_len : p.key_len;
     Walk walk;
     walk.set_mask(p.own_bounds, p.other_bounds, work.batch, work.tile);
-    // Keys beyond the end must be hidden from the queries; as rows of their own they are not stored.
+    // Keys beyond the end must be hidden from the queries; as rows of their own they are not
+    // stored.
     walk.full_below = kOwnKeys ? INT32_MAX : p.key_len / kCols;
     walk.start(0, (length + kCols - 1) / kCols);
     return walk;
@@ -157,8 +161,8 @@ struct BackwardKernel {
   template <typename Tile>
   static SIMT_FN void load_rows(Tile target, const Params& p, const Rows& source, int batch,
                                 int head, int row0, int length) {
-    const T* from = static_cast<const T*>(source.data) + batch * source.batch +
-                    head * source.head + row0 * source.row;
+    const T* from = static_cast<const T*>(source.data) + batch * source.batch + head * source.head +
+                    row0 * source.row;
     load_tile<kThreads>(target, from, source.row, length - row0, p.head_dim, source.wide);
   }
 
@@ -180,7 +184,8 @@ struct BackwardKernel {
     const int head = kOwnKeys ? step.head : step.head / (p.heads / p.key_heads);
     const int length = kOwnKeys ? p.query_len : p.key_len;
     const int vectors = stage_offset(stage) + kOtherVectors;
-    load_rows(other_tile(stage, 0), p, kOwnKeys ? p.query : p.key, work.batch, head, other0, length);
+    load_rows(other_tile(stage, 0), p, kOwnKeys ? p.query : p.key, work.batch, head, other0,
+              length);
     load_rows(other_tile(stage, kOtherSecond), p, kOwnKeys ? p.grad_output : p.value, work.batch,
               head, other0, length);
     if constexpr (kOwnKeys) {

@@ -1,15 +1,18 @@
-// Gradients of biases, deterministic: dbias = dS summed over what the bias is broadcast over. A block
-// owns a tile of the bias and goes over all tiles of scores that read it, adding up dS in registers:
+// Gradients of biases, deterministic: dbias = dS summed over what the bias is broadcast over. A
+// block owns a tile of the bias and goes over all tiles of scores that read it, adding up dS in
+// registers:
 //
 //   dense bias       tile (b', h', i', j'); a broadcast dimension has one tile and is gone over
-//   bucketed bias    head h and tile diagonal j' - i': all of its tiles hold the same distances at the
+//   bucketed bias    head h and tile diagonal j' - i': all of its tiles hold the same distances at
+//   the
 //                    same places, so one sum along the tile's diagonals at the end serves them all
 //
-// dS is computed again from Q, K, dO and V (backward.cuh), in chunks of the head dimension, so that one
-// kernel for each type serves every head dimension.
+// dS is computed again from Q, K, dO and V (backward.cuh), in chunks of the head dimension, so that
+// one kernel for each type serves every head dimension.
 #pragma once
 
 #include "attention/cuda/score.cuh"
+#include "attention/cuda/shapes.h"
 #include "attention/cuda/tile.cuh"
 #include "attention/cuda/tile_bounds.cuh"
 #include "attention/cuda/vectors.cuh"
@@ -22,8 +25,8 @@ constexpr int kTileDistancesPadded = 2 * kBiasTile;  // and as they are stored
 
 struct BiasGradientParams : BackwardParams {
   bool diagonals;  // bucketed bias
-  // Dense: how many tiles of each kind are owned; 1 where the bias is broadcast. Bucketed: heads, and
-  // tile diagonals in `own_key_tiles`.
+  // Dense: how many tiles of each kind are owned; 1 where the bias is broadcast. Bucketed: heads,
+  // and tile diagonals in `own_key_tiles`.
   int own_batches, own_heads, own_query_tiles, own_key_tiles;
   int query_tiles, key_tiles;  // of the scores
   int splits;                  // blocks that share an owner's work
@@ -31,7 +34,8 @@ struct BiasGradientParams : BackwardParams {
   void* gradient;
   bool gradient_is_float;
   int64_t batch_stride, head_stride, row_stride, col_stride;  // of the gradient, 0 where broadcast
-  float* partial;  // (splits, elements) of a dense bias, (splits, H, diagonals, kTileDistancesPadded)
+  float*
+      partial;  // (splits, elements) of a dense bias, (splits, H, diagonals, kTileDistancesPadded)
   int64_t elements;
 };
 
@@ -52,19 +56,22 @@ struct BiasGradientKernel {
   using Tile = SharedTile<T, kBiasTile, kChunkCols>;
   using Fragments = float[kM][kN][4];
 
-  // Shared memory: two stages of a chunk of Q, K, dO, V; for each of two items its vectors; the sum.
+  // Shared memory: two stages of a chunk of Q, K, dO, V; for each of two items its vectors; the
+  // sum.
   static constexpr int kStageBytes = 4 * Tile::kBytes;
   static constexpr int kVectors = 2 * kStageBytes;
   static constexpr int kHigh = kBiasTile * 4, kRank = 2 * kHigh, kDistance = 3 * kHigh;
   static constexpr int kVectorBytes = kDistance + kTileDistancesPadded * 4;
   static constexpr int kSum = kVectors + 2 * kVectorBytes;
-  static constexpr int kPitch = kBiasTile + 1;  // neither rows, columns nor diagonals meet in a bank
+  static constexpr int kPitch =
+      kBiasTile + 1;  // neither rows, columns nor diagonals meet in a bank
   static constexpr int kSharedBytes = kSum + kBiasTile * kPitch * 4;
+  static_assert(kSharedBytes <= kMaxSharedBytes);
 
   static int shared_bytes(const Params&) { return kSharedBytes; }
   static int64_t blocks(const Params& p) {
-    return static_cast<int64_t>(p.own_batches) * p.own_heads * p.own_query_tiles *
-           p.own_key_tiles * p.splits;
+    return static_cast<int64_t>(p.own_batches) * p.own_heads * p.own_query_tiles * p.own_key_tiles *
+           p.splits;
   }
 
   // What a block owns, and the range of its items: tiles of scores that it goes over.

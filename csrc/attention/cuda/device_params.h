@@ -1,4 +1,5 @@
-// What the CUDA kernels are given: the structs of attention/params.h made ready for the device (run.h).
+// What the CUDA kernels are given: the structs of attention/params.h made ready for the device
+// (run.h).
 //
 // B batch, H heads, L query length, S key length, D head dimension; strides are in elements.
 #pragma once
@@ -61,7 +62,7 @@ struct ForwardParams : Params {
   TileBoundsList query_bounds, key_bounds;
   void* output;  // (B, H, L, D) contiguous, in the type of the query
   float* lse;    // (B, H, L)
-  // With more than one split each takes a part of the keys and combine.cuh joins them.
+  // With more than one split each takes a part of the keys and CombineKernel joins them.
   int splits;
   float* split_output;  // (splits, B, H, L, D)
   float* split_lse;     // (splits, B, H, L), in units of log 2

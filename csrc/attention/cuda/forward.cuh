@@ -1,8 +1,8 @@
-// Attention forward: o_i = sum_j a_ij v_j, a = softmax of the scores (Vaswani et al. 2017, equation 1),
-// one pass over the keys with a running maximum and sum (Milakov and Gimelshein 2018).
+// Attention forward: o_i = sum_j a_ij v_j, a = softmax of the scores (Vaswani et al. 2017, equation
+// 1), one pass over the keys with a running maximum and sum (Milakov and Gimelshein 2018).
 //
-// A block owns a tile of queries and walks over the tiles of keys that hold something visible. While one
-// is worked on, the keys and values of the next arrive in the other half of the buffer.
+// A block owns a tile of queries and walks over the tiles of keys that hold something visible.
+// While one is worked on, the keys and values of the next arrive in the other half of the buffer.
 #pragma once
 
 #include "attention/cuda/score.cuh"
@@ -87,8 +87,8 @@ struct ForwardKernel {
   using KeyTile = SharedTile<T, kKeys, kHeadDim>;
   using State = SoftmaxRows<kM, kHeadDim / 8>;
 
-  // Shared memory: the queries with their intervals, then for each stage keys, values, ranks and the
-  // biases of the tile's distances.
+  // Shared memory: the queries with their intervals, then for each stage keys, values, ranks and
+  // the biases of the tile's distances.
   static constexpr int kIntervalOffset = QueryTile::kBytes;
   static constexpr int kStageOffset = kIntervalOffset + 2 * kQueries * 4;
   static constexpr int kValueOffset = KeyTile::kBytes;
@@ -97,6 +97,7 @@ struct ForwardKernel {
   static constexpr int kDistances = kQueries + kKeys;
   static constexpr int kStageBytes = kDistanceOffset + kDistances * 4;
   static constexpr int kSharedBytes = kStageOffset + Shape::kStages * kStageBytes;
+  static_assert(kSharedBytes <= kMaxSharedBytes);
 
   static int shared_bytes(const Params&) { return kSharedBytes; }
   static int64_t blocks(const Params& p) {
@@ -104,7 +105,8 @@ struct ForwardKernel {
     return tiles * p.batch * p.heads * p.splits;
   }
 
-  // Which part of the work a block does. The last queries first: under a causal mask they have most.
+  // Which part of the work a block does. The last queries first: under a causal mask they have
+  // most.
   struct Work {
     int batch, head, split, tile, query0;
   };
@@ -225,18 +227,17 @@ struct ForwardKernel {
     } else {
       multiply_transposed<T>(score, query_tile(), warp_row0(), key_tile(stage), step0, p.exact);
     }
-    const ScorePlace<false> place{
-        work.batch,
-        work.head,
-        work.query0,
-        warp_row0(),
-        key0 + step0,
-        step0,
-        shared_memory<int32_t>(kIntervalOffset),
-        shared_memory<int32_t>(kIntervalOffset + kQueries * 4),
-        shared_memory<int32_t>(stage_offset(stage) + kRankOffset),
-        shared_memory<float>(stage_offset(stage) + kDistanceOffset),
-        least_distance(work, key0)};
+    const ScorePlace<false> place{work.batch,
+                                  work.head,
+                                  work.query0,
+                                  warp_row0(),
+                                  key0 + step0,
+                                  step0,
+                                  shared_memory<int32_t>(kIntervalOffset),
+                                  shared_memory<int32_t>(kIntervalOffset + kQueries * 4),
+                                  shared_memory<int32_t>(stage_offset(stage) + kRankOffset),
+                                  shared_memory<float>(stage_offset(stage) + kDistanceOffset),
+                                  least_distance(work, key0)};
     state.update(score, finish_scores<T>(score, p, place, is_full));
     if (p.options.seed != nullptr) {
       replace(score, dropped_elements<kM, kN>(p.options, place), 0.0f);

@@ -20,8 +20,8 @@ class Workspace {
   virtual void* bytes(int64_t count) = 0;
 };
 
-// Over how many blocks the `steps` of one are split: one, unless `blocks` leave multiprocessors idle,
-// as a single query over a long cache does.
+// Over how many blocks the `steps` of one are split: one, unless `blocks` leave multiprocessors
+// idle, as a single query over a long cache does.
 inline int splits_of(int64_t blocks, int64_t steps, int multiprocessors) {
   constexpr int64_t kBlocksEach = 2;
   if (blocks >= multiprocessors) return 1;

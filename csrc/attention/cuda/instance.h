@@ -1,5 +1,5 @@
-// The kernels that exist once for each type and padded head dimension; each pair is a translation unit
-// of its own (cmake/attention_instances.cmake), so that they compile in parallel.
+// The kernels that exist once for each type and padded head dimension; each pair is a translation
+// unit of its own (cmake/attention_instances.cmake), so that they compile in parallel.
 #pragma once
 
 #include "attention/cuda/device_params.h"

@@ -1,6 +1,7 @@
-// The torch ops of masked attention over the CUDA kernels: reads the tensors, allocates the results,
-// runs the kernels on torch's stream. Nothing is checked here: ptmkernels/ops/attention/validation.py
-// has done so. Also compiled, with the kernels, against the emulation of the tests.
+// The torch ops of masked attention over the CUDA kernels: reads the tensors, allocates the
+// results, runs the kernels on torch's stream. Nothing is checked here:
+// ptmkernels/ops/attention/validation.py has done so. Also compiled, with the kernels, against the
+// emulation of the tests.
 #pragma once
 
 #include <array>
@@ -96,9 +97,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
   const OptionalTensor bias = readable_bias(given_bias, query);
   const bool with_bias = bias_needs_grad && bias;
   const bool with_table = table_needs_grad && bias_table;
-  Tensor grad_bias = with_bias
-                         ? torch::stable::new_empty(*bias, bias->sizes(), bias->scalar_type())
-                         : torch::stable::new_empty(query, none);
+  Tensor grad_bias = with_bias ? torch::stable::new_empty(*bias, bias->sizes(), bias->scalar_type())
+                               : torch::stable::new_empty(query, none);
   Tensor grad_table =
       with_table ? torch::stable::new_empty(*bias_table, bias_table->sizes(), ScalarType::Float)
                  : torch::stable::new_empty(query, none);
@@ -107,32 +107,32 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
       torch::stable::zero_(*tensor);
     }
   } else {
-  const Tensor incoming =
-      grad_output.stride(3) == 1 ? grad_output : torch::stable::contiguous(grad_output);
-  OptionalTensor incoming_lse;
-  if (grad_lse) incoming_lse = torch::stable::contiguous(*grad_lse);
-  scope.reads(incoming, incoming_lse, query, key, value, output, lse, key_rank, query_low,
-              query_high, tree, allowed, bias, bias_table, bias_bucket, seed);
-  scope.writes(grad_query, grad_key, grad_value, grad_bias, grad_table);
-  const Arguments arguments = {key_rank,   query_low,   query_high, tree,      allowed, bias,
-                               bias_table, bias_bucket, scale,      dropout_p, seed};
-  attention::BackwardParams params;
-  params.size = size;
-  params.options = arguments.options();
-  params.query = heads_of(query);
-  params.key = heads_of(key);
-  params.value = heads_of(value);
-  params.output = heads_of(output);
-  params.grad_output = heads_of(incoming);
-  params.lse = static_cast<const float*>(lse.data_ptr());
-  params.grad_lse = data_of<float>(incoming_lse);
-  params.grad_query = heads_of(grad_query);
-  params.grad_key = heads_of(grad_key);
-  params.grad_value = heads_of(grad_value);
-  if (with_bias) params.grad_bias = scores_of(grad_bias, dtype_of(grad_bias));
-  if (with_table) params.grad_table = static_cast<float*>(grad_table.data_ptr());
-  TorchWorkspace workspace(query, scope);
-  run_backward(scope.queue(), workspace, params, kExact);
+    const Tensor incoming =
+        grad_output.stride(3) == 1 ? grad_output : torch::stable::contiguous(grad_output);
+    OptionalTensor incoming_lse;
+    if (grad_lse) incoming_lse = torch::stable::contiguous(*grad_lse);
+    scope.reads(incoming, incoming_lse, query, key, value, output, lse, key_rank, query_low,
+                query_high, tree, allowed, bias, bias_table, bias_bucket, seed);
+    scope.writes(grad_query, grad_key, grad_value, grad_bias, grad_table);
+    const Arguments arguments = {key_rank,   query_low,   query_high, tree,      allowed, bias,
+                                 bias_table, bias_bucket, scale,      dropout_p, seed};
+    attention::BackwardParams params;
+    params.size = size;
+    params.options = arguments.options();
+    params.query = heads_of(query);
+    params.key = heads_of(key);
+    params.value = heads_of(value);
+    params.output = heads_of(output);
+    params.grad_output = heads_of(incoming);
+    params.lse = static_cast<const float*>(lse.data_ptr());
+    params.grad_lse = data_of<float>(incoming_lse);
+    params.grad_query = heads_of(grad_query);
+    params.grad_key = heads_of(grad_key);
+    params.grad_value = heads_of(grad_value);
+    if (with_bias) params.grad_bias = scores_of(grad_bias, dtype_of(grad_bias));
+    if (with_table) params.grad_table = static_cast<float*>(grad_table.data_ptr());
+    TorchWorkspace workspace(query, scope);
+    run_backward(scope.queue(), workspace, params, kExact);
   }
   if (with_bias) grad_bias = torch::stable::to(grad_bias, given_bias->scalar_type());
   if (with_table) grad_table = torch::stable::to(grad_table, bias_table->scalar_type());

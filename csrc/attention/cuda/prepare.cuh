@@ -125,7 +125,8 @@ struct CombineKernel {
     const int64_t row = block_index() * kRowsPerBlock + warp_index();
     if (row >= p.rows) return;
     float top = -kInfinity, sum = 0.0f;
-    for (int s = 0; s < p.splits; ++s) top = fmaxf(top, load_global(p.split_lse + s * p.rows + row));
+    for (int s = 0; s < p.splits; ++s)
+      top = fmaxf(top, load_global(p.split_lse + s * p.rows + row));
     const float origin = top == -kInfinity ? 0.0f : top;
     for (int s = 0; s < p.splits; ++s) sum += weight(p, s, row, origin);
     const float factor = sum == 0.0f ? 0.0f : 1.0f / sum;

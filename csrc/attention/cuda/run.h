@@ -1,5 +1,5 @@
-// The host side of the CUDA kernels: from the structs of attention/params.h to launches. Knows nothing
-// of torch: memory for the time of one op comes from a Workspace.
+// The host side of the CUDA kernels: from the structs of attention/params.h to launches. Knows
+// nothing of torch: memory for the time of one op comes from a Workspace.
 #pragma once
 
 #include <cmath>
@@ -113,7 +113,8 @@ class TileBoundsLists {
   TileBoundsList keys(int tile) {
     if (mask_.rank == nullptr) return {nullptr, 0};
     const int rows = mask_.rank_batch ? static_cast<int>(size_.batches) : 1;
-    return add({mask_.rank, nullptr, mask_.rank_batch, 0, rows, static_cast<int>(size_.keys)}, tile);
+    return add({mask_.rank, nullptr, mask_.rank_batch, 0, rows, static_cast<int>(size_.keys)},
+               tile);
   }
 
   TileBoundsList queries(int tile) {

@@ -10,8 +10,8 @@ namespace ptmkernels::attention::cuda {
 
 // Enough blocks for the device; every owner's items are split alike.
 inline int bias_splits(const Queue& queue, const BiasGradientParams& p) {
-  const int64_t owners = static_cast<int64_t>(p.own_batches) * p.own_heads * p.own_query_tiles *
-                         p.own_key_tiles;
+  const int64_t owners =
+      static_cast<int64_t>(p.own_batches) * p.own_heads * p.own_query_tiles * p.own_key_tiles;
   return splits_of(owners, bias_items(p), queue.multiprocessors());
 }
 
@@ -63,7 +63,8 @@ void run_table_gradient(const Queue& queue, Workspace& workspace, BiasGradientPa
   launch<TableGradientKernel>(queue, TableGradientKernel::blocks(table), table);
 }
 
-// `common` are the parameters of the other gradients' kernels, with the bounds of tiles of kBiasTile.
+// `common` are the parameters of the other gradients' kernels, with the bounds of tiles of
+// kBiasTile.
 template <typename T>
 void run_bias_gradients(const Queue& queue, Workspace& workspace, const BackwardParams& common,
                         const attention::BackwardParams& source) {

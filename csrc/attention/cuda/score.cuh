@@ -1,9 +1,9 @@
-// What is done to a tile of scores between the two products: scaling, biases, masks, dropout. Each step
-// works on a warp's fragments (tile.cuh) and knows where they lie, so that the forward kernel (rows are
-// queries), the one of dQ (the same) and the one of dK and dV (rows are keys) share it.
+// What is done to a tile of scores between the two products: scaling, biases, masks, dropout. Each
+// step works on a warp's fragments (tile.cuh) and knows where they lie, so that the forward kernel
+// (rows are queries), the one of dQ (the same) and the one of dK and dV (rows are keys) share it.
 //
-// What hides or drops is gathered as one bit for each of a lane's elements, in loops that stay loops:
-// only what touches the scores themselves is unrolled.
+// What hides or drops is gathered as one bit for each of a lane's elements, in loops that stay
+// loops: only what touches the scores themselves is unrolled.
 #pragma once
 
 #include <limits>
@@ -19,15 +19,15 @@ constexpr float kLn2 = 0.6931471805599453f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLargest = std::numeric_limits<float>::max();
 
-// A warp's scores: rows of the block's own side against columns of the other side. The own side are the
-// queries, or the keys where kTransposed.
+// A warp's scores: rows of the block's own side against columns of the other side. The own side are
+// the queries, or the keys where kTransposed.
 template <bool kTransposed>
 struct ScorePlace {
   int batch, head;
-  int own0;    // position in its sequence of the block's first row
-  int warp0;   // the warp's first row in the block's tile
-  int other0;  // position of the first column
-  int step0;   // the first column in the other side's tile
+  int own0;                               // position in its sequence of the block's first row
+  int warp0;                              // the warp's first row in the block's tile
+  int other0;                             // position of the first column
+  int step0;                              // the first column in the other side's tile
   Shared<int32_t> query_low, query_high;  // of the queries of the tile
   Shared<int32_t> key_rank;               // of its keys
   Shared<float> distance_bias;            // of the distances of the tile, the least first
@@ -178,7 +178,7 @@ SIMT_FN float finish_scores(float (&score)[kM][kN][4], const Params& p,
     for_each(score, [&](float& value, int, int) { value *= o.scale_log2; });
     if (o.distance_bias != nullptr) add_distance_bias(score, place);
     if (o.bias != nullptr) {
-      if (o.bias_is_float) {
+      if (sizeof(T) == 4 || o.bias_is_float) {
         add_bias<float>(score, p, place);
       } else {
         add_bias<T>(score, p, place);
@@ -194,13 +194,14 @@ SIMT_FN float finish_scores(float (&score)[kM][kN][4], const Params& p,
 // -- dropout -----------------------------------------------------------------------------------
 
 // The random words of a lane's four elements of one 16 x 8 fragment. Weight (b, h, i, j) takes word
-// j % 4 of counter (j / 4, i, h, b), so lanes share counters: each lane computes one and they exchange.
+// j % 4 of counter (j / 4, i, h, b), so lanes share counters: each lane computes one and they
+// exchange.
 template <bool kTransposed>
 SIMT_FN void dropout_words(uint32_t (&word)[4], const ScorePlace<kTransposed>& place, uint64_t seed,
                            int m, int n) {
   const int lane = lane_index();
-  // Queries in rows: lanes 2 x and 2 x + 1 hold the same four keys of rows g and g + 8. Keys in rows:
-  // four lanes hold the same four keys, of rows g and g + 8 and of two columns.
+  // Queries in rows: lanes 2 x and 2 x + 1 hold the same four keys of rows g and g + 8. Keys in
+  // rows: four lanes hold the same four keys, of rows g and g + 8 and of two columns.
   const int share = kTransposed ? lane / 4 % 4 : lane % 2;
   const int r = 2 * m + (kTransposed ? share / 2 : share);
   const int c = 2 * n + (kTransposed ? share % 2 : 0);

@@ -1,13 +1,15 @@
-// Tile shapes by type and head dimension. Every block fits into the 99 KB of shared memory that the
-// smallest cards from sm_80 on give to one block.
+// Tile shapes by type and head dimension.
 #pragma once
 
 #include "common/half_types.h"
 
 namespace ptmkernels::attention::cuda {
 
-// A block of kWarps warps, each of kM x 16 rows of its own side. Tiles of kCols rows of the other side
-// come through kStages buffers, and a warp takes kStep of them at a time.
+// What the smallest cards from sm_80 on give to one block.
+constexpr int kMaxSharedBytes = 99 * 1024;
+
+// A block of kWarps warps, each of kM x 16 rows of its own side. Tiles of kCols rows of the other
+// side come through kStages buffers, and a warp takes kStep of them at a time.
 template <int kWarps_, int kM_, int kCols_, int kStep_, int kStages_, int kMinBlocks_>
 struct TileShape {
   static constexpr int kWarps = kWarps_, kThreads = kWarps * 32;
@@ -26,7 +28,7 @@ struct ForwardShape<T, 64> : TileShape<4, 2, 64, 32, 2, 2> {};
 template <typename T>
 struct ForwardShape<T, 128> : TileShape<4, 2, 32, 32, 2, 2> {};
 template <typename T>
-struct ForwardShape<T, 256> : TileShape<4, 1, 32, 32, 2, 1> {};
+struct ForwardShape<T, 256> : TileShape<4, 1, 32, 16, 2, 1> {};
 template <>
 struct ForwardShape<float, 32> : TileShape<4, 1, 64, 32, 2, 2> {};
 template <>
@@ -55,8 +57,8 @@ struct BackwardShape<float, 128> : TileShape<4, 1, 32, 16, 1, 1> {};
 template <>
 struct BackwardShape<float, 256> : TileShape<2, 1, 16, 16, 1, 1> {};
 
-// Columns of a gradient that one block of the keys' side computes: two accumulators of all of 256 would
-// not fit into the registers.
+// Columns of a gradient that one block computes where more accumulators would not fit into the
+// registers.
 constexpr int kMaxGradCols = 128;
 
 }  // namespace ptmkernels::attention::cuda

@@ -1,5 +1,6 @@
 // Tiles in shared memory and the two products that attention makes of them, in fragments of
-// mma.sync: 16 rows x 8 columns a warp; lane l holds rows l / 4 and l / 4 + 8, columns 2 (l % 4) + 0, 1.
+// mma.sync: 16 rows x 8 columns a warp; lane l holds rows l / 4 and l / 4 + 8, columns 2 (l % 4) +
+// 0, 1.
 #pragma once
 
 #include <cstring>
@@ -10,8 +11,8 @@ namespace ptmkernels::attention::cuda {
 
 using namespace simt;
 
-// kRows x kCols elements. Chunks of 16 bytes are swizzled within 128 bytes, so that neither eight rows
-// of one chunk nor a row's chunks meet in one memory bank.
+// kRows x kCols elements. Chunks of 16 bytes are swizzled within 128 bytes, so that neither eight
+// rows of one chunk nor a row's chunks meet in one memory bank.
 template <typename T, int kRows_, int kCols_>
 struct SharedTile {
   static constexpr int kRows = kRows_, kCols = kCols_;
@@ -27,8 +28,8 @@ struct SharedTile {
     return row * kCols + mixed * kPerChunk;
   }
 
-  // offset(row0 + row, chunk0 + chunk) from offset(row, chunk), for row0 a multiple of 8, chunk0 even and
-  // chunk 0 or 1: what does not depend on the lane is a constant of the instruction.
+  // offset(row0 + row, chunk0 + chunk) from offset(row, chunk), for row0 a multiple of 8, chunk0
+  // even and chunk 0 or 1: what does not depend on the lane is a constant of the instruction.
   static SIMT_FN int shifted(int offset, int row0, int chunk0) {
     return row0 * kCols + chunk0 / 8 * 8 * kPerChunk + (offset ^ (chunk0 % 8 * kPerChunk));
   }
@@ -97,7 +98,8 @@ SIMT_FN void load_right(uint32_t (&b)[4], Tile tile, int row0, int step) {
   load_matrices(b, tile.data, Tile::shifted(own, row0, 2 * step));
 }
 
-// The right operands of chunks chunk0 and chunk0 + 1 as columns, the depth in rows row0 .. row0 + 15.
+// The right operands of chunks chunk0 and chunk0 + 1 as columns, the depth in rows row0 .. row0
+// + 15.
 template <typename Tile>
 SIMT_FN void load_right_columns(uint32_t (&b)[4], Tile tile, int row0, int chunk0) {
   const int own = Tile::offset(lane_index() % 16, lane_index() / 16);
@@ -183,8 +185,8 @@ SIMT_FN void add(float (&acc)[kM][kN][4], const float (&sum)[kM][kN][4]) {
 
 // acc[16 kM x 8 kN] += left[left0 ..] . right[right0 ..]^T, both with the depth in their rows.
 //
-// float32: every few steps the sum starts anew and is added once, because the tensor core rounds toward
-// zero, and over a deep product that would add up.
+// float32: every few steps the sum starts anew and is added once, because the tensor core rounds
+// toward zero, and over a deep product that would add up.
 template <typename T, int kM, int kN, typename Left, typename Right>
 SIMT_FN void multiply_transposed(float (&acc)[kM][kN][4], Left left, int left0, Right right,
                                  int right0, bool exact) {
@@ -225,8 +227,8 @@ SIMT_FN void multiply_transposed(float (&acc)[kM][kN][4], const uint32_t (&left)
   }
 }
 
-// acc[16 kM x 8 kN] += weights[16 kM x 8 kK] . right[row0 .., col0 ..]; the weights are the accumulators
-// of a product. 16-bit: two accumulator tiles are a left fragment as they lie.
+// acc[16 kM x 8 kN] += weights[16 kM x 8 kK] . right[row0 .., col0 ..]; the weights are the
+// accumulators of a product. 16-bit: two accumulator tiles are a left fragment as they lie.
 template <typename T, int kM, int kN, int kK, typename Right>
 SIMT_FN void multiply_half(float (&acc)[kM][kN][4], const float (&weights)[kM][kK][4], Right right,
                            int row0, int col0) {
@@ -255,8 +257,8 @@ SIMT_FN void multiply_half(float (&acc)[kM][kN][4], const float (&weights)[kM][k
   }
 }
 
-// float32: the depth is taken in the order 0, 2, 4, 6, 1, 3, 5, 7, in which an accumulator tile is a
-// left fragment as it lies. Each tile's sum starts anew, as in multiply_transposed.
+// float32: the depth is taken in the order 0, 2, 4, 6, 1, 3, 5, 7, in which an accumulator tile is
+// a left fragment as it lies. Each tile's sum starts anew, as in multiply_transposed.
 template <int kM, int kN, int kK, typename Right>
 SIMT_FN void multiply_float(float (&acc)[kM][kN][4], const float (&weights)[kM][kK][4], Right right,
                             int row0, int col0, bool exact) {
@@ -275,7 +277,7 @@ SIMT_FN void multiply_float(float (&acc)[kM][kN][4], const float (&weights)[kM][
       }
       SIMT_UNROLL
       for (int m = 0; m < kM; ++m) {
-        const float(&w)[4] = weights[m][step];
+        const float (&w)[4] = weights[m][step];
         const uint32_t a[4] = {as_bits(w[0]), as_bits(w[2]), as_bits(w[1]), as_bits(w[3])};
         mma<float>(sum[m], a, b, exact);
       }

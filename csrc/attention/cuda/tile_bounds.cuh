@@ -1,5 +1,6 @@
-// Which tiles of the score matrix hold something visible, from the least and greatest of their ranks
-// and intervals. This is all that block sparsity needs; nothing of size tiles x tiles is built.
+// Which tiles of the score matrix hold something visible, from the least and greatest of their
+// ranks and intervals. This is all that block sparsity needs; nothing of size tiles x tiles is
+// built.
 #pragma once
 
 #include "attention/cuda/device_params.h"
@@ -110,8 +111,8 @@ struct TileBoundsKernel {
   }
 };
 
-// Goes over the tiles of one side that hold something visible for a tile of the other, in order. Every
-// warp of a block walks by itself, 32 tiles with one ballot, and comes to the same tiles.
+// Goes over the tiles of one side that hold something visible for a tile of the other, in order.
+// Every warp of a block walks by itself, 32 tiles with one ballot, and comes to the same tiles.
 template <bool kOwnQueries>
 struct TileWalk {
   TileBounds own;            // of the block's own tile

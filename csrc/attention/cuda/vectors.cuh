@@ -52,7 +52,8 @@ SIMT_FN void load_distances(const Params& p, int head, int least, int offset) {
   }
 }
 
-// Log-sum-exp and delta of a lane's rows, which are queries; of those beyond the end all weights are 0.
+// Log-sum-exp and delta of a lane's rows, which are queries; of those beyond the end all weights
+// are 0.
 template <int kM>
 SIMT_FN void load_statistics(const BackwardParams& p, int64_t batch_and_head, int row0,
                              float (&lse)[2 * kM], float (&delta)[2 * kM]) {

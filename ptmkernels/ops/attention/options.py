@@ -118,6 +118,11 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+def takes_tf32(query: Tensor) -> bool:
+    """True where torch's own setting takes products of float32 in TF32 on a GPU."""
+    return query.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
 @dataclass(frozen=True)
 class AttentionOptions:
     """The optional arguments of the torch ops, in the order of their schema."""
