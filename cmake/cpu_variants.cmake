@@ -10,7 +10,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
   set(ptmkernels_flags_avx2 ${ptmkernels_avx2})
   # GCC 12 takes its own "undefined" vectors in the AVX-512 headers for uninitialised ones.
   set(ptmkernels_flags_avx512 ${ptmkernels_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl
-    -Wno-maybe-uninitialized)
+    -Wno-maybe-uninitialized -Wno-uninitialized)
   set(ptmkernels_flags_avx512_bf16 ${ptmkernels_flags_avx512} -mavx512bf16)
 endif()
 

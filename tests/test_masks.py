@@ -443,7 +443,7 @@ def test_pack_on_the_class_packs_the_full_mask():
         assert_mask(AttentionMask.pack(lengths), documents.to_dense())
     assert AttentionMask.pack([]).key_len == 0
     assert "laid out as one row" in AttentionMask.pack.__doc__
-    with pytest.raises(TypeError, match="lengths has dtype torch.float32"):
+    with pytest.raises(TypeError, match="lengths has dtype"):
         AttentionMask.pack([2.0, 3.0])
     with pytest.raises(ValueError, match=r"lengths holds \[2, -1\]"):
         AttentionMask.pack([2, -1])

@@ -37,6 +37,12 @@ inline int64_t repeating_stride(const Tensor& tensor, int64_t dim) {
   return tensor.size(dim) == 1 ? 0 : tensor.stride(dim);
 }
 
+// (B or 1, H or 1, rows, D)
+inline Heads repeating_heads_of(const Tensor& tensor) {
+  return {tensor.data_ptr(), dtype_of(tensor), repeating_stride(tensor, 0),
+          repeating_stride(tensor, 1), tensor.stride(2)};
+}
+
 inline Scores scores_of(const Tensor& tensor, DType dtype) {
   return {tensor.data_ptr(),           dtype,
           repeating_stride(tensor, 0), repeating_stride(tensor, 1),
@@ -56,6 +62,19 @@ inline bool is_empty(const Sizes& size) {
   return size.batches == 0 || size.heads == 0 || size.queries == 0 || size.keys == 0;
 }
 
+// (..., H, D) with the last dimension contiguous; (..., H, D) stands for B = 1 and one row.
+inline Heads vectors_of(const OptionalTensor& tensor) {
+  if (!tensor) return {};
+  const int64_t head = tensor->dim() - 2;
+  return {tensor->data_ptr(), dtype_of(*tensor), 0, tensor->stride(head),
+          head > 0 ? tensor->stride(0) : 0};
+}
+
+inline Integers integers_of(const OptionalTensor& tensor) {
+  if (!tensor) return {};
+  return {data_of<int32_t>(tensor), repeating_stride(*tensor, 0)};
+}
+
 // The optional arguments of both ops, in the order of their schema.
 struct Arguments {
   const OptionalTensor& key_rank;
@@ -69,6 +88,16 @@ struct Arguments {
   double scale;
   double dropout_p;
   const OptionalTensor& seed;
+  const OptionalTensor& relative_key;
+  const OptionalTensor& relative_value;
+  int64_t relative_offset;
+  const OptionalTensor& content_bias;
+  const OptionalTensor& position_bias;
+  const OptionalTensor& segment_bias;
+  const OptionalTensor& segment_key;
+  const OptionalTensor& query_segment;
+  const OptionalTensor& key_segment;
+  const OptionalTensor& query_position;
 
   Mask mask() const {
     Mask mask;
@@ -88,6 +117,22 @@ struct Arguments {
     return mask;
   }
 
+  Relative relative() const {
+    Relative relative;
+    if (relative_key) relative.key = repeating_heads_of(*relative_key);
+    if (relative_value) relative.value = repeating_heads_of(*relative_value);
+    if (relative_key) relative.rows = relative_key->size(2);
+    relative.offset = relative_offset;
+    relative.content_bias = vectors_of(content_bias);
+    relative.position_bias = vectors_of(position_bias);
+    relative.segment_bias = vectors_of(segment_bias);
+    relative.segment_key = vectors_of(segment_key);
+    relative.query_segment = integers_of(query_segment);
+    relative.key_segment = integers_of(key_segment);
+    relative.query_position = integers_of(query_position);
+    return relative;
+  }
+
   Options options() const {
     Options options;
     options.mask = mask();
@@ -100,6 +145,7 @@ struct Arguments {
       options.table_rows = bias_table->size(0);
       options.bucket = data_of<int32_t>(bias_bucket);
     }
+    options.relative = relative();
     options.scale = static_cast<float>(scale);
     options.dropout = dropout_p;
     options.seed = data_of<int64_t>(seed);

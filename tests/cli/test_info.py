@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import ptmkernels
 from ptmkernels._selector import BACKENDS, unavailable
 from ptmkernels.cli import app, info
-from ptmkernels.ops import attention
+from ptmkernels.ops.attention.call import FORWARD
 
 run = CliRunner().invoke
 
@@ -32,7 +32,8 @@ def test_json_holds_everything():
 def test_the_listed_backends_are_those_of_the_ops():
     for op in info.OP_BACKENDS:
         assert hasattr(ptmkernels.ops, op)
-    assert set(info.OP_BACKENDS["masked_attention"]) == set(attention._FORWARD)
+    for op in ("masked_attention", "relative_attention", "two_stream_attention"):
+        assert set(info.OP_BACKENDS[op]) == set(FORWARD)
 
 
 ARCHS = ("generic", "avx2", "avx512", "avx512_bf16")

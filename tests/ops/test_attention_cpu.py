@@ -135,7 +135,7 @@ def test_skipping_by_intervals_is_the_dense_mask(arch, seed):
 
 
 def test_tiles_that_nobody_sees_are_not_read(arch):
-    """A document of NaN harms nobody else, forward or backward: its tiles are skipped, not multiplied by 0."""
+    """A document of NaN harms nobody else: its tiles are skipped, not multiplied by 0."""
     ids = torch.arange(4).repeat_interleave(128)[None]
     query, key, value = (normal(1, 2, 512, 64, seed=i) for i in range(3))
     poisoned = [t.clone() for t in (query, key, value)]
@@ -217,7 +217,7 @@ def test_results_do_not_depend_on_the_threads(case):
         return output, *torch.autograd.grad(output.square().sum(), leaves)
 
     for bias in biases:
-        alone, both = (of_threads(count, lambda: run(bias)) for count in (1, 2))
+        alone, both = (of_threads(count, lambda bias=bias: run(bias)) for count in (1, 2))
         for one, other in zip(alone, both, strict=True):
             assert torch.equal(one, other)
 

@@ -46,7 +46,12 @@ std::tuple<Tensor, Tensor> attention_forward(
     const OptionalTensor& key_rank, const OptionalTensor& query_low, const OptionalTensor& query_high,
     const OptionalTensor& tree, const OptionalTensor& allowed,
     const OptionalTensor& given_bias, const OptionalTensor& bias_table, const OptionalTensor& bias_bucket,
-    double scale, double dropout_p, const OptionalTensor& seed) {
+    double scale, double dropout_p, const OptionalTensor& seed,
+    const OptionalTensor& relative_key, const OptionalTensor& relative_value, int64_t relative_offset,
+    const OptionalTensor& content_bias, const OptionalTensor& position_bias,
+    const OptionalTensor& segment_bias, const OptionalTensor& segment_key,
+    const OptionalTensor& query_segment, const OptionalTensor& key_segment,
+    const OptionalTensor& query_position) {
   // clang-format on
   DeviceScope scope(query);
   const Sizes size = sizes_of(query, key);
@@ -62,8 +67,11 @@ std::tuple<Tensor, Tensor> attention_forward(
   scope.reads(query, key, value, key_rank, query_low, query_high, tree, allowed, bias, bias_table,
               bias_bucket, seed);
   scope.writes(output, lse);
-  const Arguments arguments = {key_rank,   query_low,   query_high, tree,      allowed, bias,
-                               bias_table, bias_bucket, scale,      dropout_p, seed};
+  const Arguments arguments = {
+      key_rank,       query_low,       query_high,    tree,          allowed,      bias,
+      bias_table,     bias_bucket,     scale,         dropout_p,     seed,         relative_key,
+      relative_value, relative_offset, content_bias,  position_bias, segment_bias, segment_key,
+      query_segment,  key_segment,     query_position};
   attention::ForwardParams params;
   params.size = size;
   params.options = arguments.options();
@@ -77,31 +85,42 @@ std::tuple<Tensor, Tensor> attention_forward(
   return {output, lse};
 }
 
+// Of query, key, value and the differentiable options in the order of the schema; empty where not
+// wanted.
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+                             Tensor, Tensor>;
+
 // clang-format off
 template <bool kExact>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
+Gradients attention_backward(
     const Tensor& grad_output, const OptionalTensor& grad_lse,
     const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& output, const Tensor& lse,
     const OptionalTensor& key_rank, const OptionalTensor& query_low, const OptionalTensor& query_high,
     const OptionalTensor& tree, const OptionalTensor& allowed,
     const OptionalTensor& given_bias, const OptionalTensor& bias_table, const OptionalTensor& bias_bucket,
     double scale, double dropout_p, const OptionalTensor& seed,
-    bool bias_needs_grad, bool table_needs_grad) {
+    const OptionalTensor& relative_key, const OptionalTensor& relative_value, int64_t relative_offset,
+    const OptionalTensor& content_bias, const OptionalTensor& position_bias,
+    const OptionalTensor& segment_bias, const OptionalTensor& segment_key,
+    const OptionalTensor& query_segment, const OptionalTensor& key_segment,
+    const OptionalTensor& query_position,
+    int64_t wanted_grads) {
   // clang-format on
   DeviceScope scope(query);
   const Sizes size = sizes_of(query, key);
   const std::array<int64_t, 1> none = {0};
+  const auto empty = [&] { return torch::stable::new_empty(query, none); };
   Tensor grad_query = new_contiguous(query);
   Tensor grad_key = new_contiguous(key);
   Tensor grad_value = new_contiguous(value);
   const OptionalTensor bias = readable_bias(given_bias, query);
-  const bool with_bias = bias_needs_grad && bias;
-  const bool with_table = table_needs_grad && bias_table;
-  Tensor grad_bias = with_bias ? torch::stable::new_empty(*bias, bias->sizes(), bias->scalar_type())
-                               : torch::stable::new_empty(query, none);
+  const bool with_bias = wanted_grads & 1;
+  const bool with_table = wanted_grads >> 1 & 1;
+  Tensor grad_bias =
+      with_bias ? torch::stable::new_empty(*bias, bias->sizes(), bias->scalar_type()) : empty();
   Tensor grad_table =
       with_table ? torch::stable::new_empty(*bias_table, bias_table->sizes(), ScalarType::Float)
-                 : torch::stable::new_empty(query, none);
+                 : empty();
   if (is_empty(size)) {
     for (Tensor* tensor : {&grad_query, &grad_key, &grad_value, &grad_bias, &grad_table}) {
       torch::stable::zero_(*tensor);
@@ -114,8 +133,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     scope.reads(incoming, incoming_lse, query, key, value, output, lse, key_rank, query_low,
                 query_high, tree, allowed, bias, bias_table, bias_bucket, seed);
     scope.writes(grad_query, grad_key, grad_value, grad_bias, grad_table);
-    const Arguments arguments = {key_rank,   query_low,   query_high, tree,      allowed, bias,
-                                 bias_table, bias_bucket, scale,      dropout_p, seed};
+    const Arguments arguments = {
+        key_rank,       query_low,       query_high,    tree,          allowed,      bias,
+        bias_table,     bias_bucket,     scale,         dropout_p,     seed,         relative_key,
+        relative_value, relative_offset, content_bias,  position_bias, segment_bias, segment_key,
+        query_segment,  key_segment,     query_position};
     attention::BackwardParams params;
     params.size = size;
     params.options = arguments.options();
@@ -136,7 +158,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
   }
   if (with_bias) grad_bias = torch::stable::to(grad_bias, given_bias->scalar_type());
   if (with_table) grad_table = torch::stable::to(grad_table, bias_table->scalar_type());
-  return {grad_query, grad_key, grad_value, grad_bias, grad_table};
+  return {grad_query, grad_key, grad_value, grad_bias, grad_table, empty(),
+          empty(),    empty(),  empty(),    empty(),   empty()};
 }
 
 }  // namespace ptmkernels::attention::cuda
