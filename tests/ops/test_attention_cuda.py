@@ -9,6 +9,7 @@ import torch
 
 from ptmkernels import AttentionMask
 from ptmkernels.ops import BucketedBias
+from ptmkernels.ops.attention.options import takes_tf32
 from ptmkernels.ops.philox import dropout_keep
 from tests.backends import normal
 from tests.ops.attention_cases import BIASES, DTYPES, MASKS, Case, build
@@ -172,6 +173,21 @@ def test_the_same_bits_again():
     inputs = build(Case("causal", "table", 0.1, query_len=150, key_len=150, head_dim=16))
     first, second = kernel(inputs), kernel(inputs)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_compiled_function_follows_torchs_precision():
+    compiled = torch.compile(
+        lambda t: t + 1 if takes_tf32(t) else t, fullgraph=True, backend="eager"
+    )
+    before = torch.backends.cuda.matmul.fp32_precision
+    found = []
+    try:
+        for precision in ("ieee", "tf32", "ieee"):
+            torch.backends.cuda.matmul.fp32_precision = precision
+            found += [compiled(torch.zeros(1)).item(), compiled(torch.zeros(1).half()).item()]
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert found == [0, 0, 1, 0, 0, 0]
 
 
 def test_torch_compile():

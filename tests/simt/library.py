@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import os
 import subprocess
+import sysconfig
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -40,10 +42,15 @@ def build() -> Path:
         f"-DPTMKERNELS_TORCH_INCLUDE={torch_dir / 'include'}",
         f"-DPTMKERNELS_TORCH_LIBRARY={torch_dir / 'lib' / 'libtorch.so'}",
     ]
+    # CMake and Ninja of this Python environment, also where they are not on PATH.
+    folders = (sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath))
+    environment = os.environ | {"PATH": os.pathsep.join(folders)}
     with open(BUILD / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for command in (configure, ["cmake", "--build", str(BUILD)]):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False
+            )
             if done.returncode:
                 raise RuntimeError(f"{' '.join(command[:3])} failed:\n{done.stdout}{done.stderr}")
     return BUILD / "libptmkernels_simt.so"

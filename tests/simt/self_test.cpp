@@ -74,6 +74,7 @@ void copy_over_read() {
   barrier();
   store_global(output + me(), numbers().load(kThreads - 1 - me()));
   copy_mine();
+  copy_commit();
   copy_wait<0>();
 }
 

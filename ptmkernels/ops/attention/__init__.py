@@ -27,7 +27,8 @@ if cpu_library_error() is None:
     cuda_library_error()
     for precision in ("", "_tf32"):
         autograd.register(
-            f"ptmkernels::attention_forward{precision}", f"ptmkernels::attention_backward{precision}"
+            f"ptmkernels::attention_forward{precision}",
+            f"ptmkernels::attention_backward{precision}",
         )
 triton_ops.register()
 
