@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # Name on the command line -> what it measures. Each is a module here that defines BENCHMARK.
 OPS = {
+    "bert": "BERT-base, inference and training step, beside Transformers'",
     "masked_attention": "attention over interval masks, beside SDPA, FlexAttention and eager PyTorch",
 }
 

@@ -25,7 +25,8 @@ FORWARD, BACKWARD, BOTH = MODES = ("forward", "backward", "forward+backward")
 
 # Largest RMS(answer - reference) / RMS(reference) of a right answer, the reference being float32 or
 # wider: some hundred units of round-off of float32; a few of the low precisions, in which a provider
-# may round the attention weights and every partial result.
+# may round the attention weights and every partial result. Errors of layers in a row add up like a
+# random walk's steps.
 ANSWER_BOUND = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 MIN_SAMPLE_SECONDS = (
@@ -48,6 +49,7 @@ class Case:
         work: what must be done, for each mode.
         setup: whatever the providers need beside the inputs.
         modes: the modes that make sense here.
+        depth: layers that the result passes through; the bound on its error grows with the root.
     """
 
     series: str
@@ -60,6 +62,7 @@ class Case:
     work: dict[str, Work]
     setup: object = None
     modes: tuple[str, ...] = MODES
+    depth: int = 1
 
 
 @dataclass(frozen=True)
@@ -243,7 +246,8 @@ class _Problem:
         except Exception as error:  # as above
             return _Trial(trial.provider, status="failed", reason=_first_line(error))
         errors = {name: _rms_error(answers.get(name), right) for name, right in expected.items()}
-        worst, bound = max(errors, key=errors.__getitem__), ANSWER_BOUND[self.case.dtype]
+        worst = max(errors, key=errors.__getitem__)
+        bound = ANSWER_BOUND[self.case.dtype] * self.case.depth**0.5
         checked = _Trial(trial.provider, trial.call, error=errors[worst])
         if not checked.error <= bound:
             checked.status = "wrong"

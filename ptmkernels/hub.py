@@ -25,7 +25,7 @@ from ptmkernels.config import Config, nearest
 from ptmkernels.models.base import Architecture, Model
 from ptmkernels.registry import architectures, empty_model
 
-__all__ = ["from_pretrained", "save_pretrained"]
+__all__ = ["from_pretrained", "local_folder", "save_pretrained"]
 
 # What a folder of a model may hold that we or a tokeniser read; pickles are not even downloaded.
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -56,7 +56,7 @@ def from_pretrained(
         ValueError: config.json asks for something unknown; a tensor is missing, unexpected or of another
             shape or kind; a file is damaged; only a pickle is there. The message names file and tensor.
     """
-    folder = _folder(source, revision)
+    folder = local_folder(source, revision)
     published = read_json(folder / CONFIG)
     architecture = _architecture(published, folder / CONFIG)
     saved = _saved_head(published, architecture)
@@ -105,7 +105,7 @@ def save_pretrained(
     write_checkpoint(folder, model.published_weights(), config, max_shard_bytes)
 
 
-def _folder(source: str | Path, revision: str | None) -> Path:
+def local_folder(source: str | Path, revision: str | None = None) -> Path:
     """The folder itself, or the one that the hub's files were put into."""
     path = Path(source)
     if path.is_dir():

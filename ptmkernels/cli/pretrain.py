@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,16 +151,19 @@ def _set_threads(threads: int) -> None:
 def _config(given: dict[str, Any]) -> PretrainingConfig:
     """The settings that the options say."""
     from ptmkernels.registry import resolve
-    from ptmkernels.training import PretrainingConfig
+    from ptmkernels.training import PretrainingConfig, TrainingConfig
 
     given = dict(given)
     if given["warmup"] is None:
         given["warmup"] = given["steps"] // 10
-    config = PretrainingConfig(
+    settings = _settings(given)
+    loop = {f.name for f in fields(TrainingConfig)}
+    return PretrainingConfig(
         model=resolve(given["model"], given["preset"]),
         overrides=parse_overrides(given["overrides"]),
+        training=TrainingConfig(**{n: v for n, v in settings.items() if n in loop}),
+        **{n: v for n, v in settings.items() if n not in loop},
     )
-    return config.changed(**_settings(given))
 
 
 def _settings(given: dict[str, Any]) -> dict[str, Any]:

@@ -119,9 +119,9 @@ class PretrainingConfig:
             at(SETTINGS).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     def flat(self) -> dict[str, Any]:
-        """Every setting by name, those of the loop included."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return values | asdict(values.pop("training"))
+        """All settings by name, those of the loop among them."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return own | asdict(own.pop("training"))
 
     def changed(self, **settings: Any) -> PretrainingConfig:
         """A copy with other settings, those of the loop included."""

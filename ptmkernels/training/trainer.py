@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from ptmkernels.data.dataset import MaskedDataset, load_batches
@@ -87,10 +88,7 @@ class Trainer:
         self.held_out = held_out
         self.output = None if output is None else Path(output)
         self.files = dict(files or {})
-        # Without `cpu`, several processes on a machine with no GPU would not find each other.
-        self.accelerator = Accelerator(
-            mixed_precision=config.precision, cpu=not torch.accelerator.is_available()
-        )
+        self.accelerator = _create_accelerator(config.precision)
         self.schedule = create_schedule(config.schedule, config.warmup, config.steps, config.power)
         if config.checkpoint_activations:
             model.gradient_checkpointing_enable()
@@ -168,36 +166,35 @@ class Trainer:
         try:
             with self._signals():
                 while self.state.step < config.steps and not interrupted:
-                    interrupted = self._step(
-                        [next(batches) for _ in range(config.accumulation)], window
-                    )
+                    stop = self._step([next(batches) for _ in range(config.accumulation)], window)
+                    interrupted = stop and self.state.step < config.steps
                     reporter.advance()
-                    self._punctuate(reporter, window, ends=interrupted)
+                    self._punctuate(reporter, window, interrupted)
         finally:
             reporter.close()
         checkpoint = None if self.output is None else checkpoints.latest_checkpoint(self.output)
         return TrainingResult(self.state.step, interrupted, checkpoint, reporter.history)
 
-    def _punctuate(self, reporter: Reporter, window: _Window, *, ends: bool) -> None:
+    def _punctuate(self, reporter: Reporter, window: _Window, interrupted: bool) -> None:
         """Report, evaluate and save where it is time to."""
         config, step = self.config, self.state.step
-        ends = ends or step == config.steps
-        evaluates, saves = (
-            ends or (every and step % every == 0)
-            for every in (config.evaluate_every, config.save_every)
-        )
+
+        def due(every: int) -> bool:
+            return step == config.steps or (every > 0 and step % every == 0)
+
+        saves = interrupted or due(config.save_every)
         # A checkpoint holds no NaN: the losses are looked at before.
-        if ends or saves or step % config.log_every == 0:
+        if saves or due(config.log_every):
             rate = self.optimizer.param_groups[0]["lr"]
             reporter.training(step, *window.close(rate))
-        if evaluates and self.held_out is not None:
+        if due(config.evaluate_every) and self.held_out is not None:
             started = time.perf_counter()
             reporter.evaluation(step, self.evaluate(), started)
         if saves and self.output is not None:
             self.save()
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
-        batches = load_batches(
+        return load_batches(
             self.data,
             self.state.cursor,
             self.config.batch_size,
@@ -205,8 +202,6 @@ class Trainer:
             num_processes=self.accelerator.num_processes,
             workers=self.config.workers,
         )
-        for batch in batches:
-            yield self._on_device(batch)
 
     def _on_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         device = self.accelerator.device
@@ -221,7 +216,7 @@ class Trainer:
         for number, batch in enumerate(batches, start=1):
             last = number == len(batches)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                outcome = self.objective(self.model, batch, counts)
+                outcome = self.objective(self.model, self._on_device(batch), counts)
                 # Gradients are averaged over processes; the loss is a share of the whole already.
                 self.accelerator.backward(outcome.loss * processes)
             window.add(outcome.loss.detach(), outcome.metrics)
@@ -243,16 +238,19 @@ class Trainer:
         return stop
 
     def _totals(self, batches: list[dict[str, Tensor]]) -> tuple[dict[str, Tensor], int, bool]:
-        """Over all batches of all processes: the terms of each mean, the tokens; and whether to stop."""
+        """Over all batches of all processes: the terms of each mean, the tokens; and whether to stop.
+
+        Counted before the batches go to the device, so that one process never waits for its GPU here.
+        """
         rows = [self.objective.counts(batch) for batch in batches]
+        sums = {name: sum(row[name] for row in rows) for name in rows[0]}
         tokens = sum(batch["attention_mask"].sum() for batch in batches)
-        stop = torch.tensor(int(self._stop.is_set()), device=tokens.device)
-        sums = [sum(row[name] for row in rows) for name in rows[0]]
-        totals = torch.stack([*sums, tokens, stop])
+        totals = torch.stack([*sums.values(), tokens, torch.tensor(int(self._stop.is_set()))])
         if self.accelerator.num_processes > 1:
-            totals = self.accelerator.reduce(totals, "sum")
-        *sums, tokens, stop = totals.unbind()
-        return dict(zip(rows[0], sums, strict=True)), int(tokens), bool(stop)
+            totals = self.accelerator.reduce(totals.to(self.accelerator.device), "sum").cpu()
+        *counts, tokens, stop = totals.unbind()
+        on_device = (count.to(self.accelerator.device) for count in counts)
+        return dict(zip(sums, on_device, strict=True)), int(tokens), bool(stop)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -334,6 +332,14 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _create_accelerator(precision: str) -> Accelerator:
+    # Accelerate keeps one precision for all of a process, and refuses another one later. With a state of its
+    # own, each trainer has the precision that it was made with.
+    AcceleratorState._shared_state = {}
+    # Without `cpu`, several processes on a machine with no GPU would not find each other.
+    return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
 
 
 class _Sums:

@@ -42,8 +42,8 @@ def check(case: Case, backend: str) -> None:
         named["lse"] = torch.where(hidden, 0.0, named["lse"])
     for name, value in actual.items():
         assert value.shape == exact[name].shape, (case, name)
-        size = sizes.get(name, 1.0)
-        assert_close_to_reference(value, low[name], exact[name], f"{case} {name}", size)
+        size, terms = sizes.get(name, 1.0), case.dtype if name in sizes else None
+        assert_close_to_reference(value, low[name], exact[name], f"{case} {name}", size, terms)
 
 
 def sampled(count: int) -> list[Case]:

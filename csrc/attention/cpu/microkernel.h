@@ -63,57 +63,60 @@ struct Product {
   float* maximum = nullptr;  // (kLanes), raised to the maximum of each column of C where asked for
 };
 
+// `count` blocks of R rows.
 template <int R, Start S, Layout A, bool kMaximum, class Unit>
-PTMKERNELS_NOINLINE void multiply_rows(const Product<Unit>& product, int64_t row) {
+PTMKERNELS_NOINLINE void multiply_rows(const Product<Unit>& product, int64_t row, int64_t count) {
   constexpr bool kFactor = kElements<Unit> > 1;
-  float* const c = product.c + row * product.c_stride;
-  const int64_t c_stride = product.c_stride;
-  const auto start = [&](int r, int v) __attribute__((always_inline)) {
-    if (S == Start::kZero) return Vec{};
-    if (S == Start::kLoad)
-      return load(product.start + (row + r) * product.start_stride + v * kWidth);
-    return load(c + r * c_stride + v * kWidth) * load(product.scale + v * kWidth);
-  };
-  Vec sum[R][kVectors];
-  PTMKERNELS_UNROLL
-  for (int r = 0; r < R; ++r) {
-    PTMKERNELS_UNROLL
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = kFactor ? Vec{} : start(r, v);
-  }
-
-  const int64_t a_stride = product.a_stride;
-  const int64_t b_stride = product.b_stride;
-  const Unit* a = product.a + (A == Layout::kRowMajor ? row * a_stride : row);
-  const Unit* b = product.b;
-  for (int64_t k = product.depth; k > 0; --k) {
-    decltype(load_units(b)) column[kVectors];
-    PTMKERNELS_UNROLL
-    for (int v = 0; v < kVectors; ++v) column[v] = load_units(b + v * kWidth);
+  for (; count > 0; --count, row += R) {
+    float* const c = product.c + row * product.c_stride;
+    const int64_t c_stride = product.c_stride;
+    const auto start = [&](int r, int v) __attribute__((always_inline)) {
+      if (S == Start::kZero) return Vec{};
+      if (S == Start::kLoad)
+        return load(product.start + (row + r) * product.start_stride + v * kWidth);
+      return load(c + r * c_stride + v * kWidth) * load(product.scale + v * kWidth);
+    };
+    Vec sum[R][kVectors];
     PTMKERNELS_UNROLL
     for (int r = 0; r < R; ++r) {
-      const auto x = splat_unit(A == Layout::kRowMajor ? a[r * a_stride] : a[r]);
       PTMKERNELS_UNROLL
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = multiply_add(x, column[v], sum[r][v]);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = kFactor ? Vec{} : start(r, v);
     }
-    a += A == Layout::kRowMajor ? 1 : a_stride;
-    b += b_stride;
-  }
 
-  PTMKERNELS_UNROLL
-  for (int r = 0; r < R; ++r) {
-    PTMKERNELS_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      if (kFactor) sum[r][v] = start(r, v) + sum[r][v] * product.factor;
-      store(c + r * c_stride + v * kWidth, sum[r][v]);
-    }
-  }
-  if (kMaximum) {
-    PTMKERNELS_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      Vec top = load(product.maximum + v * kWidth);
+    const int64_t a_stride = product.a_stride;
+    const int64_t b_stride = product.b_stride;
+    const Unit* a = product.a + (A == Layout::kRowMajor ? row * a_stride : row);
+    const Unit* b = product.b;
+    for (int64_t k = product.depth; k > 0; --k) {
+      decltype(load_units(b)) column[kVectors];
       PTMKERNELS_UNROLL
-      for (int r = 0; r < R; ++r) top = max(sum[r][v], top);
-      store(product.maximum + v * kWidth, top);
+      for (int v = 0; v < kVectors; ++v) column[v] = load_units(b + v * kWidth);
+      PTMKERNELS_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const auto x = splat_unit(A == Layout::kRowMajor ? a[r * a_stride] : a[r]);
+        PTMKERNELS_UNROLL
+        for (int v = 0; v < kVectors; ++v) sum[r][v] = multiply_add(x, column[v], sum[r][v]);
+      }
+      a += A == Layout::kRowMajor ? 1 : a_stride;
+      b += b_stride;
+    }
+
+    PTMKERNELS_UNROLL
+    for (int r = 0; r < R; ++r) {
+      PTMKERNELS_UNROLL
+      for (int v = 0; v < kVectors; ++v) {
+        if (kFactor) sum[r][v] = start(r, v) + sum[r][v] * product.factor;
+        store(c + r * c_stride + v * kWidth, sum[r][v]);
+      }
+    }
+    if (kMaximum) {
+      PTMKERNELS_UNROLL
+      for (int v = 0; v < kVectors; ++v) {
+        Vec top = load(product.maximum + v * kWidth);
+        PTMKERNELS_UNROLL
+        for (int r = 0; r < R; ++r) top = max(sum[r][v], top);
+        store(product.maximum + v * kWidth, top);
+      }
     }
   }
 }
@@ -123,7 +126,7 @@ template <Start S, Layout A, bool kMaximum, int R = kRows, class Unit>
 PTMKERNELS_INLINE void multiply_blocks(const Product<Unit>& product, int64_t height, int64_t row,
                                        int64_t count) {
   if (height == R) {
-    for (; count > 0; --count, row += R) multiply_rows<R, S, A, kMaximum>(product, row);
+    if (count > 0) multiply_rows<R, S, A, kMaximum>(product, row, count);
   } else if constexpr (R > 1) {
     multiply_blocks<S, A, kMaximum, R - 1>(product, height, row, count);
   }
