@@ -148,7 +148,7 @@ def test_bias_of_every_broadcast_form(expanded, backend):
         (grad,) = torch.autograd.grad(output.pow(2).sum(), leaf)
         output = masked_attention(*exact(tensors), bias=bias)
         (wanted,) = torch.autograd.grad(output.pow(2).sum(), leaf)
-        torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=3e-4)  # up to 280 terms cancel
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
