@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ptmkernels.backbones.cache import KeyValueCache, LayerCache
+from ptmkernels.backbones.linear import Linear
 from ptmkernels.masks import AttentionMask
 from ptmkernels.ops import BucketedBias, attention_weights, masked_attention
 from ptmkernels.ops.attention import draw_seed
@@ -29,6 +30,7 @@ __all__ = [
     "StackOutput",
     "TransformerLayer",
     "TransformerStack",
+    "run_layer",
 ]
 
 # "gelu" is the erf form (Hendrycks and Gimpel 2016), "gelu_new" the tanh form of Google's and OpenAI's code.
@@ -93,10 +95,10 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = config.head_dim or config.hidden_size // config.num_heads
         self.scale, self.dropout = config.scale, config.attention_dropout
         inner = self.head_dim * config.num_heads
-        self.query = nn.Linear(config.hidden_size, inner, bias=config.bias)
-        self.key = nn.Linear(config.hidden_size, inner, bias=config.bias)
-        self.value = nn.Linear(config.hidden_size, inner, bias=config.bias)
-        self.output = nn.Linear(inner, config.hidden_size, bias=config.bias)
+        self.query = Linear(config.hidden_size, inner, bias=config.bias)
+        self.key = Linear(config.hidden_size, inner, bias=config.bias)
+        self.value = Linear(config.hidden_size, inner, bias=config.bias)
+        self.output = Linear(inner, config.hidden_size, bias=config.bias)
 
     def forward(
         self,
@@ -153,9 +155,9 @@ class FeedForward(nn.Module):
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()
         width = config.intermediate_size
-        self.up = nn.Linear(config.hidden_size, width, bias=config.bias)
-        self.gate = nn.Linear(config.hidden_size, width, bias=config.bias) if config.gated else None
-        self.down = nn.Linear(width, config.hidden_size, bias=config.bias)
+        self.up = Linear(config.hidden_size, width, bias=config.bias)
+        self.gate = Linear(config.hidden_size, width, bias=config.bias) if config.gated else None
+        self.down = Linear(width, config.hidden_size, bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]
         self.dropout = nn.Dropout(config.activation_dropout)
 
@@ -295,7 +297,8 @@ class TransformerStack(nn.Module):
         """Arguments as those of :meth:`TransformerLayer.forward`; `cache` holds one entry for each depth."""
         states, attentions, cross_attentions = [hidden], [], []
         for depth, index in enumerate(self.order):
-            hidden, weights, cross_weights = self._run(
+            hidden, weights, cross_weights = run_layer(
+                self,
                 self.layers[index],
                 hidden,
                 mask,
@@ -319,7 +322,9 @@ class TransformerStack(nn.Module):
             tuple(cross_attentions) if crossed else None,
         )
 
-    def _run(self, layer: TransformerLayer, hidden: Tensor, mask, **options):
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(layer, hidden, mask, use_reentrant=False, **options)
-        return layer(hidden, mask, **options)
+
+def run_layer(stack: nn.Module, layer: nn.Module, *arguments, **options):
+    """layer(...), recomputed in the backward pass where `stack.gradient_checkpointing` asks for it."""
+    if stack.gradient_checkpointing and stack.training and torch.is_grad_enabled():
+        return checkpoint(layer, *arguments, use_reentrant=False, **options)
+    return layer(*arguments, **options)
