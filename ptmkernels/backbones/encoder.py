@@ -24,6 +24,7 @@ class Encoded:
         pooled: (B, E), or None where the encoder has no pooler.
         hidden_states: (B, L, E) of each layer, where asked for.
         attentions: (B, H, L, L) of each layer, where asked for.
+        mems: (B, M, E) of each layer, what the next segment is to be given, where the model has memory.
     """
 
     hidden: Tensor
@@ -31,6 +32,7 @@ class Encoded:
     pooled: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = None
 
 
 class Encoder(nn.Module):

@@ -30,6 +30,7 @@ __all__ = [
     "StackOutput",
     "TransformerLayer",
     "TransformerStack",
+    "run_layer",
 ]
 
 # "gelu" is the erf form (Hendrycks and Gimpel 2016), "gelu_new" the tanh form of Google's and OpenAI's code.
@@ -296,7 +297,8 @@ class TransformerStack(nn.Module):
         """Arguments as those of :meth:`TransformerLayer.forward`; `cache` holds one entry for each depth."""
         states, attentions, cross_attentions = [hidden], [], []
         for depth, index in enumerate(self.order):
-            hidden, weights, cross_weights = self._run(
+            hidden, weights, cross_weights = run_layer(
+                self,
                 self.layers[index],
                 hidden,
                 mask,
@@ -320,7 +322,9 @@ class TransformerStack(nn.Module):
             tuple(cross_attentions) if crossed else None,
         )
 
-    def _run(self, layer: TransformerLayer, hidden: Tensor, mask, **options):
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(layer, hidden, mask, use_reentrant=False, **options)
-        return layer(hidden, mask, **options)
+
+def run_layer(stack: nn.Module, layer: nn.Module, *arguments, **options):
+    """layer(...), recomputed in the backward pass where `stack.gradient_checkpointing` asks for it."""
+    if stack.gradient_checkpointing and stack.training and torch.is_grad_enabled():
+        return checkpoint(layer, *arguments, use_reentrant=False, **options)
+    return layer(*arguments, **options)

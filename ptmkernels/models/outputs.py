@@ -28,10 +28,12 @@ class Output:
     Args:
         hidden_states: the embeddings and each layer's output (B, L, E), where asked for.
         attentions: each layer's weights (B, H, L, L), where asked for.
+        mems: each layer's memory (B, M, E) for the next segment, where the model has any.
     """
 
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = None
 
 
 @output
@@ -56,6 +58,15 @@ class LogitsOutput(Output):
     """`logits`, and `loss` where labels were given."""
 
     logits: Tensor
+    loss: Tensor | None = None
+
+
+@output
+class CausalLMOutput(Output):
+    """`logits` (B, L, V), or where labels are given `losses` (B, L - 1 or L) and `loss`, their mean."""
+
+    logits: Tensor | None = None
+    losses: Tensor | None = None
     loss: Tensor | None = None
 
 

@@ -60,7 +60,7 @@ class EncoderModel(Model):
         return EncoderOutput(
             last_hidden_state=encoded.layout.scatter(encoded.hidden),
             pooler_output=encoded.pooled,
-            **_kept(encoded),
+            **kept(encoded),
         )
 
 
@@ -96,7 +96,7 @@ class MaskedLM(Model):
             input_ids, attention_mask, token_type_ids, needed=_labelled(labels), **inputs
         )
         logits, loss = self._predict(encoded, labels, labelled_only)
-        return LogitsOutput(logits=logits, loss=loss, **_kept(encoded))
+        return LogitsOutput(logits=logits, loss=loss, **kept(encoded))
 
     def _predict(
         self, encoded: Encoded, labels: Tensor | None, labelled_only: bool
@@ -157,7 +157,7 @@ class PreTraining(MaskedLM):
             loss=loss,
             prediction_logits=logits,
             seq_relationship_logits=relation,
-            **_kept(encoded),
+            **kept(encoded),
         )
 
 
@@ -180,7 +180,7 @@ class NextSentence(Model):
         """`labels` (B,), 0 = it follows. Returns `logits` (B, 2) and `loss`."""
         encoded = self.backbone(input_ids, attention_mask, token_type_ids, **inputs)
         logits = self.next_sentence(encoded.pooled)
-        return LogitsOutput(logits=logits, loss=_cross_entropy(logits, labels), **_kept(encoded))
+        return LogitsOutput(logits=logits, loss=_cross_entropy(logits, labels), **kept(encoded))
 
 
 class SequenceClassification(Model):
@@ -210,7 +210,7 @@ class SequenceClassification(Model):
         """
         encoded = self.backbone(input_ids, attention_mask, token_type_ids, **inputs)
         logits = self.classifier(self.dropout(encoded.pooled))
-        return LogitsOutput(logits=logits, loss=self._loss(logits, labels), **_kept(encoded))
+        return LogitsOutput(logits=logits, loss=self._loss(logits, labels), **kept(encoded))
 
     def _loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
         if labels is None:
@@ -251,7 +251,7 @@ class MultipleChoice(Model):
         }
         encoded = self.backbone(*ids, inputs_embeds=embeds, **inputs)
         logits = self.classifier(self.dropout(encoded.pooled)).view(-1, choices)
-        return LogitsOutput(logits=logits, loss=_cross_entropy(logits, labels), **_kept(encoded))
+        return LogitsOutput(logits=logits, loss=_cross_entropy(logits, labels), **kept(encoded))
 
 
 class TokenClassification(Model):
@@ -280,7 +280,7 @@ class TokenClassification(Model):
         logits = self.classifier(self.dropout(encoded.hidden))
         labels = None if labels is None else encoded.layout.gather(labels)
         loss = _cross_entropy(logits, labels)
-        return LogitsOutput(logits=encoded.layout.scatter(logits), loss=loss, **_kept(encoded))
+        return LogitsOutput(logits=encoded.layout.scatter(logits), loss=loss, **kept(encoded))
 
 
 class QuestionAnswering(Model):
@@ -323,12 +323,13 @@ class QuestionAnswering(Model):
         if start_positions is not None and end_positions is not None:
             loss = (_place_loss(start, start_positions) + _place_loss(end, end_positions)) / 2
         return QuestionAnsweringOutput(
-            loss=loss, start_logits=start, end_logits=end, **_kept(encoded)
+            loss=loss, start_logits=start, end_logits=end, **kept(encoded)
         )
 
 
-def _kept(encoded: Encoded) -> dict[str, Any]:
-    return {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
+def kept(encoded: Encoded) -> dict[str, Any]:
+    """What an output holds beside its own."""
+    return {name: getattr(encoded, name) for name in ("hidden_states", "attentions", "mems")}
 
 
 def _labelled(labels: Tensor | None) -> Tensor | None:
