@@ -45,7 +45,8 @@ def two_stream_attention(
         mask, stream_mask: what the rows of each stream see
             (``AttentionMask.permutation(..., stream="content" | "query", query_index=...)``).
         target_mapping: where the predicted rows stand: indices (B or 1, P), or the one-hot matrix
-            (B, P, L) that Transformers takes; None = row p at position p.
+            (B, P, L) that Transformers takes; None = row p at position p. Any order is right; rising
+            positions are the fastest.
         query_segment: (B or 1, L) segments of the L tokens; a predicted row has that of its position.
         seed: int64 (1,), as in :func:`masked_attention`; the rows of the query stream take the bits of
             rows L, L + 1, ....
