@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 OPS = {
     "bert": "BERT-base, inference and training step, beside Transformers'",
     "masked_attention": "attention over interval masks, beside SDPA, FlexAttention and eager PyTorch",
+    "relative_attention": "Transformer-XL's and XLNet's attention, beside Transformers' and SDPA",
+    "two_stream_attention": "XLNet's two streams, beside two calls of Transformers' and our content stream",
 }
 
 

@@ -22,6 +22,7 @@ from ptmkernels.checkpoint import (
     write_checkpoint,
 )
 from ptmkernels.config import Config, nearest
+from ptmkernels.files import settle
 from ptmkernels.models.base import Architecture, Model
 from ptmkernels.registry import architectures, empty_model
 
@@ -57,6 +58,7 @@ def from_pretrained(
             shape or kind; a file is damaged; only a pickle is there. The message names file and tensor.
     """
     folder = local_folder(source, revision)
+    settle(folder)
     published = read_json(folder / CONFIG)
     architecture = _architecture(published, folder / CONFIG)
     saved = _saved_head(published, architecture)

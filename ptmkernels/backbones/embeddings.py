@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ptmkernels.backbones.linear import Linear
+
 __all__ = ["InputEmbeddings", "Pooler", "check_ids"]
 
 
@@ -41,7 +43,7 @@ class InputEmbeddings(nn.Module):
         self.segments = nn.Embedding(segments, width) if segments else None
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.dropout = nn.Dropout(dropout)
-        self.projection = nn.Linear(width, hidden_size) if width != hidden_size else None
+        self.projection = Linear(width, hidden_size) if width != hidden_size else None
 
     @property
     def max_positions(self) -> int | None:
@@ -112,7 +114,7 @@ class Pooler(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dense = Linear(hidden_size, hidden_size)
 
     def forward(self, first: Tensor) -> Tensor:
         """(B, E) to (B, E)."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ptmkernels.backbones.cache import KeyValueCache, LayerCache
+from ptmkernels.backbones.linear import Linear
 from ptmkernels.masks import AttentionMask
 from ptmkernels.ops import (
     BucketedBias,
@@ -124,10 +125,10 @@ class MultiHeadAttention(nn.Module):
         self.scale, self.dropout = config.scale, config.attention_dropout
         self.max_relative_position = config.max_relative_position
         inner = self.head_dim * config.num_heads
-        self.query = nn.Linear(config.hidden_size, inner, bias=config.bias)
-        self.key = nn.Linear(config.hidden_size, inner, bias=config.bias)
-        self.value = nn.Linear(config.hidden_size, inner, bias=config.bias)
-        self.output = nn.Linear(inner, config.hidden_size, bias=config.bias)
+        self.query = Linear(config.hidden_size, inner, bias=config.bias)
+        self.key = Linear(config.hidden_size, inner, bias=config.bias)
+        self.value = Linear(config.hidden_size, inner, bias=config.bias)
+        self.output = Linear(inner, config.hidden_size, bias=config.bias)
 
     def forward(
         self,
@@ -191,9 +192,9 @@ class FeedForward(nn.Module):
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()
         width = config.intermediate_size
-        self.up = nn.Linear(config.hidden_size, width, bias=config.bias)
-        self.gate = nn.Linear(config.hidden_size, width, bias=config.bias) if config.gated else None
-        self.down = nn.Linear(width, config.hidden_size, bias=config.bias)
+        self.up = Linear(config.hidden_size, width, bias=config.bias)
+        self.gate = Linear(config.hidden_size, width, bias=config.bias) if config.gated else None
+        self.down = Linear(width, config.hidden_size, bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]
         self.dropout = nn.Dropout(config.activation_dropout)
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptmkernels.backbones.encoder import Encoded
+from ptmkernels.backbones.linear import Linear, linear
 from ptmkernels.backbones.transformer import ACTIVATIONS
 from ptmkernels.config import Config
 from ptmkernels.models.base import Architecture, Model
@@ -33,19 +34,19 @@ class LanguageModelHead(nn.Module):
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, width)
+        self.dense = Linear(config.hidden_size, width)
         self.activation = ACTIVATIONS[config.hidden_act]
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.decoder = None
         if not config.tie_word_embeddings:
-            self.decoder = nn.Linear(width, config.vocab_size, bias=False)
+            self.decoder = Linear(width, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         """(..., E) and the token embedding (V, width) to logits (..., V)."""
         hidden = self.norm(self.activation(self.dense(hidden)))
         weight = embedding if self.decoder is None else self.decoder.weight
-        return F.linear(hidden, weight, self.bias)
+        return linear(hidden, weight, self.bias)
 
 
 class EncoderModel(Model):
@@ -121,7 +122,7 @@ class PreTraining(MaskedLM):
 
     def __init__(self, config: Config, architecture: Architecture) -> None:
         super().__init__(config, architecture)
-        self.next_sentence = nn.Linear(config.hidden_size, 2)
+        self.next_sentence = Linear(config.hidden_size, 2)
 
     def forward(
         self,
@@ -165,7 +166,7 @@ class NextSentence(Model):
 
     def __init__(self, config: Config, architecture: Architecture) -> None:
         super().__init__(config, architecture)
-        self.next_sentence = nn.Linear(config.hidden_size, 2)
+        self.next_sentence = Linear(config.hidden_size, 2)
 
     def forward(
         self,
@@ -188,7 +189,7 @@ class SequenceClassification(Model):
     def __init__(self, config: Config, architecture: Architecture) -> None:
         super().__init__(config, architecture)
         self.dropout = nn.Dropout(_classifier_dropout(config))
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = Linear(config.hidden_size, config.num_labels)
 
     def forward(
         self,
@@ -228,7 +229,7 @@ class MultipleChoice(Model):
     def __init__(self, config: Config, architecture: Architecture) -> None:
         super().__init__(config, architecture)
         self.dropout = nn.Dropout(_classifier_dropout(config))
-        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.classifier = Linear(config.hidden_size, 1)
 
     def forward(
         self,
@@ -261,7 +262,7 @@ class TokenClassification(Model):
     def __init__(self, config: Config, architecture: Architecture) -> None:
         super().__init__(config, architecture)
         self.dropout = nn.Dropout(_classifier_dropout(config))
-        self.tagger = nn.Linear(config.hidden_size, config.num_labels)
+        self.tagger = Linear(config.hidden_size, config.num_labels)
 
     def forward(
         self,
@@ -293,7 +294,7 @@ class QuestionAnswering(Model):
                 f"num_labels is {config.num_labels}; question answering has 2, the first and last token"
             )
         super().__init__(config, architecture)
-        self.span = nn.Linear(config.hidden_size, 2)
+        self.span = Linear(config.hidden_size, 2)
 
     def forward(
         self,

@@ -89,19 +89,28 @@ void change_row(void* row, const float* x, bool bfloat16, int64_t size, Rounding
 
 template <class T>
 void mean_of(float* y, void* const* rows, int32_t count, int64_t size) {
+  constexpr int kBlock = 4;  // vectors summed together
   const Vec factor = splat(1.0f / static_cast<float>(count));
   int64_t d = 0;
-  for (; d + kWidth <= size; d += kWidth) {
+  for (; d + kBlock * kWidth <= size; d += kBlock * kWidth) {
+    Vec sums[kBlock] = {};
+    for (int32_t r = 0; r < count; ++r) {
+      const T* row = static_cast<const T*>(rows[r]) + d;
+      PTMKERNELS_UNROLL
+      for (int b = 0; b < kBlock; ++b) sums[b] += load_elements(row + b * kWidth);
+    }
+    PTMKERNELS_UNROLL
+    for (int b = 0; b < kBlock; ++b) store(y + d + b * kWidth, sums[b] * factor);
+  }
+  for (; d < size; d += kWidth) {
+    const int64_t left = size - d < kWidth ? size - d : kWidth;
     Vec sum = Vec{};
-    for (int32_t r = 0; r < count; ++r) sum += load_elements(static_cast<const T*>(rows[r]) + d);
-    store(y + d, sum * factor);
+    for (int32_t r = 0; r < count; ++r) {
+      const T* row = static_cast<const T*>(rows[r]) + d;
+      sum += left < kWidth ? load_first(row, left) : load_elements(row);
+    }
+    left < kWidth ? store_first(y + d, sum * factor, left) : store(y + d, sum * factor);
   }
-  if (d == size) return;
-  Vec sum = Vec{};
-  for (int32_t r = 0; r < count; ++r) {
-    sum += load_first(static_cast<const T*>(rows[r]) + d, size - d);
-  }
-  store_first(y + d, sum * factor, size - d);
 }
 
 inline void mean_of(float* y, void* const* rows, int32_t count, bool bfloat16, int64_t size) {

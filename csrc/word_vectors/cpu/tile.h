@@ -18,7 +18,9 @@ constexpr int kTileOutputs = 6;
 // Rows of a pass of products: its sums stay in registers, 16 of them with vectors of 4 and 8, 32
 // with vectors of 16.
 constexpr int kPass = kWidth == 16 ? 4 : 2;
-constexpr int kTilePairs = (kTileRows * kTileOutputs + kWidth - 1) / kWidth * kWidth;
+// What belongs to the pair (c, o) lies at [c * kPairPitch + o].
+constexpr int kPairPitch = kWidth > 8 ? kWidth : 8;
+constexpr int kTilePairs = kTileRows * kPairPitch;
 
 // Rows that a later window needs, fetched while this one is worked on: each tile's updates, which
 // leave the load units free time, take their share of them, a few lines at each step.
@@ -46,7 +48,8 @@ class Ahead {
 
   Share share() {
     const int32_t first = next_;
-    const int32_t count = tiles_ > 0 ? (count_ - next_ + tiles_ - 1) / tiles_ : 0;
+    const int32_t left = count_ - next_;
+    const int32_t count = tiles_ > 1 ? (left + tiles_ - 1) / tiles_ : left;
     --tiles_;
     next_ += count;
     return {rows_ + first, count, element_};
@@ -72,9 +75,9 @@ struct Tile {
   float* rows[kTileRows];        // h
   float* errors[kTileRows];      // sums of e over several tiles
   float* outputs[kTileOutputs];  // v
+  const float* labels;           // (kPairPitch,), of which the first output_count count
+  const float* weights;          // (kPairPitch,): learning rate * multiplicity
   int32_t row_count, output_count, width;
-  alignas(64) float label[kTilePairs];   // these four at [c * output_count + o]
-  alignas(64) float weight[kTilePairs];  // learning rate * multiplicity
   alignas(64) float product[kTilePairs];
   alignas(64) float gradient[kTilePairs];
 };
@@ -136,18 +139,27 @@ PTMKERNELS_NOINLINE void products(Tile& tile, int row) {
       for (int c = 0; c < NC; ++c) sums[c * NO + o] += h[c] * v;
     }
   }
-  lane_sums<NC * NO>(sums, tile.product + row * NO);
-}
-
-inline void gradients(Tile& tile) {
-  for (int i = 0; i < tile.row_count * tile.output_count; i += kWidth) {
-    const Vec wrong = load(tile.label + i) - sigmoid(load(tile.product + i));
-    store(tile.gradient + i, load(tile.weight + i) * wrong);
+#pragma GCC unroll 4
+  for (int c = 0; c < NC; ++c) {
+    lane_sums<NO>(sums + c * NO, tile.product + (row + c) * kPairPitch);
   }
 }
 
-// Direct: h += e at once (all outputs are in this tile); else e is added to tile.errors.
-template <int NO, bool Direct>
+inline void gradients(Tile& tile) {
+  for (int o = 0; o < tile.output_count; o += kWidth) {
+    const Vec label = load(tile.labels + o), weight = load(tile.weights + o);
+    for (int at = o; at < tile.row_count * kPairPitch; at += kPairPitch) {
+      store(tile.gradient + at, weight * (label - sigmoid(load(tile.product + at))));
+    }
+  }
+}
+
+// Where the change e of a row goes.
+enum class Change { kRow, kFirstError, kNextError };
+
+// kRow: h += e at once, as all outputs are in this tile; else e is the first or a further part of
+// tile.errors.
+template <int NO, Change To>
 PTMKERNELS_NOINLINE void updates(Tile& tile, Ahead::Share ahead) {
   float* outputs[NO];
 #pragma GCC unroll 6
@@ -159,15 +171,18 @@ PTMKERNELS_NOINLINE void updates(Tile& tile, Ahead::Share ahead) {
     for (int o = 0; o < NO; ++o) v[o] = load(outputs[o] + d);
     const float* g = tile.gradient;
 #pragma GCC unroll 1
-    for (int c = 0; c < tile.row_count; ++c, g += NO) {
+    for (int c = 0; c < tile.row_count; ++c, g += kPairPitch) {
       float* row = tile.rows[c] + d;
-      float* target = Direct ? row : tile.errors[c] + d;
+      float* target = To == Change::kRow ? row : tile.errors[c] + d;
       const Vec h = load(row);
-      Vec e[2] = {Direct ? h : load(target), Vec{}};  // two chains of additions
+      Vec e[2];  // two chains of additions
+      if constexpr (To == Change::kRow) e[0] = h;
+      if constexpr (To == Change::kNextError) e[0] = load(target);
 #pragma GCC unroll 6
       for (int o = 0; o < NO; ++o) {
         const Vec factor = splat(g[o]);
-        e[o % 2] = o == 1 ? factor * v[o] : e[o % 2] + factor * v[o];
+        const bool starts = o == 1 || (o == 0 && To == Change::kFirstError);
+        e[o % 2] = starts ? factor * v[o] : e[o % 2] + factor * v[o];
         v[o] += factor * h;
       }
       store(target, NO == 1 ? e[0] : e[0] + e[1]);
@@ -177,7 +192,7 @@ PTMKERNELS_NOINLINE void updates(Tile& tile, Ahead::Share ahead) {
   }
 }
 
-template <bool Direct>
+template <Change To>
 void run_tile(Tile& tile, Ahead& ahead) {
   using Products = void (*)(Tile&, int);
   using Updates = void (*)(Tile&, Ahead::Share);
@@ -189,9 +204,8 @@ void run_tile(Tile& tile, Ahead& ahead) {
   static constexpr Products kProducts[][kTileOutputs] = {ALL_OUTPUTS(1), ALL_OUTPUTS(2),
                                                          ALL_OUTPUTS(kPass)};
 #undef ALL_OUTPUTS
-  static constexpr Updates kUpdates[] = {updates<1, Direct>, updates<2, Direct>,
-                                         updates<3, Direct>, updates<4, Direct>,
-                                         updates<5, Direct>, updates<6, Direct>};
+  static constexpr Updates kUpdates[] = {updates<1, To>, updates<2, To>, updates<3, To>,
+                                         updates<4, To>, updates<5, To>, updates<6, To>};
   const int column = tile.output_count - 1;
   for (int row = 0; row < tile.row_count;) {
     const int left = tile.row_count - row;

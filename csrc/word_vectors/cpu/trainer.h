@@ -8,7 +8,7 @@
 
 namespace ptmkernels::PTMKERNELS_CPU_ARCH {
 
-constexpr int64_t kLossEvery = 16;  // the loss is taken from one window in so many
+constexpr int64_t kLossEvery = 64;  // the loss is taken from one window in so many
 
 constexpr int32_t kLookAhead = 2;  // windows
 
@@ -75,8 +75,8 @@ class Trainer {
       sentence.threshold = scratch.take<uint32_t>(kMaxSentence * negatives);
     }
     const int64_t most = options_.alias ? negatives + 1 : kMaxPath;
-    outputs_ = {scratch.take<void*>(most), scratch.take<float*>(most), scratch.take<float>(most),
-                scratch.take<float>(most), 0};
+    outputs_ = {scratch.take<void*>(most), scratch.take<float*>(most),
+                scratch.take<float>(most + kPairPitch), scratch.take<float>(most + kPairPitch), 0};
     contexts_ = scratch.take<int32_t>(2 * options_.window);
     rows_ = scratch.take<void*>(2 * options_.window * options_.max_subwords);
     errors_ = take_rows(scratch, kTileRows, block);
@@ -212,8 +212,7 @@ class Trainer {
   // The output rows of the next window, and the input row that enters it.
   void look_ahead(const Sentence& sentence, int32_t i, int32_t contexts) {
     const int32_t blocks = (outputs_.count + kTileOutputs - 1) / kTileOutputs;
-    const int32_t rows = options_.cbow ? 1 : contexts;
-    const int32_t tiles = (rows + kTileRows - 1) / kTileRows;
+    const int32_t tiles = options_.cbow ? 1 : (contexts + kTileRows - 1) / kTileRows;
     ahead_.start(blocks * tiles, element_);
     int32_t place = i + kLookAhead;
     if (const Sentence* next = at(sentence, &place)) {
@@ -241,7 +240,7 @@ class Trainer {
       for (int r = 0; r < tile_.row_count; ++r)
         tile_.rows[r] = borrow(sentence, contexts_[c + r], r);
       if (outputs_.count <= kTileOutputs) {
-        train_directly(c == 0);
+        train_directly();
       } else {
         collect_errors();
         for (int r = 0; r < tile_.row_count; ++r) add(tile_.rows[r], errors_ + r * pitch_);
@@ -273,47 +272,45 @@ class Trainer {
     }
   }
 
-  // All outputs fit the tile; those of the window before are there unless `fresh`.
-  PTMKERNELS_INLINE void train_directly(bool fresh) {
+  // The tile's rows against all outputs, if they fit.
+  PTMKERNELS_INLINE void train_directly() {
     if (outputs_.count == 0) return;
-    if (fresh) set_outputs(0, outputs_.count);
-    run_tile<true>(tile_, ahead_);
+    set_outputs(0, outputs_.count);
+    run_tile<Change::kRow>(tile_, ahead_);
     if (with_loss_) add_loss();
   }
 
   // errors_ = the change of each row of the tile; the rows themselves stay as they are.
   void collect_errors() {
-    __builtin_memset(errors_, 0, static_cast<size_t>(tile_.row_count) * pitch_ * sizeof(float));
     for (int r = 0; r < tile_.row_count; ++r) tile_.errors[r] = errors_ + r * pitch_;
-    const int32_t tiles = (outputs_.count + kTileOutputs - 1) / kTileOutputs;
-    for (int32_t t = 0, first = 0; t < tiles; ++t) {
-      const int32_t count = (outputs_.count - first + tiles - t - 1) / (tiles - t);
-      set_outputs(first, count);
-      run_tile<false>(tile_, ahead_);
+    int32_t tiles = (outputs_.count + kTileOutputs - 1) / kTileOutputs;
+    for (int32_t first = 0; tiles > 0; --tiles) {
+      const int32_t left = outputs_.count - first;
+      set_outputs(first, tiles > 1 ? (left + tiles - 1) / tiles : left);
+      first == 0 ? run_tile<Change::kFirstError>(tile_, ahead_)
+                 : run_tile<Change::kNextError>(tile_, ahead_);
       if (with_loss_) add_loss();
-      first += count;
+      first += tile_.output_count;
     }
   }
 
   PTMKERNELS_INLINE void set_outputs(int32_t first, int32_t count) {
     tile_.output_count = count;
-    for (int32_t o = 0; o < count; ++o) {
-      tile_.outputs[o] = outputs_.work[first + o];
-      for (int32_t at = o; at < kTileRows * count; at += count) {
-        tile_.label[at] = outputs_.labels[first + o];
-        tile_.weight[at] = outputs_.weights[first + o];
-      }
-    }
+    tile_.labels = outputs_.labels + first;
+    tile_.weights = outputs_.weights + first;
+    for (int32_t o = 0; o < count; ++o) tile_.outputs[o] = outputs_.work[first + o];
   }
 
   // -log sigmoid(x) for the word, -log sigmoid(-x) for noise, at the products before the update.
   PTMKERNELS_NOINLINE void add_loss() {
-    for (int32_t i = 0; i < tile_.row_count * tile_.output_count; ++i) {
-      const float x = tile_.product[i];
-      const float wrong = tile_.label[i] > 0 ? -x : x;
-      const float magnitude = __builtin_fabsf(x);
-      const float loss = (wrong > 0 ? wrong : 0) + __builtin_log1pf(__builtin_expf(-magnitude));
-      statistics_->loss += loss * (tile_.weight[i] / rate_);
+    for (int r = 0; r < tile_.row_count; ++r) {
+      for (int o = 0; o < tile_.output_count; ++o) {
+        const float x = tile_.product[r * kPairPitch + o];
+        const float wrong = tile_.labels[o] > 0 ? -x : x;
+        const float magnitude = __builtin_fabsf(x);
+        const float loss = (wrong > 0 ? wrong : 0) + __builtin_log1pf(__builtin_expf(-magnitude));
+        statistics_->loss += loss * (tile_.weights[o] / rate_);
+      }
     }
   }
 
@@ -331,8 +328,10 @@ class Trainer {
     mean_of(hidden_, rows_, rows, options_.bfloat16, options_.width);
     tile_.row_count = 1;
     tile_.rows[0] = hidden_;
-    collect_errors();
-    for (int32_t r = 0; r < rows; ++r) write_row<true>(rows_[r], errors_);
+    if (outputs_.count > 0) {
+      collect_errors();
+      for (int32_t r = 0; r < rows; ++r) write_row<true>(rows_[r], errors_);
+    }
     if (with_loss_) statistics_->loss_pairs += 1;
   }
 
