@@ -27,6 +27,8 @@ _OUTSIDE = (
     "held_out_text",
 )
 
+_OBJECTIVES = {"transformer-xl": "lm", "xlnet": "plm"}  # of a model, where it is not BERT's
+
 
 def _option(text: str, panel: str, *names: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel)
@@ -35,7 +37,10 @@ def _option(text: str, panel: str, *names: str) -> Any:
 @app.command()
 def pretrain(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="bert; `ptmkernels zoo` lists the models.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="bert, transformer-xl, xlnet; `ptmkernels zoo` lists the models."),
+    ],
     output: Annotated[Path, _option("Folder of the run.", _RUN)],
     resume: Annotated[bool, _option("Go on from the newest checkpoint.", _RUN, "--resume")] = False,
     save_every: Annotated[int, _option("Steps between checkpoints; 0: at the end.", _RUN)] = 1000,
@@ -72,8 +77,9 @@ def pretrain(
     ] = True,
     max_length: Annotated[int, _option("Tokens in an example.", _DATA)] = 128,
     objective: Annotated[
-        str, _option("mlm+nsp (BERT), or mlm on full sentences.", _DATA)
-    ] = "mlm+nsp",
+        str | None,
+        _option("mlm+nsp, mlm (on full sentences), lm, plm. [as the model's paper]", _DATA),
+    ] = None,
     static: Annotated[
         bool, _option("Mask once, as BERT did, or anew.", _DATA, "--static/--dynamic")
     ] = False,
@@ -133,9 +139,8 @@ def run(config: PretrainingConfig, output: Path, *, resume: bool = False) -> Tra
             f"Go on with: ptmkernels pretrain {config.model.partition('-')[0]} --output {output} --resume"
         )
     elif main_process:
-        typer.echo(
-            f"The model lies in {output}; try: ptmkernels fill-mask {output} 'A [MASK] text'"
-        )
+        hint = f"; try: ptmkernels fill-mask {output} 'A [MASK] text'"
+        typer.echo(f"The model lies in {output}{hint if config.objective[:3] == 'mlm' else ''}")
     return result
 
 
@@ -170,6 +175,7 @@ def _settings(given: dict[str, Any]) -> dict[str, Any]:
     """Options as settings of the run."""
     settings = {name: value for name, value in given.items() if name not in _OUTSIDE}
     settings["corpus"] = given["corpus"] or ["python-topics"]
+    settings["objective"] = given["objective"] or _OBJECTIVES.get(given["model"], "mlm+nsp")
     settings["duplicates"] = given["duplicates"] if given["static"] else None
     if given["held_out_text"] is not None:
         settings["held_out"] = given["held_out_text"]

@@ -17,8 +17,10 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from ptmkernels.data.dataset import MaskedDataset, load_batches
+from ptmkernels.data.segments import SegmentDataset
 from ptmkernels.models.base import Model
 from ptmkernels.objectives.base import Mean, Objective
+from ptmkernels.objectives.recurrent import Recurrent
 from ptmkernels.training import checkpoints
 from ptmkernels.training.checkpoints import RunState
 from ptmkernels.training.config import TrainingConfig
@@ -73,11 +75,11 @@ class Trainer:
         self,
         model: Model,
         objective: Objective,
-        data: MaskedDataset,
+        data: MaskedDataset | SegmentDataset,
         config: TrainingConfig,
         *,
         output: str | Path | None = None,
-        held_out: MaskedDataset | None = None,
+        held_out: MaskedDataset | SegmentDataset | None = None,
         files: Mapping[str, str] | None = None,
     ) -> None:
         if config.precision == "fp16" and not torch.cuda.is_available():
@@ -128,7 +130,10 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state.scaler)
         if state.num_processes == self.accelerator.num_processes:
             rank = self.accelerator.process_index
-            checkpoints.set_random_states({name: t[rank] for name, t in random_states.items()})
+            own = {name: t[rank] for name, t in random_states.items()}
+            checkpoints.set_random_states(own)
+            if isinstance(self.objective, Recurrent):
+                self.objective.load_state(own, self.accelerator.device)
         self.state = replace(
             state, num_processes=self.accelerator.num_processes, config=asdict(self.config)
         )
@@ -286,10 +291,10 @@ class Trainer:
         """
         if self.output is None:
             raise ValueError("output is None; there is nowhere to save to")
-        random_states = {
-            name: self._of_all_processes(state)
-            for name, state in checkpoints.random_states().items()
-        }
+        own = checkpoints.random_states()
+        if isinstance(self.objective, Recurrent):
+            own |= self.objective.state()
+        random_states = {name: self._of_all_processes(state) for name, state in own.items()}
         scaler = self.accelerator.scaler
         state = replace(self.state, scaler=scaler.state_dict() if scaler is not None else {})
         path = self.output / checkpoints.FOLDER / f"step-{state.step:08d}"
@@ -309,7 +314,7 @@ class Trainer:
         return path
 
     def _of_all_processes(self, state: Tensor) -> Tensor:
-        """(processes, n) uint8."""
+        """(processes, ...), the state of each."""
         if self.accelerator.num_processes == 1:
             return state[None].clone()
         return self.accelerator.gather(state[None].to(self.accelerator.device)).cpu()
