@@ -16,6 +16,7 @@ import torch
 from ptmkernels._corpus import subword_buckets
 from ptmkernels.data.word_stream import Vocabulary
 from ptmkernels.models.shallow.word2vec import Word2Vec, Word2VecConfig
+from ptmkernels.registry import Card, register
 
 __all__ = ["FastText"]
 
@@ -156,3 +157,20 @@ class FastText(Word2Vec):
             target[:, :columns] = torch.from_numpy(matrix[: len(target)].copy())
             at += 4 * rows * columns
         return model
+
+
+register(
+    Card(
+        name="fasttext",
+        family="shallow",
+        title="fastText",
+        authors="Bojanowski et al.",
+        paper="Enriching Word Vectors with Subword Information",
+        year=2017,
+        link="https://arxiv.org/abs/1607.04606",
+        encoder="the mean of a word's vector and those of its character n-grams",
+        objective="as word2vec",
+        build=FastText,
+        presets={"skip-gram": {"architecture": "skip-gram"}, "cbow": {"architecture": "cbow"}},
+    )
+)
