@@ -82,6 +82,14 @@ class Provider:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A measurement that is no function of tensors, such as a training: its name, and what takes it."""
+
+    name: str
+    measure: Callable[[], list[Row]]
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """An op's setup: cases, providers, and the goals as data.
 
@@ -90,6 +98,7 @@ class Benchmark:
         providers: the providers for a case; ours, named "ptmkernels", comes first.
         goal: how many times as fast as a provider we want to be in a mode of a case, or None.
         peer: the provider that plots compare with.
+        comparisons: what else to measure for the options.
     """
 
     op: str
@@ -97,6 +106,7 @@ class Benchmark:
     cases: Callable[[Options], Iterable[Case]]
     providers: Callable[[Case, Options], Sequence[Provider]]
     goal: Callable[[Case, str, str], float | None]
+    comparisons: Callable[[Options], Iterable[Comparison]] = lambda options: ()
 
 
 @dataclass(frozen=True)
@@ -178,6 +188,9 @@ def run(
                     torch.set_num_threads(threads)
                     on_start(describe(case, mode, threads))
                     yield problem.measure(options.budget)
+        for comparison in benchmark.comparisons(options):
+            on_start(comparison.name)
+            yield comparison.measure()
     finally:
         torch.set_num_threads(threads_before)
 
@@ -185,7 +198,7 @@ def run(
 def count(benchmark: Benchmark, options: Options) -> int:
     """How many lists of rows `run` will yield."""
     modes = sum(len(wanted_modes(case, options)) for case in benchmark.cases(options))
-    return modes * len(options.threads)
+    return modes * len(options.threads) + len(list(benchmark.comparisons(options)))
 
 
 def wanted_modes(case: Case, options: Options) -> list[str]:

@@ -28,7 +28,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-constexpr int64_t kChunk = 8192;  // tokens that a thread takes at once
+constexpr int64_t kChunk = 1024;  // tokens that a thread takes at once
 
 template <class T>
 const T* data(const OptionalTensor& tensor) {

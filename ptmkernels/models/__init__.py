@@ -12,6 +12,7 @@ _SHALLOW = (
     "CharCNNLanguageModel",
     "Context2Vec",
     "FastText",
+    "FastTextClassifier",
     "GloVe",
     "SkipThoughts",
     "Word2Vec",

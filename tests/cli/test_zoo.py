@@ -8,7 +8,7 @@ from ptmkernels.cli import app
 
 
 def zoo(*arguments):
-    result = CliRunner().invoke(app, ["zoo", *arguments], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["zoo", *arguments], env={"COLUMNS": "320"})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.output
@@ -29,7 +29,7 @@ def test_one_model_with_its_presets(card):
     output = zoo(card.name)
     assert card.paper in output
     assert all(name in output for name in card.preset_names())
-    assert all(head in output for head in card.architecture.heads)
+    assert all(head in output for head in card.heads)
 
 
 def test_sizes_and_patterns():

@@ -36,7 +36,7 @@ CASES = [
     pytest.param(name, head, id=f"{name}-{head}")
     for card in registry.cards()
     for name in card.preset_names()[:1]
-    for head in card.architecture.heads
+    for head in card.heads
 ]
 
 
@@ -117,7 +117,7 @@ def test_every_preset_can_be_built(name):
     assert card.year > 2000
     assert card.paper
     assert name in ptm.list_models(f"{card.family}/*")
-    assert card.num_parameters(name) > 0
+    assert card.architecture is None or card.num_parameters(name) > 0
 
 
 @pytest.mark.parametrize(("name", "head"), CASES)

@@ -1,7 +1,6 @@
 """NNLM, CharCNN language model, Skip-thought and context2vec: their formulas and golden data; BPE's files."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +11,10 @@ from ptmkernels.models.shallow.char_cnn import LARGE, SMALL, CharCNNLanguageMode
 from ptmkernels.models.shallow.context2vec import Context2Vec
 from ptmkernels.models.shallow.nnlm import NNLM
 from ptmkernels.models.shallow.skip_thoughts import SkipThoughts, combine
+from tests.golden import golden
 from tests.tolerances import ORACLE
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "skip_thoughts"
+GOLDEN = golden("skip_thoughts")
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -100,7 +100,7 @@ def load_skip_thoughts(model, weights):
     return model
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="shared/golden/skip_thoughts is not there")
+@pytest.mark.skipif(not GOLDEN.exists(), reason=f"{GOLDEN} is not there")
 def test_skip_thoughts_golden():
     config = json.loads((GOLDEN / "a.json").read_text())["config"]
     data = load_file(GOLDEN / "a.safetensors")

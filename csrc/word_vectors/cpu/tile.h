@@ -5,7 +5,7 @@
 //   for c in order, for o in order:  e_c += g_co v_o;  v_o += g_co h_c;      then h_c += e_c
 // (Mikolov et al. 2013, equation 4, by gradient ascent). The updates are applied in order inside
 // the tile, only the products are those of its start: this loses no quality, a tile whose updates
-// all use its start does (docs/performance.md). m_o counts how often a negative was drawn: a row
+// all use its start does (docs/word_vectors.md). m_o counts how often a negative was drawn: a row
 // occurs once in a tile.
 #pragma once
 

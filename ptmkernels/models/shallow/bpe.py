@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from ptmkernels._corpus import BytePairEncoder, VocabularyCounter, learn_bpe
+from ptmkernels.registry import Card, register
 
 __all__ = ["BPE"]
 
@@ -68,3 +69,20 @@ class BPE:
             if len(pair) != 2:
                 raise ValueError(f"{path}: line {number} has {len(pair)} pieces; expected 2")
         return BPE(pairs)
+
+
+register(
+    Card(
+        name="bpe",
+        family="shallow",
+        title="Byte-pair encoding",
+        authors="Sennrich et al.",
+        paper="Neural Machine Translation of Rare Words with Subword Units",
+        year=2016,
+        link="https://arxiv.org/abs/1508.07909",
+        encoder="none: it splits words",
+        objective="the most frequent pair of symbols is merged, again and again",
+        build=BPE.learn,
+        presets={"10k": {"merges": 10_000}},
+    )
+)

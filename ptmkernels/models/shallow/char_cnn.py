@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ptmkernels.registry import Card, register
+
 __all__ = ["CharCNNLanguageModel"]
 
 SMALL = {"filters": tuple((w, 25 * w) for w in range(1, 7)), "highways": 1, "hidden_size": 300}
@@ -105,3 +107,20 @@ class CharCNNLanguageModel(nn.Module):
         if labels is not None:
             result["loss"] = cross_entropy(logits.flatten(0, 1), labels.flatten())
         return result
+
+
+register(
+    Card(
+        name="char-cnn",
+        family="shallow",
+        title="CharCNN language model",
+        authors="Kim et al.",
+        paper="Character-Aware Neural Language Models",
+        year=2016,
+        link="https://arxiv.org/abs/1508.06615",
+        encoder="convolutions over characters, highway layers, LSTM",
+        objective="the next word",
+        build=CharCNNLanguageModel,
+        presets={"small": SMALL, "large": LARGE},
+    )
+)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ptmkernels.ops.negative_sampling import AliasTable, negative_sampling_loss
+from ptmkernels.registry import Card, register
 
 __all__ = ["Context2Vec"]
 
@@ -72,3 +73,20 @@ class Context2Vec(nn.Module):
             seed=seed,
         )
         return {"loss": loss, "context": context}
+
+
+register(
+    Card(
+        name="context2vec",
+        family="shallow",
+        title="context2vec",
+        authors="Melamud et al.",
+        paper="context2vec: Learning Generic Context Embedding with Bidirectional LSTM",
+        year=2016,
+        link="https://aclanthology.org/K16-1006",
+        encoder="two LSTMs, one each way, and a layer over both",
+        objective="the word between two contexts, by negative sampling",
+        build=Context2Vec,
+        presets={"base": {}},
+    )
+)

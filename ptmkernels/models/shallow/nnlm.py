@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ptmkernels.registry import Card, register
+
 __all__ = ["NNLM"]
 
 
@@ -62,3 +64,20 @@ class NNLM(nn.Module):
             {"params": weights, "weight_decay": weight_decay},
             {"params": biases, "weight_decay": 0.0},
         ]
+
+
+register(
+    Card(
+        name="nnlm",
+        family="shallow",
+        title="NNLM",
+        authors="Bengio et al.",
+        paper="A Neural Probabilistic Language Model",
+        year=2003,
+        link="https://www.jmlr.org/papers/v3/bengio03a.html",
+        encoder="concatenated vectors of the words before, one hidden layer, direct connections",
+        objective="the next word, softmax over the whole vocabulary",
+        build=NNLM,
+        presets={"base": {}, "without-direct": {"direct": False}},
+    )
+)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
+from ptmkernels.registry import Card, register
+
 __all__ = ["MaskedGRU", "SkipThoughts", "combine"]
 
 _EPSILON = 1e-8  # added to the probabilities, as published
@@ -106,3 +108,20 @@ class SkipThoughts(nn.Module):
 def combine(*vectors: Tensor) -> Tensor:
     """Vectors of several encoders, each of length 1, side by side ("combine-skip")."""
     return torch.cat([normalize(v, dim=-1) for v in vectors], -1)
+
+
+register(
+    Card(
+        name="skip-thoughts",
+        family="shallow",
+        title="Skip-thought vectors",
+        authors="Kiros et al.",
+        paper="Skip-Thought Vectors",
+        year=2015,
+        link="https://arxiv.org/abs/1506.06726",
+        encoder="GRU",
+        objective="the sentences before and after",
+        build=SkipThoughts,
+        presets={"uni-skip": {}, "bi-skip": {"bidirectional": True}},
+    )
+)
