@@ -120,7 +120,7 @@ def test_another_head_takes_what_it_knows(tmp_path, saved, head, recwarn):
     first = model.backbone.stack.layers[0].attention.query.weight
     assert torch.equal(first, make(saved).backbone.stack.layers[0].attention.query.weight)
     warned = [str(w.message) for w in recwarn]
-    assert any("classifier.weight" in text for text in warned) == (head == "token-classification")
+    assert any("tagger.weight" in text for text in warned) == (head == "token-classification")
 
 
 def test_a_bare_encoder_gets_a_head(tmp_path):

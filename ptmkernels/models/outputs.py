@@ -77,3 +77,22 @@ class QuestionAnsweringOutput(Output):
     start_logits: Tensor
     end_logits: Tensor
     loss: Tensor | None = None
+
+
+@output
+class AnswerSpanOutput(Output):
+    """The K best first tokens, the K' best last tokens for each, and whether there is no answer.
+
+    Args:
+        loss: where positions were given; the others where they were not.
+        start_top_log_probs, start_top_index: (B, K) probabilities (the published name says log) and columns.
+        end_top_log_probs, end_top_index: (B, K' * K), the last tokens by first token within rank.
+        cls_logits: (B,), above 0 = no answer.
+    """
+
+    loss: Tensor | None = None
+    start_top_log_probs: Tensor | None = None
+    start_top_index: Tensor | None = None
+    end_top_log_probs: Tensor | None = None
+    end_top_index: Tensor | None = None
+    cls_logits: Tensor | None = None

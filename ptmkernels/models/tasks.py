@@ -112,7 +112,7 @@ class MaskedLM(Model):
             logits = self.lm_head(encoded.hidden[chosen], embedding)
             return logits, F.cross_entropy(logits, labels[chosen])
         logits = self.lm_head(encoded.hidden, embedding)
-        return encoded.layout.scatter(logits), _cross_entropy(logits, labels)
+        return encoded.layout.scatter(logits), cross_entropy(logits, labels)
 
 
 class PreTraining(MaskedLM):
@@ -150,7 +150,7 @@ class PreTraining(MaskedLM):
         logits, loss = self._predict(encoded, labels, labelled_only)
         relation = self.next_sentence(encoded.pooled)
         if loss is not None and next_sentence_label is not None:
-            loss = loss + _cross_entropy(relation, next_sentence_label)
+            loss = loss + cross_entropy(relation, next_sentence_label)
         else:
             loss = None
         return PreTrainingOutput(
@@ -180,7 +180,7 @@ class NextSentence(Model):
         """`labels` (B,), 0 = it follows. Returns `logits` (B, 2) and `loss`."""
         encoded = self.backbone(input_ids, attention_mask, token_type_ids, **inputs)
         logits = self.next_sentence(encoded.pooled)
-        return LogitsOutput(logits=logits, loss=_cross_entropy(logits, labels), **kept(encoded))
+        return LogitsOutput(logits=logits, loss=cross_entropy(logits, labels), **kept(encoded))
 
 
 class SequenceClassification(Model):
@@ -220,7 +220,7 @@ class SequenceClassification(Model):
             return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
         if problem == "multi_label_classification":
             return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        return _cross_entropy(logits, labels)
+        return cross_entropy(logits, labels)
 
 
 class MultipleChoice(Model):
@@ -251,7 +251,7 @@ class MultipleChoice(Model):
         }
         encoded = self.backbone(*ids, inputs_embeds=embeds, **inputs)
         logits = self.classifier(self.dropout(encoded.pooled)).view(-1, choices)
-        return LogitsOutput(logits=logits, loss=_cross_entropy(logits, labels), **kept(encoded))
+        return LogitsOutput(logits=logits, loss=cross_entropy(logits, labels), **kept(encoded))
 
 
 class TokenClassification(Model):
@@ -262,7 +262,7 @@ class TokenClassification(Model):
     def __init__(self, config: Config, architecture: Architecture) -> None:
         super().__init__(config, architecture)
         self.dropout = nn.Dropout(_classifier_dropout(config))
-        self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.tagger = Linear(config.hidden_size, config.num_labels)
 
     def forward(
         self,
@@ -277,9 +277,9 @@ class TokenClassification(Model):
         encoded = self.backbone(
             input_ids, attention_mask, token_type_ids, needed=_labelled(labels), **inputs
         )
-        logits = self.classifier(self.dropout(encoded.hidden))
+        logits = self.tagger(self.dropout(encoded.hidden))
         labels = None if labels is None else encoded.layout.gather(labels)
-        loss = _cross_entropy(logits, labels)
+        loss = cross_entropy(logits, labels)
         return LogitsOutput(logits=encoded.layout.scatter(logits), loss=loss, **kept(encoded))
 
 
@@ -336,7 +336,7 @@ def _labelled(labels: Tensor | None) -> Tensor | None:
     return None if labels is None else labels != IGNORED
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor | None:
+def cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor | None:
     """Mean over the labels that are not -100."""
     if labels is None:
         return None

@@ -243,7 +243,7 @@ class Backward {
       const BandShape shape = relative.shape(tile, start.first, start.last);
       float* const band = scratch.start.band;
       relative.multiply_band(relative.value, tile, shape, scratch.grad_output + p * width_ * kLanes,
-                             band);
+                             nullptr, band);
       float* const to = scratch.start.tile;
       relative.add_band(tile, shape, band, from.start, from.stride, to + start.first * kLanes);
       from.start = to;
@@ -265,12 +265,12 @@ class Backward {
         const Band band = relative.collect(tile, shape, grads, kTilePitch, scratch.start.band);
         add_grad_position(block, tile, band, p, scratch);
         if (relative_.key.active())
-          relative_.key.add(copy, tile, band, rows_from(block.position, p * kLanes));
+          relative_.key.add(copy, tile, band, block.position.from(p * kLanes));
       }
       if (relative_.value.active()) {
         const float* const weights = scratch.weights + p * kLanes + start.first * kTilePitch;
         const Band band = relative.collect(tile, shape, weights, kTilePitch, scratch.start.band);
-        relative_.value.add(copy, tile, band, rows_from(block.grad_units, p * kLanes));
+        relative_.value.add(copy, tile, band, block.grad_units.from(p * kLanes));
       }
     }
     if (relative.segments()) {
@@ -278,10 +278,6 @@ class Backward {
       if (!block.seen[p]) fill(sums, 2 * kLanes, 0);
       relative.sum_segments(tile, grads, kTilePitch, start.first, start.last, sums);
     }
-  }
-
-  static Rows<float> rows_from(const Rows<float>& rows, int64_t first) {
-    return {rows.row(first), rows.stride};
   }
 
   // The share of a band in the gradient of q + v.
@@ -304,6 +300,7 @@ class Backward {
   PanelTerms terms_of(int64_t p, const BackwardScratch<Unit>& scratch) const {
     const RelativeTerms& relative = options_.relative;
     return {relative.key ? scratch.position + p * width_ * kLanes : nullptr,
+            relative.key ? scratch.carry + p : nullptr,
             relative.segments() ? scratch.segment + p * 2 * kLanes : nullptr};
   }
 
@@ -329,17 +326,6 @@ class Backward {
       }
     }
     add_run(block, run, keys, run_first, run_last, row, scratch);
-  }
-
-  // Zeros where a panel does not see keys of [key, end).
-  static void clear_hidden(const KeyRanges& ranges, int64_t p, int64_t key, int64_t end,
-                           const BackwardScratch<Unit>& scratch) {
-    if (ranges.first[p] <= key && ranges.last[p] >= end) return;
-    for (int64_t j = key; j < end; ++j) {
-      if (j >= ranges.first[p] && j < ranges.last[p]) continue;
-      clear_panel(scratch.weights, p, j, scratch.weight_rows);
-      clear_panel(scratch.grad_scores, p, j, scratch.grad_score_rows);
-    }
   }
 
   void add_run(const Block<Unit>& block, int64_t key, int64_t end, int64_t first, int64_t last,
@@ -368,9 +354,10 @@ class Backward {
   }
 
   void load_block(Block<Unit>& block, const BackwardScratch<Unit>& scratch) const {
-    block.rows = block_rows(params_.query, block, scratch.query_rows);
+    block.rows = block_rows(params_.query, block, size_.dimension, pitch_, scratch.query_rows);
     const Rows<Unit> queries = content_rows(block, scratch);
-    const Rows<Unit> grads = block_rows(params_.grad_output, block, scratch.grad_output_rows);
+    const Rows<Unit> grads =
+        block_rows(params_.grad_output, block, size_.dimension, pitch_, scratch.grad_output_rows);
     for (int64_t p = 0; p < block.panels; ++p) {
       pack_panel(queries.row(p * kLanes), queries.stride, depth_,
                  scratch.query + p * width_ * kLanes);
@@ -381,8 +368,10 @@ class Backward {
         load_relative(block, p, scratch);
       }
     }
-    block.query_units = block_units(params_.query, block, queries, scratch.query_pairs);
-    block.grad_units = block_units(params_.grad_output, block, grads, scratch.grad_output_pairs);
+    block.query_units =
+        block_units(params_.query, block, queries, size_.dimension, pitch_, scratch.query_pairs);
+    block.grad_units = block_units(params_.grad_output, block, grads, size_.dimension, pitch_,
+                                   scratch.grad_output_pairs);
     const int64_t first_row =
         (block.batch * size_.heads + block.head) * size_.queries + block.query;
     for (int64_t i = 0; i < block.panels * kLanes; ++i) {
@@ -416,35 +405,11 @@ class Backward {
       float* const panel = scratch.position + p * width_ * kLanes;
       pack_panel(block.position.row(p * kLanes), block.position.stride, depth_, panel);
       scale_elements(panel, depth_ * kLanes, scale());
+      scratch.carry[p] = {scratch.carried + p * kLanes * kLanes, -1};
     }
     if (relative.segments())
-      relative.segment_scores(block.head, rows_from(block.rows, p * kLanes), scale(),
+      relative.segment_scores(block.head, block.rows.from(p * kLanes), scale(),
                               scratch.segment + p * 2 * kLanes);
-  }
-
-  // The rows of a block in units along the dimension, with zeros beyond the last; floats also with
-  // zeros up to whole panels of columns.
-  Rows<Unit> block_rows(const Heads& heads, const Block<Unit>& block, Unit* copy) const {
-    const int64_t padded = block.panels * kLanes;
-    if (block.queries == padded && size_.dimension % (kLanes * kElements<Unit>) == 0) {
-      return dimension_units(heads, block.batch, block.head, block.query, block.queries,
-                             size_.dimension, pitch_, copy);
-    }
-    copy_units(heads, block.batch, block.head, block.query, block.queries, size_.dimension, pitch_,
-               copy);
-    clear_padding(copy, block.queries, padded, size_.dimension, pitch_);
-    return {copy, pitch_};
-  }
-
-  // The same in units along the queries.
-  Rows<Unit> block_units(const Heads& heads, const Block<Unit>& block, const Rows<Unit>& rows,
-                         Unit* copy) const {
-    if constexpr (kElements<Unit> == 1) return rows;
-    const Rows<Unit> units = row_units(heads, block.batch, block.head, block.query, block.queries,
-                                       size_.dimension, pitch_, copy);
-    clear_padding(copy, divide_up(block.queries, 2), block.panels * kLanes / 2, size_.dimension,
-                  pitch_);
-    return units;
   }
 
   float negative_delta(const Block<Unit>& block, int64_t i, int64_t row) const {
@@ -475,7 +440,7 @@ class Backward {
       const int64_t queries = smaller(kLanes, block.queries - p * kLanes);
       for (int64_t i = 0; i < queries; ++i) {
         float* const to = sum_row(copy, block.batch, block.head, block.query + p * kLanes + i);
-        add_row(scratch.square + i * width_, !*written, to);
+        add_elements(scratch.square + i * width_, size_.dimension, !*written, to);
       }
     }
     *written = true;
@@ -485,21 +450,8 @@ class Backward {
                            const BackwardScratch<float>& scratch) const {
     const PanelGradients panel = {
         scratch.grad_query + p * width_ * kLanes, scratch.grad_position + p * width_ * kLanes,
-        scratch.grad_segment + p * 2 * kLanes, rows_from(block.rows, p * kLanes)};
+        scratch.grad_segment + p * 2 * kLanes, block.rows.from(p * kLanes)};
     relative_.add_panel(chunk, block.batch, block.head, panel);
-  }
-
-  // to += from, or to = from: D elements.
-  void add_row(const float* from, bool first, float* to) const {
-    int64_t d = 0;
-    if (first) {
-      for (; d + kWidth <= size_.dimension; d += kWidth) store(to + d, load(from + d));
-      for (; d < size_.dimension; ++d) to[d] = from[d];
-    } else {
-      for (; d + kWidth <= size_.dimension; d += kWidth)
-        store(to + d, load(to + d) + load(from + d));
-      for (; d < size_.dimension; ++d) to[d] += from[d];
-    }
   }
 
   // A row of a copy of dQ.
@@ -517,7 +469,7 @@ class Backward {
       bool none = true;
       for (int64_t copy = 0; copy < plan_.copies; ++copy) {
         if (!written[copy * size_.batches * size_.heads * blocks_]) continue;
-        add_row(sum_row(copy, batch, head, query), none, total);
+        add_elements(sum_row(copy, batch, head, query), size_.dimension, none, total);
         none = false;
       }
       if (none) fill(total, width_, 0);

@@ -82,6 +82,8 @@ struct BackwardScratch {
     position_rows = scratch.take<float>(bands * kBlockQueries * pitch);
     position = scratch.take<float>(bands * kBlockQueries * width);
     grad_position = scratch.take<float>(bands * kBlockQueries * width);
+    carry = scratch.take<BandCarry>(kBlockPanels);
+    carried = scratch.take<float>(bands * kBlockQueries * kLanes);
     segment = scratch.take<float>(segments * 2 * kBlockQueries);
     grad_segment = scratch.take<float>(segments * 2 * kBlockQueries);
   }
@@ -113,6 +115,8 @@ struct BackwardScratch {
   float* position_rows;    // (kBlockQueries, pitch): q + v
   float* position;         // (kBlockPanels, width, kLanes): see PanelTerms
   float* grad_position;    // (kBlockPanels, width, kLanes): dB·r
+  BandCarry* carry;        // (kBlockPanels)
+  float* carried;          // (kBlockPanels, kLanes, kLanes)
   float* segment;          // (kBlockPanels, 2, kLanes): see PanelTerms
   float* grad_segment;     // (kBlockPanels, 2, kLanes): e
 };
@@ -242,6 +246,56 @@ inline float dot_row(DType dtype, const void* a, const void* b, int64_t count) {
       return dot_elements<Float16>(a, b, count);
     default:
       return dot_elements<float>(a, b, count);
+  }
+}
+
+// Zeros where a panel does not see keys of [key, end).
+template <class Unit>
+void clear_hidden(const KeyRanges& ranges, int64_t p, int64_t key, int64_t end,
+                  const BackwardScratch<Unit>& scratch) {
+  if (ranges.first[p] <= key && ranges.last[p] >= end) return;
+  for (int64_t j = key; j < end; ++j) {
+    if (j >= ranges.first[p] && j < ranges.last[p]) continue;
+    clear_panel(scratch.weights, p, j, scratch.weight_rows);
+    clear_panel(scratch.grad_scores, p, j, scratch.grad_score_rows);
+  }
+}
+
+// The rows of a block in units along the dimension, with zeros beyond the last; floats also with
+// zeros up to whole panels of columns.
+template <class Unit>
+Rows<Unit> block_rows(const Heads& heads, const Block<Unit>& block, int64_t dimension,
+                      int64_t pitch, Unit* copy) {
+  const int64_t padded = block.panels * kLanes;
+  if (block.queries == padded && dimension % (kLanes * kElements<Unit>) == 0) {
+    return dimension_units(heads, block.batch, block.head, block.query, block.queries, dimension,
+                           pitch, copy);
+  }
+  copy_units(heads, block.batch, block.head, block.query, block.queries, dimension, pitch, copy);
+  clear_padding(copy, block.queries, padded, dimension, pitch);
+  return {copy, pitch};
+}
+
+// The same in units along the queries.
+template <class Unit>
+Rows<Unit> block_units(const Heads& heads, const Block<Unit>& block, const Rows<Unit>& rows,
+                       int64_t dimension, int64_t pitch, Unit* copy) {
+  if constexpr (kElements<Unit> == 1) return rows;
+  const Rows<Unit> units =
+      row_units(heads, block.batch, block.head, block.query, block.queries, dimension, pitch, copy);
+  clear_padding(copy, divide_up(block.queries, 2), block.panels * kLanes / 2, dimension, pitch);
+  return units;
+}
+
+// to += from, or to = from.
+inline void add_elements(const float* from, int64_t count, bool first, float* to) {
+  int64_t d = 0;
+  if (first) {
+    for (; d + kWidth <= count; d += kWidth) store(to + d, load(from + d));
+    for (; d < count; ++d) to[d] = from[d];
+  } else {
+    for (; d + kWidth <= count; d += kWidth) store(to + d, load(to + d) + load(from + d));
+    for (; d < count; ++d) to[d] += from[d];
   }
 }
 

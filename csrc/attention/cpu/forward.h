@@ -53,6 +53,8 @@ struct ForwardScratch {
     shifted = scratch.take<Unit>(kLanes * pitch);
     position = scratch.take<float>(bands * panels * width * kLanes);
     segment = scratch.take<float>(panels * 2 * kLanes);
+    carry = scratch.take<BandCarry>(bands * panels);
+    carried = scratch.take<float>(bands * panels * kLanes * kLanes);
   }
 
   StartScratch start;
@@ -70,6 +72,8 @@ struct ForwardScratch {
   Unit* shifted;            // (kLanes, pitch)
   float* position;          // (panels, width, kLanes): see PanelTerms
   float* segment;           // (panels, 2, kLanes)
+  BandCarry* carry;         // (panels)
+  float* carried;           // (panels, kLanes, kLanes)
 };
 
 template <class Unit>
@@ -171,9 +175,11 @@ class Forward {
     if constexpr (kElements<Unit> == 1) {
       const RelativeTerms& relative = options_.relative;
       pack_shifted(rows, relative.content_bias(head), query, scratch);
-      if (relative.key)
+      if (relative.key) {
         pack_shifted(rows, relative.position_bias(head), scratch.position + p * width_ * kLanes,
                      scratch);
+        scratch.carry[p] = {scratch.carried + p * kLanes * kLanes, -1};
+      }
       if (relative.segments())
         relative.segment_scores(head, rows, scale(), scratch.segment + p * 2 * kLanes);
     } else {
@@ -192,6 +198,7 @@ class Forward {
   PanelTerms terms_of(int64_t p, const ForwardScratch<Unit>& scratch) const {
     const RelativeTerms& relative = options_.relative;
     return {relative.key ? scratch.position + p * width_ * kLanes : nullptr,
+            relative.key ? scratch.carry + p : nullptr,
             relative.segments() ? scratch.segment + p * 2 * kLanes : nullptr};
   }
 

@@ -123,6 +123,12 @@ struct BandShape {
   int64_t used() const { return last - first + 1; }
 };
 
+// The last rows of a panel's band are the first of the band of the keys that follow.
+struct BandCarry {
+  float* rows;  // (kLanes, kLanes)
+  int64_t key;  // that follows; -1: none
+};
+
 // Rows [table_row, table_row + rows) of a relative key, and their gradients or weights.
 struct Band {
   const float* data;  // (rows, kLanes)
@@ -212,18 +218,26 @@ class RelativeTerms {
 
   // The products of the band with `panel` (D, kLanes) -> band (rows, kLanes).
   void multiply_band(const RelativeTable& table, const Tile& tile, const BandShape& shape,
-                     const float* panel, float* band) const {
+                     const float* panel, BandCarry* carry, float* band) const {
+    const int64_t known =
+        carry && shape.successive && carry->key == shape.key ? static_cast<int64_t>(kLanes) : 0;
+    for (int64_t i = 0; i < known; ++i) copy_row(carry->rows + i * kLanes, band + i * kLanes);
+    const int64_t first = larger(shape.first, known);
     Product<float> product;
-    product.c = band + shape.first * kLanes;
-    product.a = table.row(tile.batch, tile.head, shape.table_row);
+    product.c = band + first * kLanes;
+    product.a = table.row(tile.batch, tile.head, shape.table_row + first - shape.first);
     product.a_stride = table.stride;
     product.b = panel;
     product.depth = size_.dimension;
-    multiply<Start::kZero, Layout::kRowMajor>(product, 0, shape.used());
-    for (int64_t i = 0; i < shape.first; ++i)
-      copy_row(band + shape.first * kLanes, band + i * kLanes);
-    for (int64_t i = shape.last + 1; i < shape.rows; ++i)
-      copy_row(band + shape.last * kLanes, band + i * kLanes);
+    multiply<Start::kZero, Layout::kRowMajor>(product, 0, shape.last + 1 - first);
+    for (int64_t i = known; i < first; ++i) copy_row(band + first * kLanes, band + i * kLanes);
+    const int64_t last = larger(shape.last, known - 1);
+    for (int64_t i = last + 1; i < shape.rows; ++i)
+      copy_row(band + last * kLanes, band + i * kLanes);
+    if (!carry || !shape.successive) return;
+    for (int64_t i = 0; i < kLanes; ++i)
+      copy_row(band + (shape.keys + i) * kLanes, carry->rows + i * kLanes);
+    carry->key = shape.key + shape.keys;
   }
 
   // to[j] = from[j] + the band's row for key j and each lane, `keys` rows of kLanes.

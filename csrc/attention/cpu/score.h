@@ -95,7 +95,8 @@ struct StartScratch {
 // Of a panel of queries, in units of log2(e); null where there is no such term.
 struct PanelTerms {
   const float* position = nullptr;  // (D, kLanes): scale · (q + v)
-  const float* segment = nullptr;   // (2, kLanes): scale · (q + w)·g for the same and for another
+  BandCarry* carry = nullptr;
+  const float* segment = nullptr;  // (2, kLanes): scale · (q + w)·g for the same and for another
 };
 
 // One row of the dense parts, for keys [key, key + keys), in units of log2(e).
@@ -252,11 +253,11 @@ inline void add_biases(const ScoreOptions& options, const Tile& tile, bool dense
   result->stride = kLanes;
 }
 
-inline void add_positions(const ScoreOptions& options, const Tile& tile, const float* position,
+inline void add_positions(const ScoreOptions& options, const Tile& tile, const PanelTerms& terms,
                           const StartScratch& scratch, StartTile* result) {
   const RelativeTerms& relative = options.relative;
   const BandShape shape = relative.shape(tile, result->first, result->last);
-  relative.multiply_band(relative.key, tile, shape, position, scratch.band);
+  relative.multiply_band(relative.key, tile, shape, terms.position, terms.carry, scratch.band);
   relative.add_band(tile, shape, scratch.band, result->start + result->first * result->stride,
                     result->stride, scratch.tile + result->first * kLanes);
   result->start = scratch.tile;
@@ -300,7 +301,7 @@ inline StartTile start_tile(const ScoreOptions& options, const Tile& tile,
   result.first -= result.first % 2;
   result.last = smaller(result.last + result.last % 2, tile.keys);
   if (dense || diagonal || !relative) add_biases(options, tile, dense, scratch, &result);
-  if (terms.position) add_positions(options, tile, terms.position, scratch, &result);
+  if (terms.position) add_positions(options, tile, terms, scratch, &result);
   if (terms.segment) add_segments(options, tile, terms.segment, scratch, &result);
   if (masked && mask.rank) hide_by_interval(mask, tile, scratch.tile, &result);
   if (masked && mask.tree) hide_by_tree(options.size, mask, tile, scratch.tile, &result);
