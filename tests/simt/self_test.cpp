@@ -15,8 +15,12 @@ using namespace ptmkernels::simt;
 using emulation::Engine;
 
 constexpr int kThreads = 64, kNumbers = 256;
-alignas(16) float input[kNumbers];
-alignas(16) float output[kNumbers];
+// What lies behind the output belongs to no buffer.
+struct alignas(16) Memory {
+  float input[kNumbers], output[kNumbers], beyond[kNumbers];
+} memory;
+float* const input = memory.input;
+float* const output = memory.output;
 
 Shared<float> numbers() { return shared_memory<float>(0); }
 int me() { return thread_index(); }
@@ -212,11 +216,11 @@ SIMT_EXPORT bool simt_run_example(const char* name) {
   const auto found = kExamples.find(name);
   if (found == kExamples.end()) return false;
   for (int i = 0; i < kNumbers; ++i) input[i] = static_cast<float>(i);
-  std::memset(output, 0xff, sizeof(output));
+  std::memset(memory.output, 0xff, sizeof(memory.output));
   Engine& engine = Engine::get();
   engine.forget_buffers();
-  engine.declare(input, sizeof(input), false);
-  engine.declare(output, sizeof(output), true);
+  engine.declare(input, sizeof(memory.input), false);
+  engine.declare(output, sizeof(memory.output), true);
   engine.launch(1, kThreads, kNumbers * 4, found->second);
   return true;
 }
