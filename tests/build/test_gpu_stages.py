@@ -5,6 +5,7 @@ import runpy
 import pytest
 import torch
 
+from ptmkernels.benchmarks import OPS
 from tests.build.conftest import ROOT
 
 GPU = runpy.run_path(str(ROOT / "tools" / "gpu.py"), run_name="gpu")
@@ -12,9 +13,9 @@ GPU = runpy.run_path(str(ROOT / "tools" / "gpu.py"), run_name="gpu")
 
 def test_stages_cover_build_tests_sanitizer_and_benchmarks():
     stages = GPU["stages"]()
-    tools = [f"{tool}" for tool in GPU["TOOLS"]]
-    assert list(stages) == ["build", "info", "test", *tools, "bench-masked_attention"]
-    for tool in tools:
+    benchmarks = [f"bench-{name}" for name in OPS]
+    assert list(stages) == ["build", "info", "test", *GPU["TOOLS"], *benchmarks]
+    for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
         assert stages[tool][:3] == ["compute-sanitizer", "--tool", tool]
 
 
