@@ -1,6 +1,6 @@
 """The main job: BERT's pre-training on the English that every Python carries, measured and reported.
 
-A corpus of some sixty thousand tokens and a few minutes ask for a small vocabulary, so that each piece is
+A corpus of some seventy thousand tokens and a few minutes ask for a small vocabulary, so that each piece is
 seen often, and for starting weights that know of neighbours (:mod:`ptmkernels.training.local_start`).
 """
 
@@ -166,7 +166,7 @@ def run_demo(
         "text": f"{corpus.num_documents} documents, {corpus.num_sentences:,} sentences, "
         f"{corpus.num_tokens:,} tokens of {config.vocab_size:,} pieces; held out: "
         f"{trainer.held_out.source.corpus.num_tokens:,} tokens of other documents",
-        "model": f"BERT, {trainer.bare_model.num_parameters():,} parameters, MLM + NSP",
+        "model": f"BERT, {trainer.bare_model.num_parameters():,} parameters, MLM + NSP, local start",
         "machine": f"{processor()}, {torch.get_num_threads()} threads; "
         + ", ".join(f"{name} {version}" for name, version in versions().items()),
     }

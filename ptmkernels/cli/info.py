@@ -12,9 +12,9 @@ from ptmkernels.cli import app
 
 # Op -> the backends that it has.
 OP_BACKENDS = {
-    "masked_attention": ("cpu", "triton", "reference"),
-    "relative_attention": ("cpu", "triton", "reference"),
-    "two_stream_attention": ("cpu", "triton", "reference"),
+    "masked_attention": ("cpu", "triton", "cuda", "reference"),
+    "relative_attention": ("cpu", "triton", "cuda", "reference"),
+    "two_stream_attention": ("cpu", "triton", "cuda", "reference"),
     "negative_sampling_loss": ("cpu", "reference"),
     "hierarchical_softmax_loss": ("cpu", "reference"),
     "skipgram_step_": ("cpu", "reference"),

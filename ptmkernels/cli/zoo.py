@@ -44,7 +44,8 @@ def _family_table(family: str, cards: list[Card], names: set[str]) -> Table:
     from rich.table import Table
 
     table = Table(title=family, title_justify="left")
-    for column in ("model", "paper", "encoder", "objective"):
+    table.add_column("model", no_wrap=True)
+    for column in ("paper", "encoder", "objective"):
         table.add_column(column, overflow="fold")
     table.add_column("presets", justify="right")
     table.add_column("weights", justify="right", no_wrap=True)

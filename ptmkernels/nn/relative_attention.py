@@ -211,7 +211,8 @@ class TwoStreamAttention(_RelativeAttention):
             g: (P, B, E), the query stream; None = one stream.
             attn_mask_h, attn_mask_g: what each stream sees: an :class:`AttentionMask` of L or P queries and
                 M + L keys; or Transformers' tensor (L, S, B or 1, 1), nonzero = hidden, L rows for both.
-            r: (R, 1 or B, E), the encoding of the distances, the farthest first.
+            r: (R, N, E), the encoding of the distances, the farthest first; the N ones belong to equal parts
+                of the batch, N = 1 or B in Transformers.
             seg_mat: segments of the queries (B or 1, L) and of the keys (B or 1, S); or Transformers' one-hot
                 (L, S, B, 2).
             mems: (M, B, E), the states of the tokens before these.
@@ -232,8 +233,11 @@ class TwoStreamAttention(_RelativeAttention):
             self._heads(tensor, weight.flatten(1).t())
             for tensor, weight in ((h, self.q), (source, self.k), (source, self.v))
         )
+        relative_key = self._heads(r, self.r.flatten(1).t())
+        if 1 < len(r) < len(h):
+            relative_key = relative_key.repeat_interleave(len(h) // len(r), 0)
         options = {
-            "relative_key": self._heads(r, self.r.flatten(1).t()),
+            "relative_key": relative_key,
             "content_bias": self.r_w_bias,
             "position_bias": self.r_r_bias,
             "relative_offset": length if relative_offset is None else relative_offset,

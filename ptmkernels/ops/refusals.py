@@ -77,8 +77,8 @@ REFUSALS = (
     ),
     Refusal(
         "relative_attention",
-        KERNELS,
-        "the relative and segment terms have no kernel yet",
+        ("cuda", "triton"),
+        "the relative and segment terms have no kernel in this backend yet",
         lambda query: True,
     ),
 )

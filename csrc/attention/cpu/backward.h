@@ -29,6 +29,7 @@ class Backward {
         plan_(params, runtime.threads),
         dense_(params.size, params.grad_bias, plan_.chunks, runtime),
         table_(params, plan_.chunks, runtime),
+        relative_(params, options_.relative, plan_.chunks, plan_.copies, runtime),
         pitch_(pitch_of(size_.dimension)),
         width_(round_up(size_.dimension, kWidth)),
         depth_(divide_up(size_.dimension, kElements<Unit>)),
@@ -47,13 +48,13 @@ class Backward {
 
   void run() const {
     Scratch measure(nullptr);
-    BackwardScratch<Unit>(measure, size_, plan_.chunk_tiles);
+    BackwardScratch<Unit>(measure, size_, plan_.chunk_tiles, options_.relative);
     for (int64_t i = 0; i < plan_.copies * size_.batches * size_.heads * blocks_; ++i)
       written_[i] = false;
     const int64_t tasks = plan_.groups * plan_.copies;
     parallel(runtime_, tasks, measure.used(), [&](int64_t index, char* block) {
       Scratch memory(block);
-      const BackwardScratch<Unit> scratch(memory, size_, plan_.chunk_tiles);
+      const BackwardScratch<Unit> scratch(memory, size_, plan_.chunk_tiles, options_.relative);
       const int64_t group = index / plan_.copies;
       if (plan_.parallel_chunks) return run_group(group, index % plan_.copies, scratch);
       for (int64_t chunk = 0; chunk < plan_.chunks; ++chunk) run_group(group, chunk, scratch);
@@ -67,6 +68,7 @@ class Backward {
     });
     dense_.finish();
     table_.finish();
+    relative_.finish(params_.options.scale, runtime_);
   }
 
  private:
@@ -128,7 +130,7 @@ class Backward {
       if (options_.bounds.visible(bounds, block.batch, tile) == Visible::kNone) continue;
       run_tile(block, chunk, tile, scratch);
     }
-    if (block.loaded) add_grad_query(block, plan_.parallel_chunks ? chunk.index : 0, scratch);
+    if (block.loaded) add_grad_query(block, chunk.index, scratch);
   }
 
   void run_tile(Block<Unit>& block, const Chunk<Unit>& chunk, int64_t index,
@@ -146,8 +148,8 @@ class Backward {
       const Visible visible = options_.bounds.visible(bounds, block.batch, index);
       if (visible == Visible::kNone) continue;
       if (!block.loaded) load_block(block, scratch);
-      const StartTile start =
-          start_tile(options_, tile, bounds, visible, scratch.base + p * kLanes, scratch.start);
+      const StartTile start = start_tile(options_, tile, bounds, visible, scratch.base + p * kLanes,
+                                         terms_of(p, scratch), scratch.start);
       if (start.first >= start.last) continue;
       ranges.first[p] = start.first;
       ranges.last[p] = start.last;
@@ -191,22 +193,22 @@ class Backward {
     multiply<Start::kLoad, Layout::kRowMajor>(product, start.first, start.last);
 
     const float* const delta = scratch.delta + p * kLanes;
+    const StartTile from = start_value_scores(tile, start, delta, p, scratch);
     product.c = grads;
-    product.start = delta;
-    product.start_stride = 0;
+    product.start = from.start;
+    product.start_stride = from.stride;
     product.a = chunk.value_rows.row(row);
     product.a_stride = chunk.value_rows.stride;
     product.b = scratch.grad_output + p * width_ * kLanes;
     product.factor = 1;
     float* const first_weights = weights + start.first * kTilePitch;
     float* const first_grads = grads + start.first * kTilePitch;
+    multiply<Start::kLoad, Layout::kRowMajor>(product, start.first, start.last);
     if (dropout_.active) {
-      multiply<Start::kZero, Layout::kRowMajor>(product, start.first, start.last);
       dropout_.factors(tile, start.first, start.last, scratch.factors);
       differentiate<true>(first_weights, first_grads, keys, scratch.factors + start.first * kLanes,
                           delta);
     } else {
-      multiply<Start::kLoad, Layout::kRowMajor>(product, start.first, start.last);
       differentiate<false>(first_weights, first_grads, keys, nullptr, nullptr);
     }
     round_panel(scratch.weights, p, start.first, start.last, scratch.weight_rows);
@@ -226,7 +228,80 @@ class Backward {
     } else {
       multiply<Start::kZero, Layout::kColumnMajor>(product, 0, size_.dimension);
     }
+    if constexpr (kElements<Unit> == 1) add_relative(block, chunk, tile, start, p, scratch);
     block.seen[p] = true;
+  }
+
+  // What dP starts from: -δ, which dropout asks for later, and dO·rv.
+  StartTile start_value_scores(const Tile& tile, const StartTile& start, const float* delta,
+                               int64_t p, const BackwardScratch<Unit>& scratch) const {
+    static constexpr float kZeros[kLanes] = {};
+    StartTile from = {dropout_.active ? kZeros : delta, 0, start.first, start.last};
+    const RelativeTerms& relative = options_.relative;
+    if constexpr (kElements<Unit> == 1) {
+      if (!relative.value) return from;
+      const BandShape shape = relative.shape(tile, start.first, start.last);
+      float* const band = scratch.start.band;
+      relative.multiply_band(relative.value, tile, shape, scratch.grad_output + p * width_ * kLanes,
+                             nullptr, band);
+      float* const to = scratch.start.tile;
+      relative.add_band(tile, shape, band, from.start, from.stride, to + start.first * kLanes);
+      from.start = to;
+      from.stride = kLanes;
+    }
+    return from;
+  }
+
+  // The gradients of the relative and segment terms of a panel, from dS and P ∘ Z.
+  void add_relative(const Block<float>& block, const Chunk<float>& chunk, const Tile& tile,
+                    const StartTile& start, int64_t p,
+                    const BackwardScratch<float>& scratch) const {
+    const RelativeTerms& relative = options_.relative;
+    const float* const grads = scratch.grad_scores + p * kLanes + start.first * kTilePitch;
+    const int64_t copy = plan_.parallel_chunks ? chunk.index : 0;
+    if (relative.key || relative_.value.active()) {
+      const BandShape shape = relative.shape(tile, start.first, start.last);
+      if (relative.key) {
+        const Band band = relative.collect(tile, shape, grads, kTilePitch, scratch.start.band);
+        add_grad_position(block, tile, band, p, scratch);
+        if (relative_.key.active())
+          relative_.key.add(copy, tile, band, block.position.from(p * kLanes));
+      }
+      if (relative_.value.active()) {
+        const float* const weights = scratch.weights + p * kLanes + start.first * kTilePitch;
+        const Band band = relative.collect(tile, shape, weights, kTilePitch, scratch.start.band);
+        relative_.value.add(copy, tile, band, block.grad_units.from(p * kLanes));
+      }
+    }
+    if (relative.segments()) {
+      float* const sums = scratch.grad_segment + p * 2 * kLanes;
+      if (!block.seen[p]) fill(sums, 2 * kLanes, 0);
+      relative.sum_segments(tile, grads, kTilePitch, start.first, start.last, sums);
+    }
+  }
+
+  // The share of a band in the gradient of q + v.
+  void add_grad_position(const Block<float>& block, const Tile& tile, const Band& band, int64_t p,
+                         const BackwardScratch<float>& scratch) const {
+    const RelativeTable& table = options_.relative.key;
+    Product<float> product;
+    product.start = product.c = scratch.grad_position + p * width_ * kLanes;
+    product.a = table.row(tile.batch, tile.head, band.table_row);
+    product.a_stride = table.stride;
+    product.b = band.data;
+    product.depth = band.rows;
+    if (block.seen[p]) {
+      multiply<Start::kLoad, Layout::kColumnMajor>(product, 0, size_.dimension);
+    } else {
+      multiply<Start::kZero, Layout::kColumnMajor>(product, 0, size_.dimension);
+    }
+  }
+
+  PanelTerms terms_of(int64_t p, const BackwardScratch<Unit>& scratch) const {
+    const RelativeTerms& relative = options_.relative;
+    return {relative.key ? scratch.position + p * width_ * kLanes : nullptr,
+            relative.key ? scratch.carry + p : nullptr,
+            relative.segments() ? scratch.segment + p * 2 * kLanes : nullptr};
   }
 
   // dV += (P ∘ Z)ᵀ·dO and dK += dSᵀ·Q, for runs of keys that the same panels see.
@@ -251,17 +326,6 @@ class Backward {
       }
     }
     add_run(block, run, keys, run_first, run_last, row, scratch);
-  }
-
-  // Zeros where a panel does not see keys of [key, end).
-  static void clear_hidden(const KeyRanges& ranges, int64_t p, int64_t key, int64_t end,
-                           const BackwardScratch<Unit>& scratch) {
-    if (ranges.first[p] <= key && ranges.last[p] >= end) return;
-    for (int64_t j = key; j < end; ++j) {
-      if (j >= ranges.first[p] && j < ranges.last[p]) continue;
-      clear_panel(scratch.weights, p, j, scratch.weight_rows);
-      clear_panel(scratch.grad_scores, p, j, scratch.grad_score_rows);
-    }
   }
 
   void add_run(const Block<Unit>& block, int64_t key, int64_t end, int64_t first, int64_t last,
@@ -290,18 +354,24 @@ class Backward {
   }
 
   void load_block(Block<Unit>& block, const BackwardScratch<Unit>& scratch) const {
-    const Rows<Unit> queries = block_rows(params_.query, block, scratch.query_rows);
-    const Rows<Unit> grads = block_rows(params_.grad_output, block, scratch.grad_output_rows);
+    block.rows = block_rows(params_.query, block, size_.dimension, pitch_, scratch.query_rows);
+    const Rows<Unit> queries = content_rows(block, scratch);
+    const Rows<Unit> grads =
+        block_rows(params_.grad_output, block, size_.dimension, pitch_, scratch.grad_output_rows);
     for (int64_t p = 0; p < block.panels; ++p) {
       pack_panel(queries.row(p * kLanes), queries.stride, depth_,
                  scratch.query + p * width_ * kLanes);
       pack_panel(grads.row(p * kLanes), grads.stride, depth_,
                  scratch.grad_output + p * width_ * kLanes);
-      if constexpr (kElements<Unit> == 1)
+      if constexpr (kElements<Unit> == 1) {
         scale_elements(scratch.query + p * width_ * kLanes, depth_ * kLanes, scale());
+        load_relative(block, p, scratch);
+      }
     }
-    block.query_units = block_units(params_.query, block, queries, scratch.query_pairs);
-    block.grad_units = block_units(params_.grad_output, block, grads, scratch.grad_output_pairs);
+    block.query_units =
+        block_units(params_.query, block, queries, size_.dimension, pitch_, scratch.query_pairs);
+    block.grad_units = block_units(params_.grad_output, block, grads, size_.dimension, pitch_,
+                                   scratch.grad_output_pairs);
     const int64_t first_row =
         (block.batch * size_.heads + block.head) * size_.queries + block.query;
     for (int64_t i = 0; i < block.panels * kLanes; ++i) {
@@ -313,29 +383,33 @@ class Backward {
     block.loaded = true;
   }
 
-  // The rows of a block in units along the dimension, with zeros beyond the last; floats also with
-  // zeros up to whole panels of columns.
-  Rows<Unit> block_rows(const Heads& heads, const Block<Unit>& block, Unit* copy) const {
-    const int64_t padded = block.panels * kLanes;
-    if (block.queries == padded && size_.dimension % (kLanes * kElements<Unit>) == 0) {
-      return dimension_units(heads, block.batch, block.head, block.query, block.queries,
-                             size_.dimension, pitch_, copy);
+  // q + u; as a side effect the block's q + v.
+  Rows<Unit> content_rows(Block<Unit>& block, const BackwardScratch<Unit>& scratch) const {
+    if constexpr (kElements<Unit> == 1) {
+      const RelativeTerms& relative = options_.relative;
+      const auto shifted = [&](const float* bias, float* copy) {
+        return shifted_rows(block.rows, bias, block.panels * kLanes,
+                            round_up(size_.dimension, kLanes), pitch_, copy);
+      };
+      if (relative.key)
+        block.position = shifted(relative.position_bias(block.head), scratch.position_rows);
+      return shifted(relative.content_bias(block.head), scratch.content_rows);
     }
-    copy_units(heads, block.batch, block.head, block.query, block.queries, size_.dimension, pitch_,
-               copy);
-    clear_padding(copy, block.queries, padded, size_.dimension, pitch_);
-    return {copy, pitch_};
+    return block.rows;
   }
 
-  // The same in units along the queries.
-  Rows<Unit> block_units(const Heads& heads, const Block<Unit>& block, const Rows<Unit>& rows,
-                         Unit* copy) const {
-    if constexpr (kElements<Unit> == 1) return rows;
-    const Rows<Unit> units = row_units(heads, block.batch, block.head, block.query, block.queries,
-                                       size_.dimension, pitch_, copy);
-    clear_padding(copy, divide_up(block.queries, 2), block.panels * kLanes / 2, size_.dimension,
-                  pitch_);
-    return units;
+  void load_relative(const Block<float>& block, int64_t p,
+                     const BackwardScratch<float>& scratch) const {
+    const RelativeTerms& relative = options_.relative;
+    if (relative.key) {
+      float* const panel = scratch.position + p * width_ * kLanes;
+      pack_panel(block.position.row(p * kLanes), block.position.stride, depth_, panel);
+      scale_elements(panel, depth_ * kLanes, scale());
+      scratch.carry[p] = {scratch.carried + p * kLanes * kLanes, -1};
+    }
+    if (relative.segments())
+      relative.segment_scores(block.head, block.rows.from(p * kLanes), scale(),
+                              scratch.segment + p * 2 * kLanes);
   }
 
   float negative_delta(const Block<Unit>& block, int64_t i, int64_t row) const {
@@ -346,15 +420,19 @@ class Backward {
            dot_row(params_.output.dtype, output, gradient, size_.dimension);
   }
 
-  // Adds the block's dQ of this chunk to a copy.
-  void add_grad_query(const Block<Unit>& block, int64_t copy,
+  // Adds the block's dQ of a chunk to a copy.
+  void add_grad_query(const Block<Unit>& block, int64_t chunk,
                       const BackwardScratch<Unit>& scratch) const {
+    const int64_t copy = plan_.parallel_chunks ? chunk : 0;
     bool* const written =
         written_ + ((copy * size_.batches + block.batch) * size_.heads + block.head) * blocks_ +
         block.index;
     for (int64_t p = 0; p < block.panels; ++p) {
       float* const panel = scratch.grad_query + p * width_ * kLanes;
       if (!block.seen[p]) fill(panel, size_.dimension * kLanes, 0);
+      if constexpr (kElements<Unit> == 1) {
+        if (block.seen[p] && relative_.active()) add_panel_gradients(block, chunk, p, scratch);
+      }
       for (int64_t i = 0; i < size_.dimension * kLanes; i += kWidth)
         store(panel + i, load(panel + i) * params_.options.scale);
       fill(panel + size_.dimension * kLanes, (width_ - size_.dimension) * kLanes, 0);
@@ -362,23 +440,18 @@ class Backward {
       const int64_t queries = smaller(kLanes, block.queries - p * kLanes);
       for (int64_t i = 0; i < queries; ++i) {
         float* const to = sum_row(copy, block.batch, block.head, block.query + p * kLanes + i);
-        add_row(scratch.square + i * width_, !*written, to);
+        add_elements(scratch.square + i * width_, size_.dimension, !*written, to);
       }
     }
     *written = true;
   }
 
-  // to += from, or to = from: D elements.
-  void add_row(const float* from, bool first, float* to) const {
-    int64_t d = 0;
-    if (first) {
-      for (; d + kWidth <= size_.dimension; d += kWidth) store(to + d, load(from + d));
-      for (; d < size_.dimension; ++d) to[d] = from[d];
-    } else {
-      for (; d + kWidth <= size_.dimension; d += kWidth)
-        store(to + d, load(to + d) + load(from + d));
-      for (; d < size_.dimension; ++d) to[d] += from[d];
-    }
+  void add_panel_gradients(const Block<float>& block, int64_t chunk, int64_t p,
+                           const BackwardScratch<float>& scratch) const {
+    const PanelGradients panel = {
+        scratch.grad_query + p * width_ * kLanes, scratch.grad_position + p * width_ * kLanes,
+        scratch.grad_segment + p * 2 * kLanes, block.rows.from(p * kLanes)};
+    relative_.add_panel(chunk, block.batch, block.head, panel);
   }
 
   // A row of a copy of dQ.
@@ -396,7 +469,7 @@ class Backward {
       bool none = true;
       for (int64_t copy = 0; copy < plan_.copies; ++copy) {
         if (!written[copy * size_.batches * size_.heads * blocks_]) continue;
-        add_row(sum_row(copy, batch, head, query), none, total);
+        add_elements(sum_row(copy, batch, head, query), size_.dimension, none, total);
         none = false;
       }
       if (none) fill(total, width_, 0);
@@ -421,6 +494,7 @@ class Backward {
   const BackwardPlan plan_;
   const DenseGradient dense_;
   const TableGradient table_;
+  const RelativeGradient relative_;
   const int64_t pitch_;
   const int64_t width_;
   const int64_t depth_;  // of the products over the head dimension, in units

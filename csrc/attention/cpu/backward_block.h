@@ -3,6 +3,7 @@
 #pragma once
 
 #include "attention/cpu/bias_gradient.h"
+#include "attention/cpu/relative_gradient.h"
 #include "attention/cpu/softmax.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
@@ -11,21 +12,27 @@ constexpr int kBlockPanels = kLanes < 32 ? 64 / kLanes : 2;
 constexpr int kBlockQueries = kBlockPanels * kLanes;
 constexpr int64_t kTilePitch = kBlockQueries + 16;  // see pitch_of
 
-// A group is the heads that add to the same dK and dV, and to the same gradient of the bias. Chunks
-// of keys follow from the shape alone.
+// A group is the heads that add to the same dK and dV, and to the same gradient of the bias or of a
+// relative key or value. Chunks of keys follow from the shape alone.
 struct BackwardPlan {
   BackwardPlan(const BackwardParams& params, int64_t threads) {
     constexpr int64_t kChunkElements = 16 << 10;
     constexpr int64_t kFewTasks = 16;
     const Sizes& size = params.size;
     const Scores& bias = params.grad_bias;
+    const Heads& key = params.grad_relative_key;
+    const Heads& value = params.grad_relative_value;
     const int64_t tiles = divide_up(size.keys, kKeyTile);
     chunk_tiles = larger(1, kChunkElements / (kKeyTile * size.dimension));
     if (size.batches * size.key_heads * divide_up(tiles, chunk_tiles) < kFewTasks) chunk_tiles = 1;
     chunk_tiles = smaller(chunk_tiles, tiles);
     chunks = divide_up(tiles, chunk_tiles);
-    group_batches = bias.data && bias.batch == 0 ? size.batches : 1;
-    group_heads = bias.data && bias.head == 0 ? size.key_heads : 1;
+    const bool one_batch = (bias.data && bias.batch == 0) || (key.data && key.batch == 0) ||
+                           (value.data && value.batch == 0);
+    const bool one_head = (bias.data && bias.head == 0) || (key.data && key.head == 0) ||
+                          (value.data && value.head == 0);
+    group_batches = one_batch ? size.batches : 1;
+    group_heads = one_head ? size.key_heads : 1;
     groups = size.batches / group_batches * (size.key_heads / group_heads);
     parallel_chunks = chunks > 1 && groups < 4 * threads;
     copies = parallel_chunks ? chunks : 1;
@@ -42,8 +49,9 @@ struct BackwardPlan {
 
 template <class Unit>
 struct BackwardScratch {
-  BackwardScratch(Scratch& scratch, const Sizes& size, int64_t chunk_tiles)
-      : start(scratch), diagonals(scratch, size, kBlockQueries) {
+  BackwardScratch(Scratch& scratch, const Sizes& size, int64_t chunk_tiles,
+                  const RelativeTerms& relative)
+      : start(scratch, relative), diagonals(scratch, size, kBlockQueries) {
     const int64_t pitch = pitch_of(size.dimension);
     const int64_t width = round_up(size.dimension, kWidth);
     const int64_t keys = chunk_tiles * kKeyTile;
@@ -69,6 +77,15 @@ struct BackwardScratch {
     grad_score_pairs = scratch.take<Unit>(pairs * kKeyTile * kLanes);
     factors = scratch.take<float>(kKeyTile * kLanes);
     square = scratch.take<float>(kLanes * width);
+    const int64_t bands = relative.key ? 1 : 0, segments = relative.segments() ? 1 : 0;
+    content_rows = scratch.take<float>(kBlockQueries * pitch);
+    position_rows = scratch.take<float>(bands * kBlockQueries * pitch);
+    position = scratch.take<float>(bands * kBlockQueries * width);
+    grad_position = scratch.take<float>(bands * kBlockQueries * width);
+    carry = scratch.take<BandCarry>(kBlockPanels);
+    carried = scratch.take<float>(bands * kBlockQueries * kLanes);
+    segment = scratch.take<float>(segments * 2 * kBlockQueries);
+    grad_segment = scratch.take<float>(segments * 2 * kBlockQueries);
   }
 
   StartScratch start;
@@ -94,6 +111,14 @@ struct BackwardScratch {
   Unit* grad_score_pairs;  // (kKeyTile / 2, kLanes), along the keys
   float* factors;          // (kKeyTile, kLanes)
   float* square;           // (kLanes, width)
+  float* content_rows;     // (kBlockQueries, pitch): q + u
+  float* position_rows;    // (kBlockQueries, pitch): q + v
+  float* position;         // (kBlockPanels, width, kLanes): see PanelTerms
+  float* grad_position;    // (kBlockPanels, width, kLanes): dB·r
+  BandCarry* carry;        // (kBlockPanels)
+  float* carried;          // (kBlockPanels, kLanes, kLanes)
+  float* segment;          // (kBlockPanels, 2, kLanes): see PanelTerms
+  float* grad_segment;     // (kBlockPanels, 2, kLanes): e
 };
 
 // Of one head: a block of queries.
@@ -107,6 +132,8 @@ struct Block {
   int64_t panels;
   bool loaded = false;
   bool seen[kBlockPanels] = {};  // the panel has seen a key of the chunk, so its dQ is set
+  Rows<Unit> rows = {};          // of the queries, along the dimension
+  Rows<float> position = {};     // q + v
   Rows<Unit> query_units = {};   // along the queries
   Rows<Unit> grad_units = {};    // the output's gradient, along the queries
 };
@@ -219,6 +246,56 @@ inline float dot_row(DType dtype, const void* a, const void* b, int64_t count) {
       return dot_elements<Float16>(a, b, count);
     default:
       return dot_elements<float>(a, b, count);
+  }
+}
+
+// Zeros where a panel does not see keys of [key, end).
+template <class Unit>
+void clear_hidden(const KeyRanges& ranges, int64_t p, int64_t key, int64_t end,
+                  const BackwardScratch<Unit>& scratch) {
+  if (ranges.first[p] <= key && ranges.last[p] >= end) return;
+  for (int64_t j = key; j < end; ++j) {
+    if (j >= ranges.first[p] && j < ranges.last[p]) continue;
+    clear_panel(scratch.weights, p, j, scratch.weight_rows);
+    clear_panel(scratch.grad_scores, p, j, scratch.grad_score_rows);
+  }
+}
+
+// The rows of a block in units along the dimension, with zeros beyond the last; floats also with
+// zeros up to whole panels of columns.
+template <class Unit>
+Rows<Unit> block_rows(const Heads& heads, const Block<Unit>& block, int64_t dimension,
+                      int64_t pitch, Unit* copy) {
+  const int64_t padded = block.panels * kLanes;
+  if (block.queries == padded && dimension % (kLanes * kElements<Unit>) == 0) {
+    return dimension_units(heads, block.batch, block.head, block.query, block.queries, dimension,
+                           pitch, copy);
+  }
+  copy_units(heads, block.batch, block.head, block.query, block.queries, dimension, pitch, copy);
+  clear_padding(copy, block.queries, padded, dimension, pitch);
+  return {copy, pitch};
+}
+
+// The same in units along the queries.
+template <class Unit>
+Rows<Unit> block_units(const Heads& heads, const Block<Unit>& block, const Rows<Unit>& rows,
+                       int64_t dimension, int64_t pitch, Unit* copy) {
+  if constexpr (kElements<Unit> == 1) return rows;
+  const Rows<Unit> units =
+      row_units(heads, block.batch, block.head, block.query, block.queries, dimension, pitch, copy);
+  clear_padding(copy, divide_up(block.queries, 2), block.panels * kLanes / 2, dimension, pitch);
+  return units;
+}
+
+// to += from, or to = from.
+inline void add_elements(const float* from, int64_t count, bool first, float* to) {
+  int64_t d = 0;
+  if (first) {
+    for (; d + kWidth <= count; d += kWidth) store(to + d, load(from + d));
+    for (; d < count; ++d) to[d] = from[d];
+  } else {
+    for (; d + kWidth <= count; d += kWidth) store(to + d, load(to + d) + load(from + d));
+    for (; d < count; ++d) to[d] += from[d];
   }
 }
 

@@ -34,8 +34,10 @@ struct QueryChunks {
 
 template <class Unit>
 struct ForwardScratch {
-  ForwardScratch(Scratch& scratch, int64_t dimension, int64_t panels) : start(scratch) {
+  ForwardScratch(Scratch& scratch, int64_t dimension, int64_t panels, const RelativeTerms& relative)
+      : start(scratch, relative) {
     const int64_t pitch = pitch_of(dimension);
+    const int64_t bands = relative.key ? 1 : 0;
     const int64_t width = round_up(dimension, kWidth);
     query = scratch.take<Unit>(panels * width * kLanes);
     output = scratch.take<float>(panels * width * kLanes);
@@ -47,7 +49,12 @@ struct ForwardScratch {
     weights = scratch.take<Unit>(kKeyTile * kLanes);
     factors = scratch.take<float>(kKeyTile * kLanes);
     square = scratch.take<float>(kLanes * width);
-    rows = scratch.take<Unit>(kLanes * width);
+    rows = scratch.take<Unit>(kLanes * pitch);
+    shifted = scratch.take<Unit>(kLanes * pitch);
+    position = scratch.take<float>(bands * panels * width * kLanes);
+    segment = scratch.take<float>(panels * 2 * kLanes);
+    carry = scratch.take<BandCarry>(bands * panels);
+    carried = scratch.take<float>(bands * panels * kLanes * kLanes);
   }
 
   StartScratch start;
@@ -61,7 +68,12 @@ struct ForwardScratch {
   Unit* weights;            // (kKeyTile, kLanes)
   float* factors;           // (kKeyTile, kLanes)
   float* square;            // (kLanes, width)
-  Unit* rows;               // (kLanes, width)
+  Unit* rows;               // (kLanes, pitch)
+  Unit* shifted;            // (kLanes, pitch)
+  float* position;          // (panels, width, kLanes): see PanelTerms
+  float* segment;           // (panels, 2, kLanes)
+  BandCarry* carry;         // (panels)
+  float* carried;           // (panels, kLanes, kLanes)
 };
 
 template <class Unit>
@@ -82,7 +94,7 @@ class Forward {
 
   void run() const {
     Scratch measure(nullptr);
-    ForwardScratch<Unit>(measure, size_.dimension, chunks_.panels);
+    ForwardScratch<Unit>(measure, size_.dimension, chunks_.panels, options_.relative);
     const int64_t tasks = size_.batches * size_.heads * split_.count() * chunks_.count;
     parallel(runtime_, tasks, measure.used(), [&](int64_t index, char* block) {
       Scratch scratch(block);
@@ -91,7 +103,7 @@ class Forward {
       const int64_t split = index / chunks_.count % split_.count();
       const int64_t head = index / chunks_.count / split_.count();
       run_chunk(head / size_.heads, head % size_.heads, chunk, split,
-                ForwardScratch<Unit>(scratch, size_.dimension, chunks_.panels));
+                ForwardScratch<Unit>(scratch, size_.dimension, chunks_.panels, options_.relative));
     });
     split_.join(runtime_);
   }
@@ -104,7 +116,7 @@ class Forward {
     const int64_t key_head = head / (size_.heads / size_.key_heads);
     for (int64_t panel = first_panel; panel < last_panel; ++panel) {
       const int64_t p = panel - first_panel;
-      load_queries(batch, head, panel, scratch, scratch.query + p * width_ * kLanes);
+      load_queries(batch, head, panel, p, scratch);
       scratch.softmax[p].reset();
       scratch.seen[p] = false;
     }
@@ -130,7 +142,8 @@ class Forward {
         scratch.softmax[p].base(base);
         tile.query = panel * kLanes;
         tile.queries = queries_of(panel);
-        const StartTile start = start_tile(options_, tile, bounds, visible, base, scratch.start);
+        const StartTile start =
+            start_tile(options_, tile, bounds, visible, base, terms_of(p, scratch), scratch.start);
         if (start.first >= start.last) continue;
         if (!packed) {
           keys = dimension_units(params_.key, batch, key_head, key, tile.keys, size_.dimension,
@@ -153,13 +166,40 @@ class Forward {
       finish(batch, head, split, panel, panel - first_panel, scratch);
   }
 
-  void load_queries(int64_t batch, int64_t head, int64_t panel, const ForwardScratch<Unit>& scratch,
-                    Unit* to) const {
+  void load_queries(int64_t batch, int64_t head, int64_t panel, int64_t p,
+                    const ForwardScratch<Unit>& scratch) const {
     const Rows<Unit> rows =
         padded_units(params_.query, batch, head, panel * kLanes, queries_of(panel), kLanes,
-                     size_.dimension, width_, scratch.rows);
-    pack_panel(rows.data, rows.stride, depth_, to);
-    if constexpr (kElements<Unit> == 1) scale_elements(to, depth_ * kLanes, scale());
+                     size_.dimension, pitch_, scratch.rows);
+    Unit* const query = scratch.query + p * width_ * kLanes;
+    if constexpr (kElements<Unit> == 1) {
+      const RelativeTerms& relative = options_.relative;
+      pack_shifted(rows, relative.content_bias(head), query, scratch);
+      if (relative.key) {
+        pack_shifted(rows, relative.position_bias(head), scratch.position + p * width_ * kLanes,
+                     scratch);
+        scratch.carry[p] = {scratch.carried + p * kLanes * kLanes, -1};
+      }
+      if (relative.segments())
+        relative.segment_scores(head, rows, scale(), scratch.segment + p * 2 * kLanes);
+    } else {
+      pack_panel(rows.data, rows.stride, depth_, query);
+    }
+  }
+
+  // scale · (rows + bias), a query in each lane.
+  void pack_shifted(const Rows<float>& rows, const float* bias, float* to,
+                    const ForwardScratch<float>& scratch) const {
+    const Rows<float> shifted = shifted_rows(rows, bias, kLanes, width_, pitch_, scratch.shifted);
+    pack_panel(shifted.data, shifted.stride, depth_, to);
+    scale_elements(to, depth_ * kLanes, scale());
+  }
+
+  PanelTerms terms_of(int64_t p, const ForwardScratch<Unit>& scratch) const {
+    const RelativeTerms& relative = options_.relative;
+    return {relative.key ? scratch.position + p * width_ * kLanes : nullptr,
+            relative.key ? scratch.carry + p : nullptr,
+            relative.segments() ? scratch.segment + p * 2 * kLanes : nullptr};
   }
 
   // One tile of keys for one panel of queries.
@@ -209,6 +249,23 @@ class Forward {
       multiply<Start::kLoad, Layout::kColumnMajor>(output, 0, size_.dimension);
     }
     scratch.seen[p] = true;
+    if (options_.relative.value) add_relative_values(tile, start, weights, p, scratch);
+  }
+
+  // Oᵀ += rvᵀ·W, W the weights of the panel summed by row of the relative value.
+  void add_relative_values(const Tile& tile, const StartTile& start, const float* weights,
+                           int64_t p, const ForwardScratch<Unit>& scratch) const {
+    const RelativeTerms& relative = options_.relative;
+    const BandShape shape = relative.shape(tile, start.first, start.last);
+    const Band band = relative.collect(tile, shape, weights, kLanes, scratch.start.band);
+    Product<float> output;
+    output.c = scratch.output + p * width_ * kLanes;
+    output.start = output.c;
+    output.a = relative.value.row(tile.batch, tile.head, band.table_row);
+    output.a_stride = relative.value.stride;
+    output.b = band.data;
+    output.depth = band.rows;
+    multiply<Start::kLoad, Layout::kColumnMajor>(output, 0, size_.dimension);
   }
 
   // Normalises a panel and writes its rows.

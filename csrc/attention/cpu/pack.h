@@ -153,6 +153,7 @@ struct Rows {
   int64_t stride;
 
   PTMKERNELS_INLINE const Unit* row(int64_t index) const { return data + index * stride; }
+  PTMKERNELS_INLINE Rows from(int64_t index) const { return {row(index), stride}; }
 };
 
 // Rows that lie closer than twice their length need no copy to be read fast.

@@ -15,11 +15,14 @@
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
-// Calls run with a value of the unit that products of `dtype` are computed in.
+// Calls run with a value of the unit that products are computed in. Relative and segment terms are
+// added to the queries in float32, so theirs are floats.
 template <class Run>
-void with_units(DType dtype, const Run& run) {
+void with_units(DType dtype, const Relative& relative, const Run& run) {
 #if PTMKERNELS_BFLOAT16_PRODUCTS
-  if (dtype == DType::kBFloat16) return run(Pair());
+  const bool plain = !relative.key.data && !relative.value.data && !relative.content_bias.data &&
+                     !relative.segment_key.data;
+  if (dtype == DType::kBFloat16 && plain) return run(Pair());
 #endif
   run(float());
 }
@@ -28,13 +31,13 @@ inline void forward(const ForwardParams& params, const CpuRuntime& runtime) {
   if (params.size.queries <= kDecodeQueries) {
     Decode(params, runtime).run();
   } else {
-    with_units(params.query.dtype,
+    with_units(params.query.dtype, params.options.relative,
                [&](auto unit) { Forward<decltype(unit)>(params, runtime).run(); });
   }
 }
 
 inline void backward(const BackwardParams& params, const CpuRuntime& runtime) {
-  with_units(params.query.dtype,
+  with_units(params.query.dtype, params.options.relative,
              [&](auto unit) { Backward<decltype(unit)>(params, runtime).run(); });
 }
 

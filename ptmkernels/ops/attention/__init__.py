@@ -25,7 +25,11 @@ __all__ = [
 
 if cpu_library_error() is None:
     cuda_library_error()
-    autograd.register("ptmkernels::attention_forward", "ptmkernels::attention_backward")
+    for precision in ("", "_tf32"):
+        autograd.register(
+            f"ptmkernels::attention_forward{precision}",
+            f"ptmkernels::attention_backward{precision}",
+        )
 triton_ops.register()
 
 
@@ -58,7 +62,7 @@ def masked_attention(
         dropout_p: probability with which an attention weight is dropped, 0 <= p < 1.
         seed: int64 (1,) on the device of `query`, the key of the dropout bits, which are the same in
             every backend; None = drawn from torch's generator.
-        backend: "cpu", "triton" or "reference"; None = the environment variable
+        backend: "cpu", "triton", "cuda" or "reference"; None = the environment variable
             PTMKERNELS_BACKEND, else the fastest that can serve.
         return_lse: also return the log-sum-exp of the scores, (B, H, L) float32, -inf where a query
             sees nothing; differentiable.

@@ -118,6 +118,16 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+def takes_tf32(query: Tensor) -> bool:
+    """True where torch's own setting takes products of float32 in TF32 on a GPU."""
+    return query.dtype == torch.float32 and _allows_tf32()
+
+
+@torch.compiler.assume_constant_result  # torch.compile compiles anew where the setting changes
+def _allows_tf32() -> bool:
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
 # The options with a gradient. The backward op takes a number `wanted_grads`, bit n of which asks for that of
 # the n-th of them, and returns their gradients in this order after those of query, key and value.
 DIFFERENTIABLE = (

@@ -15,7 +15,7 @@ from torch import Tensor
 from ptmkernels.ops import triton_tune
 from ptmkernels.ops.attention import triton_backward, triton_bias, triton_decode, triton_kernels
 from ptmkernels.ops.attention.autograd import wanted_places
-from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions
+from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions, takes_tf32
 from ptmkernels.ops.attention.triton_config import CANDIDATES, tile_for
 from ptmkernels.ops.attention.triton_tile import Bias, Dropout, Mask, Rows, Sizes, Terms
 from ptmkernels.ops.triton_runtime import launch, multiprocessors
@@ -118,9 +118,7 @@ class _Call:
     @property
     def precision(self) -> str:
         """How float32 products are taken: torch's own setting of float32 matrix products."""
-        if self.query.dtype != torch.float32:
-            return "ieee"
-        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+        return "tf32" if takes_tf32(self.query) else "ieee"
 
     @property
     def block_d(self) -> int:

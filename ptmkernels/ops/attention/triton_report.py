@@ -14,7 +14,7 @@ import torch
 
 from ptmkernels.masks import AttentionMask
 from ptmkernels.ops.attention import triton_launch
-from ptmkernels.ops.attention.options import AttentionOptions, BucketedBias
+from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions, BucketedBias
 from ptmkernels.ops.triton_runtime import CompiledKernel, compile_for
 
 # Instructions that multiply matrices, by the beginning of their names: tensor cores of sm_80, sm_90 and
@@ -51,9 +51,10 @@ def compiled_kernels(
     with compile_for(target) as kernels:
         triton_launch.attention_forward(query, key, key, *options.astuple())
         if backward and call != "one query":
-            wanted = (options.bias is not None, options.bias_table is not None)
+            given = (getattr(options, name) is not None for name in DIFFERENTIABLE)
+            wanted = sum(each << place for place, each in enumerate(given))
             triton_launch.attention_backward(
-                *(query, None, query, key, key, query, lse), *options.astuple(), *wanted
+                *(query, None, query, key, key, query, lse), *options.astuple(), wanted
             )
     return kernels
 
