@@ -13,7 +13,8 @@
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
-// The gradient of a relative key or value: float32 copies (copies, B or 1, H or 1, R, pitch).
+// The gradient of a relative key or value: float32 copies (copies, B or 1, H or 1, R, pitch), or
+// the result itself, which is 0 on entry, where one copy of whole panels of columns will do.
 class TableRowsGradient {
  public:
   TableRowsGradient(const Sizes& size, const Heads& gradient, int64_t rows, int64_t copies,
@@ -22,10 +23,13 @@ class TableRowsGradient {
         gradient_(gradient),
         rows_(rows),
         copies_(copies),
-        pitch_(pitch_of(size.dimension)),
+        in_place_(copies == 1 && size.dimension % kLanes == 0),
+        pitch_(in_place_ ? size.dimension : pitch_of(size.dimension)),
         batches_(gradient.batch ? size.batches : 1),
         heads_(gradient.head ? size.heads : 1) {
     if (!active()) return;
+    sums_ = static_cast<float*>(gradient.data);
+    if (in_place_) return;
     sums_ = allocate<float>(runtime, copies * batches_ * heads_ * rows * pitch_);
     parallel(runtime, copies * batches_ * heads_, 0, [&](int64_t index, char*) {
       fill(sums_ + index * rows_ * pitch_, rows_ * pitch_, 0);
@@ -73,6 +77,7 @@ class TableRowsGradient {
   const Heads gradient_;
   const int64_t rows_;
   const int64_t copies_;
+  const bool in_place_;
   const int64_t pitch_;
   const int64_t batches_;
   const int64_t heads_;
