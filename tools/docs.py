@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,12 +106,17 @@ def broken_links() -> list[str]:
 
 
 def run_examples(page: Path) -> int:
-    """Runs every Python block of a page, each for itself; returns how many there were."""
+    """Runs every Python block of a page, each for itself in an empty folder; returns how many there were."""
     text = page.read_text(encoding="utf-8")
     blocks = list(EXAMPLE.finditer(text))
     for block in blocks:
         above = text.count("\n", 0, block.start(1))  # so that a traceback names the page's own line
-        exec(compile("\n" * above + block[1], str(page), "exec"), {})
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            try:
+                exec(compile("\n" * above + block[1], str(page), "exec"), {})
+            finally:
+                os.chdir(ROOT)
     return len(blocks)
 
 
