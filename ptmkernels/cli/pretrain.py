@@ -126,6 +126,7 @@ def pretrain(
 
 def run(config: PretrainingConfig, output: Path, *, resume: bool = False) -> TrainingResult:
     """Prepare and train; says where the model lies, or how to go on."""
+    from ptmkernels.registry import model_card
     from ptmkernels.training import prepare_pretraining
 
     trainer = prepare_pretraining(config, output, resume=resume)
@@ -136,7 +137,7 @@ def run(config: PretrainingConfig, output: Path, *, resume: bool = False) -> Tra
     if main_process and result.interrupted:
         typer.echo(
             f"Stopped after step {result.step} of {config.training.steps}; {result.checkpoint} is whole. "
-            f"Go on with: ptmkernels pretrain {config.model.partition('-')[0]} --output {output} --resume"
+            f"Go on with: ptmkernels pretrain {model_card(config.model).name} --output {output} --resume"
         )
     elif main_process:
         hint = f"; try: ptmkernels fill-mask {output} 'A [MASK] text'"

@@ -264,6 +264,18 @@ register(
             },
             # The published model: large, with the memory of its evaluation.
             "wt103": {},
+            # For trying; not published.
+            "tiny": {
+                "n_layer": 2,
+                "d_model": 128,
+                "d_embed": 128,
+                "n_head": 2,
+                "d_inner": 512,
+                "div_val": 1,
+                "mem_len": 64,
+                "clamp_len": -1,
+                "same_length": False,
+            },
         },
     )
 )

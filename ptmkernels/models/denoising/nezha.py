@@ -50,6 +50,12 @@ LARGE = {
     "num_attention_heads": 16,
     "intermediate_size": 4096,
 }
+TINY = {  # for trying; not published
+    "num_hidden_layers": 2,
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "intermediate_size": 512,
+}
 
 register(
     Card(
@@ -63,7 +69,7 @@ register(
         encoder="Transformer encoder, post-norm, functional relative positions",
         objective="masked whole words, next sentence",
         architecture=architecture(NezhaConfig, backbone, "Nezha"),
-        presets={"cn-base": {}, "cn-large": LARGE},
+        presets={"cn-base": {}, "cn-large": LARGE, "tiny": TINY},
         aliases={"base": "cn-base", "large": "cn-large"},
     )
 )

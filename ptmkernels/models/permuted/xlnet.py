@@ -212,6 +212,8 @@ register(
         presets={
             "base-cased": {"n_layer": 12, "d_model": 768, "n_head": 12, "d_inner": 3072},
             "large-cased": {},
+            # For trying; not published.
+            "tiny": {"n_layer": 2, "d_model": 128, "n_head": 2, "d_inner": 512},
         },
         aliases={"base": "base-cased", "large": "large-cased"},
     )
