@@ -135,6 +135,10 @@ class _Call:
     def __init__(self, function: Callable[..., Tensor], inputs: dict, grad: Tensor, mode: str):
         self.function, self.inputs, self.grad, self.mode = function, inputs, grad, mode
         self.leaves = {n: t for n, t in inputs.items() if t.requires_grad}
+        if (
+            mode == FORWARD
+        ):  # FlexAttention refuses leaves on the CPU even where no gradient is asked for
+            self.inputs = {n: t.detach() for n, t in inputs.items()}
 
     @cached_property
     def kept(self) -> Tensor:

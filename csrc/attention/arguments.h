@@ -157,4 +157,38 @@ inline Tensor new_contiguous(const Tensor& like) {
   return torch::stable::new_empty(like, like.sizes());
 }
 
+inline ForwardParams forward_params(const Arguments& arguments, const Tensor& query,
+                                    const Tensor& key, const Tensor& value, const Tensor& output,
+                                    const Tensor& lse) {
+  ForwardParams params;
+  params.size = sizes_of(query, key);
+  params.options = arguments.options();
+  params.query = heads_of(query);
+  params.key = heads_of(key);
+  params.value = heads_of(value);
+  params.output = heads_of(output);
+  params.lse = static_cast<float*>(lse.data_ptr());
+  return params;
+}
+
+// All but the gradients of the options; `forward` is that of the same call.
+inline BackwardParams backward_params(const ForwardParams& forward, const Tensor& grad_output,
+                                      const OptionalTensor& grad_lse, const Tensor& grad_query,
+                                      const Tensor& grad_key, const Tensor& grad_value) {
+  BackwardParams params;
+  params.size = forward.size;
+  params.options = forward.options;
+  params.query = forward.query;
+  params.key = forward.key;
+  params.value = forward.value;
+  params.output = forward.output;
+  params.lse = forward.lse;
+  params.grad_output = heads_of(grad_output);
+  params.grad_lse = data_of<float>(grad_lse);
+  params.grad_query = heads_of(grad_query);
+  params.grad_key = heads_of(grad_key);
+  params.grad_value = heads_of(grad_value);
+  return params;
+}
+
 }  // namespace ptmkernels::attention

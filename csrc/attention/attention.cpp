@@ -58,14 +58,7 @@ std::tuple<Tensor, Tensor> attention_forward(
       bias_table,     bias_bucket,     scale,         dropout_p,     seed,         relative_key,
       relative_value, relative_offset, content_bias,  position_bias, segment_bias, segment_key,
       query_segment,  key_segment,     query_position};
-  ForwardParams params;
-  params.size = size;
-  params.options = arguments.options();
-  params.query = heads_of(query);
-  params.key = heads_of(key);
-  params.value = heads_of(value);
-  params.output = heads_of(output);
-  params.lse = static_cast<float*>(lse.data_ptr());
+  const ForwardParams params = forward_params(arguments, query, key, value, output, lse);
   selected_kernels().forward(params, TorchRuntime());
   return {output, lse};
 }
@@ -135,19 +128,9 @@ Gradients attention_backward(
         bias_table,     bias_bucket,     scale,         dropout_p,     seed,         relative_key,
         relative_value, relative_offset, content_bias,  position_bias, segment_bias, segment_key,
         query_segment,  key_segment,     query_position};
-    BackwardParams params;
-    params.size = size;
-    params.options = arguments.options();
-    params.query = heads_of(query);
-    params.key = heads_of(key);
-    params.value = heads_of(value);
-    params.output = heads_of(output);
-    params.grad_output = heads_of(incoming);
-    params.lse = static_cast<const float*>(lse.data_ptr());
-    params.grad_lse = data_of<float>(incoming_lse);
-    params.grad_query = heads_of(grad_query);
-    params.grad_key = heads_of(grad_key);
-    params.grad_value = heads_of(grad_value);
+    BackwardParams params =
+        backward_params(forward_params(arguments, query, key, value, output, lse), incoming,
+                        incoming_lse, grad_query, grad_key, grad_value);
     params.grad_bias = grad_bias.scores();
     params.grad_table = grad_table.data();
     params.grad_relative_key = grad_relative_key.heads();

@@ -8,6 +8,7 @@ segment t of every row, a pure function of the place in the data as for
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from ptmkernels.data.tokenizer import WordPieceTokenizer
 __all__ = ["CausalSegments", "PermutedSegments", "SegmentDataset"]
 
 
-class SegmentDataset:
+class SegmentDataset(ABC):
     """Segments of a stream, epoch after epoch.
 
     Args:
@@ -98,9 +99,9 @@ class SegmentDataset:
         batch["continues"] = np.array(steps) > 0
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
+    @abstractmethod
     def segment(self, row: int, step: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One segment; subclasses say what a model needs."""
-        raise NotImplementedError
 
     def __getitem__(self, place: tuple[Cursor, int]) -> dict[str, Tensor]:
         """:meth:`batch` for a loader."""

@@ -72,14 +72,7 @@ std::tuple<Tensor, Tensor> attention_forward(
       bias_table,     bias_bucket,     scale,         dropout_p,     seed,         relative_key,
       relative_value, relative_offset, content_bias,  position_bias, segment_bias, segment_key,
       query_segment,  key_segment,     query_position};
-  attention::ForwardParams params;
-  params.size = size;
-  params.options = arguments.options();
-  params.query = heads_of(query);
-  params.key = heads_of(key);
-  params.value = heads_of(value);
-  params.output = heads_of(output);
-  params.lse = static_cast<float*>(lse.data_ptr());
+  const attention::ForwardParams params = forward_params(arguments, query, key, value, output, lse);
   TorchWorkspace workspace(query, scope);
   run_forward(scope.queue(), workspace, params, kExact);
   return {output, lse};
@@ -138,19 +131,9 @@ Gradients attention_backward(
         bias_table,     bias_bucket,     scale,         dropout_p,     seed,         relative_key,
         relative_value, relative_offset, content_bias,  position_bias, segment_bias, segment_key,
         query_segment,  key_segment,     query_position};
-    attention::BackwardParams params;
-    params.size = size;
-    params.options = arguments.options();
-    params.query = heads_of(query);
-    params.key = heads_of(key);
-    params.value = heads_of(value);
-    params.output = heads_of(output);
-    params.grad_output = heads_of(incoming);
-    params.lse = static_cast<const float*>(lse.data_ptr());
-    params.grad_lse = data_of<float>(incoming_lse);
-    params.grad_query = heads_of(grad_query);
-    params.grad_key = heads_of(grad_key);
-    params.grad_value = heads_of(grad_value);
+    attention::BackwardParams params =
+        backward_params(forward_params(arguments, query, key, value, output, lse), incoming,
+                        incoming_lse, grad_query, grad_key, grad_value);
     if (with_bias) params.grad_bias = scores_of(grad_bias, dtype_of(grad_bias));
     if (with_table) params.grad_table = static_cast<float*>(grad_table.data_ptr());
     TorchWorkspace workspace(query, scope);
