@@ -223,15 +223,25 @@ def test_padding_is_not_seen():
     torch.testing.assert_close(first, second, **ORACLE)
 
 
-@pytest.mark.parametrize("name", ptm.list_models("transformer-xl-*"))
-def test_published_sizes(name):
+@pytest.mark.parametrize(
+    ("name", "sizes", "memory"),
+    [
+        ("transformer-xl-base", (16, 410, 10, 41, 2100), (150, -1)),
+        ("transformer-xl-large", (18, 1024, 16, 64, 4096), (384, -1)),
+        ("transformer-xl-wt103", (18, 1024, 16, 64, 4096), (1600, 1000)),
+    ],
+)
+def test_published_sizes(name, sizes, memory):
     config = ptm.model_card(name).config(name)
     assert (config.vocab_size, config.cutoffs) == (267735, [20000, 40000, 200000])
-    sizes = [config.n_layer, config.d_model, config.n_head, config.d_head, config.d_inner]
-    expected = [16, 410, 10, 41, 2100] if name.endswith("base") else [18, 1024, 16, 64, 4096]
-    assert sizes == expected
-    memory = {"base": (150, -1), "large": (384, -1), "wt103": (1600, 1000)}
-    assert (config.mem_len, config.clamp_len) == memory[name.rpartition("-")[2]]
+    assert sizes == (
+        config.n_layer,
+        config.d_model,
+        config.n_head,
+        config.d_head,
+        config.d_inner,
+    )
+    assert memory == (config.mem_len, config.clamp_len)
 
 
 @pytest.mark.parametrize(
