@@ -55,6 +55,31 @@ class Lists(NamedTuple):
     entries: Any  # int32
 
 
+class Model(NamedTuple):
+    """What is trained, and what with."""
+
+    inputs: Matrix  # (V, D), or any number of rows with sub-words
+    output: Matrix  # (V, D) or (V - 1, D)
+    noise: Noise
+    tree: Lists
+    subwords: Lists
+    outputs: Any  # 1 + N
+
+
+class Window(NamedTuple):
+    """What a program knows of the window that it trains."""
+
+    centre: Any  # its number among `Windows`
+    first: Any
+    last: Any
+    word: Any  # int64
+    place: Any
+    rate: Any
+    path: Any  # where its path begins
+    outputs: Any  # how many
+    number: Any  # of its first rounding
+
+
 @triton.jit
 def _draw_reach(reach, tokens, keep, seed, position, count, window, BLOCK: tl.constexpr):
     """reach (count,) int32: words to either side, 0 for tokens that do not stay (reference.draws)."""
@@ -71,19 +96,29 @@ def _draw_reach(reach, tokens, keep, seed, position, count, window, BLOCK: tl.co
 
 
 @triton.jit
-def _drawn(noise, word, place, first, outputs, BLOCK_O: tl.constexpr):
-    """Ids, labels and multiplicities of the centre word and its negatives (output 0 and n + 1).
+def _window(model, windows, i, first, last):
+    word = tl.load(windows.word + i).to(tl.int64)
+    place, path, outputs = tl.load(windows.place + i), word, model.outputs
+    if model.tree.offsets is not None:
+        path = tl.load(model.tree.offsets + word)
+        outputs = (tl.load(model.tree.offsets + word + 1) - path).to(tl.int32)
+    number = ((place & 0x7FFFFFFF) * 0x9E3779B9) & 0x7FFFFFFF
+    return Window(i, first, last, word, place, tl.load(windows.rate + i), path, outputs, number)
 
-    Negative n has words 2 + 2 n and 3 + 2 n of the place, which are those of output n + 1 two by two.
+
+@triton.jit
+def _drawn(noise, window, o):
+    """Ids, labels and multiplicities of the centre word (output 0) and its negatives.
+
+    Negative n, which is output n + 1, has the words 2 + 2 n and 3 + 2 n of the place: two for each output.
     """
-    o = first + tl.arange(0, BLOCK_O)
     call = (o >> 1).to(tl.uint32)
-    low, high = low_word(place) + call * 0, low_word(place >> 32) + call * 0
+    low, high = low_word(window.place) + call * 0, low_word(window.place >> 32) + call * 0
     words = tl.philox(tl.load(noise.seed), low, high, call, call * 0)
     odd = (o & 1) == 1
     drawn = resolve(noise, tl.where(odd, words[2], words[0]), tl.where(odd, words[3], words[1]))
-    id = tl.where(o == 0, word, drawn)
-    used = (o == 0) | ((o < outputs) & (id != word))
+    id = tl.where(o == 0, window.word, drawn)
+    used = (o == 0) | ((o < window.outputs) & (id != window.word))
     same = (id[:, None] == id[None, :]) & used[:, None] & used[None, :]
     earlier = same & (o[None, :] < o[:, None])
     times = tl.sum(same.to(tl.float32), 1)
@@ -92,12 +127,22 @@ def _drawn(noise, word, place, first, outputs, BLOCK_O: tl.constexpr):
 
 
 @triton.jit
-def _nodes(tree, begin, length, first, BLOCK_O: tl.constexpr):
+def _nodes(tree, window, o):
     """The same of the nodes of a path."""
-    o = first + tl.arange(0, BLOCK_O)
-    entry = tl.load(tree.entries + begin + o, mask=o < length, other=0)
+    inside = o < window.outputs
+    entry = tl.load(tree.entries + window.path + o, mask=inside, other=0)
     label = tl.where((entry & 1) == 1, 0.0, 1.0)
-    return (entry >> 1).to(tl.int64), label, tl.where(o < length, 1.0, 0.0)
+    return (entry >> 1).to(tl.int64), label, tl.where(inside, 1.0, 0.0)
+
+
+@triton.jit
+def _outputs(model, window, start, BLOCK_O: tl.constexpr):
+    o = start + tl.arange(0, BLOCK_O)
+    if model.tree.offsets is not None:
+        id, label, times = _nodes(model.tree, window, o)
+    else:
+        id, label, times = _drawn(model.noise, window, o)
+    return id, label, times
 
 
 @triton.jit
@@ -120,9 +165,26 @@ def _add(pointers, inside, change, number):
 
 
 @triton.jit
-def _input_sum(rows, subwords, word, BLOCK_D: tl.constexpr):
+def _load_outputs(output, id, times, BLOCK_D: tl.constexpr):
+    d = tl.arange(0, BLOCK_D)[None, :]
+    inside = (times > 0.0)[:, None] & (d < output.width)
+    return _load(output.data + id[:, None] * output.stride + d, inside)
+
+
+@triton.jit
+def _add_to_outputs(
+    output, id, times, change, number, BLOCK_O: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    o, d = tl.arange(0, BLOCK_O)[:, None], tl.arange(0, BLOCK_D)[None, :]
+    inside = (times > 0.0)[:, None] & (d < output.width)
+    pointers = output.data + id[:, None] * output.stride + d
+    _add(pointers, inside, change, number - (o + 1) * 65536 - d)
+
+
+@triton.jit
+def _input_sum(model, word, BLOCK_D: tl.constexpr):
     """(BLOCK_D,), the sum of the input rows of a word, and their number."""
-    d = tl.arange(0, BLOCK_D)
+    rows, subwords, d = model.inputs, model.subwords, tl.arange(0, BLOCK_D)
     inside = d < rows.width
     if subwords.offsets is None:
         total, count = _load(rows.data + word * rows.stride + d, inside), 1.0
@@ -136,9 +198,9 @@ def _input_sum(rows, subwords, word, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def _add_to_inputs(rows, subwords, word, change, number, BLOCK_D: tl.constexpr):
+def _add_to_inputs(model, word, change, number, BLOCK_D: tl.constexpr):
     """Adds `change` (BLOCK_D,) to every input row of a word."""
-    d = tl.arange(0, BLOCK_D)
+    rows, subwords, d = model.inputs, model.subwords, tl.arange(0, BLOCK_D)
     inside = d < rows.width
     if subwords.offsets is None:
         _add(rows.data + word * rows.stride + d, inside, change, number + d)
@@ -146,8 +208,7 @@ def _add_to_inputs(rows, subwords, word, change, number, BLOCK_D: tl.constexpr):
         begin, end = tl.load(subwords.offsets + word), tl.load(subwords.offsets + word + 1)
         for s in range(begin, end):
             row = tl.load(subwords.entries + s).to(tl.int64)
-            pointers = rows.data + row * rows.stride + d
-            _add(pointers, inside, change, number + d + s * 7919)
+            _add(rows.data + row * rows.stride + d, inside, change, number + d + s * 7919)
 
 
 @triton.jit
@@ -159,89 +220,61 @@ def _factors(h, v, label, times, rate):
 
 
 @triton.jit
-def _train_window(
-    i,
-    first,
-    last,
-    inputs,
-    output,
-    windows,
-    noise,
-    tree,
-    subwords,
-    outputs,
-    CBOW: tl.constexpr,
-    BLOCK_O: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    word = tl.load(windows.word + i).to(tl.int64)
-    place = tl.load(windows.place + i)
-    rate = tl.load(windows.rate + i)
-    begin = word  # of the path
-    if tree.offsets is not None:
-        begin = tl.load(tree.offsets + word)
-        outputs = (tl.load(tree.offsets + word + 1) - begin).to(tl.int32)
-    d = tl.arange(0, BLOCK_D)[None, :]
-    number = ((place & 0x7FFFFFFF) * 0x9E3779B9) & 0x7FFFFFFF  # each rounding has its own
+def _train_skipgram(model, windows, window, BLOCK_O: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Each context predicts the centre, after those before it; returns the loss."""
     total = 0.0
-    hidden, error = tl.zeros([BLOCK_D], tl.float32), tl.zeros([BLOCK_D], tl.float32)
-    if CBOW:
-        count = 0.0
-        for j in range(first, last + 1):
-            if j != i:
-                neighbour = tl.load(windows.word + j).to(tl.int64)
-                row, n = _input_sum(inputs, subwords, neighbour, BLOCK_D)
-                hidden += row
-                count += n
-        hidden = hidden / count
-    for start in range(0, outputs, BLOCK_O):
-        if tree.offsets is not None:
-            id, label, times = _nodes(tree, begin, outputs, start, BLOCK_O)
-        else:
-            id, label, times = _drawn(noise, word, place, start, outputs, BLOCK_O)
-        pointers = output.data + id[:, None] * output.stride + d
-        inside = (times > 0.0)[:, None] & (d < output.width)
-        before = _load(pointers, inside)
+    for start in range(0, window.outputs, BLOCK_O):
+        id, label, times = _outputs(model, window, start, BLOCK_O)
+        before = _load_outputs(model.output, id, times, BLOCK_D)
         v = before
-        if CBOW:
-            g, loss = _factors(hidden, v, label, times, rate)
-            error += tl.sum(g[:, None] * v, 0)
-            v += g[:, None] * hidden[None, :]
-            total += loss
-        else:
-            for j in range(first, last + 1):
-                if j != i:
-                    neighbour = tl.load(windows.word + j).to(tl.int64)
-                    row, n = _input_sum(inputs, subwords, neighbour, BLOCK_D)
-                    h = row / n
-                    g, loss = _factors(h, v, label, times, rate)
-                    total += loss
-                    e = tl.sum(g[:, None] * v, 0)
-                    v += g[:, None] * h[None, :]
-                    at = number + (j - first + 1) * 65536 + start * 4096
-                    _add_to_inputs(inputs, subwords, neighbour, e, at, BLOCK_D)
-        o = (start + tl.arange(0, BLOCK_O))[:, None]
-        _add(pointers, inside, v - before, number - (o + 1) * 65536 - d)
-    if CBOW:
-        for j in range(first, last + 1):
-            if j != i:
-                neighbour = tl.load(windows.word + j).to(tl.int64)
-                at = number + (j - first + 1) * 65536
-                _add_to_inputs(inputs, subwords, neighbour, error, at, BLOCK_D)
-    if place % _SAMPLED == 0:
-        tl.store(windows.loss + i, total)
+        for j in range(window.first, window.last + 1):
+            if j != window.centre:
+                word = tl.load(windows.word + j).to(tl.int64)
+                row, count = _input_sum(model, word, BLOCK_D)
+                h = row / count
+                g, loss = _factors(h, v, label, times, window.rate)
+                error = tl.sum(g[:, None] * v, 0)
+                v += g[:, None] * h[None, :]
+                total += loss
+                number = window.number + (j - window.first + 1) * 65536 + start * 4096
+                _add_to_inputs(model, word, error, number, BLOCK_D)
+        number = window.number - start * 65536
+        _add_to_outputs(model.output, id, times, v - before, number, BLOCK_O, BLOCK_D)
+    return total
+
+
+@triton.jit
+def _train_cbow(model, windows, window, BLOCK_O: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The mean of the contexts predicts the centre; its change goes to each of them. Returns the loss."""
+    total, count = 0.0, 0.0
+    h, error = tl.zeros([BLOCK_D], tl.float32), tl.zeros([BLOCK_D], tl.float32)
+    for j in range(window.first, window.last + 1):
+        if j != window.centre:
+            row, n = _input_sum(model, tl.load(windows.word + j).to(tl.int64), BLOCK_D)
+            h += row
+            count += n
+    h = h / count
+    for start in range(0, window.outputs, BLOCK_O):
+        id, label, times = _outputs(model, window, start, BLOCK_O)
+        v = _load_outputs(model.output, id, times, BLOCK_D)
+        g, loss = _factors(h, v, label, times, window.rate)
+        error += tl.sum(g[:, None] * v, 0)
+        total += loss
+        number, change = window.number - start * 65536, g[:, None] * h[None, :]
+        _add_to_outputs(model.output, id, times, change, number, BLOCK_O, BLOCK_D)
+    for j in range(window.first, window.last + 1):
+        if j != window.centre:
+            word = tl.load(windows.word + j).to(tl.int64)
+            number = window.number + (j - window.first + 1) * 65536
+            _add_to_inputs(model, word, error, number, BLOCK_D)
+    return total
 
 
 @triton.jit
 def _train(
-    inputs: Matrix,  # (V, D), or any number of rows with sub-words
-    output: Matrix,  # (V, D) or (V - 1, D)
+    model: Model,
     windows: Windows,
-    noise: Noise,
-    tree: Lists,
-    subwords: Lists,
-    count,
-    outputs,  # 1 + N
+    count,  # of windows
     run,  # windows of a program
     CBOW: tl.constexpr,
     BLOCK_O: tl.constexpr,
@@ -251,10 +284,13 @@ def _train(
     for i in range(begin, tl.minimum(begin + run, count)):
         first, last = tl.load(windows.first + i), tl.load(windows.last + i)
         if last > first:
-            _train_window(
-                i, first, last, inputs, output, windows, noise, tree, subwords, outputs,
-                CBOW, BLOCK_O, BLOCK_D,
-            )  # fmt: skip
+            window = _window(model, windows, i, first, last)
+            if CBOW:
+                loss = _train_cbow(model, windows, window, BLOCK_O, BLOCK_D)
+            else:
+                loss = _train_skipgram(model, windows, window, BLOCK_O, BLOCK_D)
+            if window.place % _SAMPLED == 0:
+                tl.store(windows.loss + i, loss)
 
 
 def _find_windows(
@@ -334,8 +370,8 @@ def word_vectors_step_(
         if count:
             noise = Noise(None, alias, seed, len(alias) if alias is not None else 0)
             lists = (Lists(tree_offsets, tree_path), Lists(subword_offsets, subwords))
-            arguments = (matrix(input_weight), matrix(output_weight), windows, noise, *lists)
-            constants = {"CBOW": cbow, **blocks}
-            grid = (triton.cdiv(count, WINDOWS),)
-            launch(_train, grid, (*arguments, count, outputs, WINDOWS), constants, warps)
+            matrices = (matrix(input_weight), matrix(output_weight))
+            arguments = (Model(*matrices, noise, *lists, outputs), windows, count, WINDOWS)
+            grid, constants = (triton.cdiv(count, WINDOWS),), {"CBOW": cbow, **blocks}
+            launch(_train, grid, arguments, constants, warps)
     return _statistics(windows, cbow)

@@ -86,7 +86,7 @@ def test_more_outputs_than_a_program_holds(step):
 
 @STEPS
 def test_subwords(step):
-    counts, tokens, (_, b) = case(tokens=40, width=9)
+    counts, tokens, (_, b) = case(tokens=24, width=9)
     size = len(counts)
     a = torch.randn(size + 40, 9, generator=torch.Generator().manual_seed(3)) * 0.3
     rows = [[w, *range(size + w, size + w + w % 5)] for w in range(size)]
@@ -98,7 +98,7 @@ def test_subwords(step):
 
 @STEPS
 def test_bfloat16_stays_near_the_reference(step):
-    counts, tokens, matrices = case(tokens=40, dtype=torch.bfloat16)
+    counts, tokens, matrices = case(tokens=20, width=20, dtype=torch.bfloat16)
     options = {"window": 3, "learning_rate": 0.02, "sampler": AliasTable.from_counts(counts)}
     check(step, matrices, tokens, tolerance={"rtol": 0.05, "atol": 0.03}, **options)
 
