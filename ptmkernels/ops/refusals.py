@@ -107,6 +107,9 @@ REFUSALS = (
     ),
 )
 
+_OF_EVERY_OP = [r for r in REFUSALS if r.op == EVERY_OP]
+_OF_OP = {r.op: [s for s in REFUSALS if s.op in (r.op, EVERY_OP)] for r in REFUSALS}
+
 
 def refusals(op: str, backends: Sequence[str], tensor: Tensor) -> dict[str, str | None]:
     """For each backend of an op, why it cannot serve a call with this leading tensor, or None.
@@ -117,8 +120,8 @@ def refusals(op: str, backends: Sequence[str], tensor: Tensor) -> dict[str, str 
         tensor: the leading tensor of the call.
     """
     found: dict[str, str | None] = dict.fromkeys(backends)
-    for refusal in REFUSALS:
-        if refusal.op in (op, EVERY_OP) and refusal.applies(tensor):
+    for refusal in _OF_OP.get(op, _OF_EVERY_OP):
+        if refusal.applies(tensor):
             for backend in refusal.backends:
                 if backend in found and found[backend] is None:
                     found[backend] = refusal.reason
