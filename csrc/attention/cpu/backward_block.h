@@ -38,6 +38,10 @@ struct BackwardPlan {
     copies = parallel_chunks ? chunks : 1;
   }
 
+  HeadGroups head_groups(const Sizes& size) const {
+    return {group_batches, group_heads * (size.heads / size.key_heads), copies};
+  }
+
   int64_t chunk_tiles;
   int64_t chunks;
   int64_t group_batches;
@@ -50,7 +54,7 @@ struct BackwardPlan {
 template <class Unit>
 struct BackwardScratch {
   BackwardScratch(Scratch& scratch, const Sizes& size, int64_t chunk_tiles,
-                  const RelativeTerms& relative)
+                  const RelativeTerms& relative, const RelativeGradient& gradient)
       : start(scratch, relative), diagonals(scratch, size, kBlockQueries) {
     const int64_t pitch = pitch_of(size.dimension);
     const int64_t width = round_up(size.dimension, kWidth);
@@ -86,6 +90,8 @@ struct BackwardScratch {
     carried = scratch.take<float>(bands * kBlockQueries * kLanes);
     segment = scratch.take<float>(segments * 2 * kBlockQueries);
     grad_segment = scratch.take<float>(segments * 2 * kBlockQueries);
+    grad_relative_key = scratch.take<float>(gradient.key.task_elements());
+    grad_relative_value = scratch.take<float>(gradient.value.task_elements());
   }
 
   StartScratch start;
@@ -104,21 +110,23 @@ struct BackwardScratch {
   float* grad_query;        // (kBlockPanels, width, kLanes)
   float* base;   // (kBlockQueries): -lse in units of log2(e); -infinity for a row that sees nothing
   float* delta;  // (kBlockQueries): -δ
-  float* weights;          // (kKeyTile, kTilePitch)
-  float* grad_scores;      // (kKeyTile, kTilePitch)
-  Unit* weight_rows;       // (kKeyTile, kTilePitch / 2), along the queries
-  Unit* grad_score_rows;   // (kKeyTile, kTilePitch / 2), along the queries
-  Unit* grad_score_pairs;  // (kKeyTile / 2, kLanes), along the keys
-  float* factors;          // (kKeyTile, kLanes)
-  float* square;           // (kLanes, width)
-  float* content_rows;     // (kBlockQueries, pitch): q + u
-  float* position_rows;    // (kBlockQueries, pitch): q + v
-  float* position;         // (kBlockPanels, width, kLanes): see PanelTerms
-  float* grad_position;    // (kBlockPanels, width, kLanes): dB·r
-  BandCarry* carry;        // (kBlockPanels)
-  float* carried;          // (kBlockPanels, kLanes, kLanes)
-  float* segment;          // (kBlockPanels, 2, kLanes): see PanelTerms
-  float* grad_segment;     // (kBlockPanels, 2, kLanes): e
+  float* weights;              // (kKeyTile, kTilePitch)
+  float* grad_scores;          // (kKeyTile, kTilePitch)
+  Unit* weight_rows;           // (kKeyTile, kTilePitch / 2), along the queries
+  Unit* grad_score_rows;       // (kKeyTile, kTilePitch / 2), along the queries
+  Unit* grad_score_pairs;      // (kKeyTile / 2, kLanes), along the keys
+  float* factors;              // (kKeyTile, kLanes)
+  float* square;               // (kLanes, width)
+  float* content_rows;         // (kBlockQueries, pitch): q + u
+  float* position_rows;        // (kBlockQueries, pitch): q + v
+  float* position;             // (kBlockPanels, width, kLanes): see PanelTerms
+  float* grad_position;        // (kBlockPanels, width, kLanes): dB·r
+  BandCarry* carry;            // (kBlockPanels)
+  float* carried;              // (kBlockPanels, kLanes, kLanes)
+  float* segment;              // (kBlockPanels, 2, kLanes): see PanelTerms
+  float* grad_segment;         // (kBlockPanels, 2, kLanes): e
+  float* grad_relative_key;    // see TableRowsGradient
+  float* grad_relative_value;  // see TableRowsGradient
 };
 
 // Of one head: a block of queries.
@@ -285,18 +293,6 @@ Rows<Unit> block_units(const Heads& heads, const Block<Unit>& block, const Rows<
       row_units(heads, block.batch, block.head, block.query, block.queries, dimension, pitch, copy);
   clear_padding(copy, divide_up(block.queries, 2), block.panels * kLanes / 2, dimension, pitch);
   return units;
-}
-
-// to += from, or to = from.
-inline void add_elements(const float* from, int64_t count, bool first, float* to) {
-  int64_t d = 0;
-  if (first) {
-    for (; d + kWidth <= count; d += kWidth) store(to + d, load(from + d));
-    for (; d < count; ++d) to[d] = from[d];
-  } else {
-    for (; d + kWidth <= count; d += kWidth) store(to + d, load(to + d) + load(from + d));
-    for (; d < count; ++d) to[d] += from[d];
-  }
 }
 
 }  // namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH
