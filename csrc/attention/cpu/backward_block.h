@@ -16,7 +16,7 @@ constexpr int64_t kTilePitch = kBlockQueries + 16;  // see pitch_of
 // relative key or value. Chunks of keys follow from the shape alone.
 struct BackwardPlan {
   BackwardPlan(const BackwardParams& params, int64_t threads) {
-    constexpr int64_t kChunkElements = 16 << 10;
+    constexpr int64_t kChunkElements = 32 << 10;
     constexpr int64_t kFewTasks = 16;
     const Sizes& size = params.size;
     const Scores& bias = params.grad_bias;
@@ -24,7 +24,8 @@ struct BackwardPlan {
     const Heads& value = params.grad_relative_value;
     const int64_t tiles = divide_up(size.keys, kKeyTile);
     chunk_tiles = larger(1, kChunkElements / (kKeyTile * size.dimension));
-    if (size.batches * size.key_heads * divide_up(tiles, chunk_tiles) < kFewTasks) chunk_tiles = 1;
+    const int64_t heads = size.batches * size.key_heads;
+    while (chunk_tiles > 1 && heads * divide_up(tiles, chunk_tiles) < kFewTasks) chunk_tiles /= 2;
     chunk_tiles = smaller(chunk_tiles, tiles);
     chunks = divide_up(tiles, chunk_tiles);
     const bool one_batch = (bias.data && bias.batch == 0) || (key.data && key.batch == 0) ||
