@@ -87,6 +87,8 @@ def hierarchical_softmax_loss(
 def hierarchical_softmax_log_prob(hidden: Tensor, node_weight: Tensor, tree: HuffmanTree) -> Tensor:
     """log p(w | h) of every word: (B, V), differentiable; each row's exponentials sum to 1.
 
+    Plain PyTorch on every device: a product with all nodes, then sums from the root down.
+
     Args:
         hidden: (B, D).
         node_weight: (V - 1, D).

@@ -66,3 +66,29 @@ def test_steps(target, width, dtype, record_property):
             word_vectors_step_(a, b, tokens, None, *noise, None, None, 1, cbow, 5, 5, *numbers)
             word_vectors_step_(a, b[1:], tokens, None, *path, None, None, 1, cbow, 5, 0, *numbers)
     check(kernels, ["_draw_reach", "_train"] * 4, record_property)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [1, 2])
+def test_sizes_of_one(size):
+    """Triton compiles sizes of 1 in as constants: a batch, a width, a vocabulary, no negative."""
+    matrix, words = torch.zeros(size, 1), torch.zeros(1, dtype=torch.int64)
+    counts, seed, grad = torch.ones(size, dtype=torch.int64), torch.tensor([1]), torch.zeros(1)
+    table, tree = AliasTable.from_counts(counts).table, HuffmanTree.from_counts(counts)
+    path = (words, matrix[1:], tree.offsets, tree.path, tree.depth)
+    lists = (tree.offsets, torch.zeros(size, dtype=torch.int32))
+    numbers = (0.1, 0.0, 1, 1, seed, 1)
+    with pytest.MonkeyPatch.context() as patch, compile_for("sm_90") as kernels:
+        for noise in ((torch.zeros(1, 0, dtype=torch.int64), None, None), (None, table, seed)):
+            options = (*noise, 0, matrix[:, 0], matrix[:, 0], True, False)
+            negative.negative_sampling_forward(matrix[:1], words, matrix, *options)
+        hierarchical.hierarchical_softmax_forward(matrix[:1], *path, False)
+        hierarchical.hierarchical_softmax_backward(grad, matrix[:1], *path, True)
+        patch.setattr(torch, "empty_like", torch.ones_like)
+        for cbow in (False, True):
+            noise, nodes = (table, None, None, None, None), (None, tree.offsets, tree.path, *lists)
+            for given, output in ((noise, matrix), (nodes, matrix[1:])):
+                tokens = words.int()
+                word_vectors_step_(matrix, output, tokens, None, *given, 1, cbow, 1, 0, *numbers)
+    assert sum(k.name == "_train" for k in kernels) == 4
+    assert all(k.spilled_bytes == 0 for k in kernels)
