@@ -16,7 +16,7 @@
 //   thread_index(), lane_index(), warp_index(), block_index()
 //   barrier()                     every thread of the block; orders shared memory
 //   warp_barrier()                every thread of the warp; orders shared memory within it
-//   shuffle_xor(x, mask), ballot(condition)
+//   shuffle(x, lane), shuffle_xor(x, mask), ballot(condition)
 //   shared_memory<T>(offset)      a Shared<T> at a byte offset of the block's dynamic shared memory
 //   Shared<T>: load(i), store(i, x), load_as<V>(i), store_as<V>(i, x); V has 2, 4, 8 or 16 bytes
 //   copy_async<V>(shared, i, p)   global to shared memory while the thread goes on; V as above, at

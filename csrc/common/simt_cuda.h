@@ -30,6 +30,12 @@ SIMT_FN T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(kAllLanes, value, mask);
 }
 
+// What `lane` holds; the same or another one for each lane.
+template <typename T>
+SIMT_FN T shuffle(T value, int lane) {
+  return __shfl_sync(kAllLanes, value, lane);
+}
+
 SIMT_FN uint32_t ballot(bool condition) { return __ballot_sync(kAllLanes, condition); }
 
 // x, in a way that keeps what is computed from it where it is written: the compiler would move it

@@ -58,6 +58,23 @@ T shuffle_xor(T value, int mask, const Where& where = Where::current()) {
   return mine.result;
 }
 
+template <typename T>
+T shuffle(T value, int lane, const Where& where = Where::current()) {
+  struct Mine {
+    T value;
+    T result;
+    int lane;
+  } mine{value, value, lane};
+  const auto exchange = [](void* const* lanes) {
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+      auto* own = static_cast<Mine*>(lanes[lane]);
+      own->result = static_cast<Mine*>(lanes[own->lane])->value;
+    }
+  };
+  Engine::get().collective("shuffle", &mine, exchange, where);
+  return mine.result;
+}
+
 inline uint32_t ballot(bool condition, const Where& where = Where::current()) {
   uint32_t mine = condition;
   const auto vote = [](void* const* lanes) {
