@@ -12,6 +12,8 @@ from torch.autograd import forward_ad
 
 KERNELS = ("cpu", "cuda", "triton")
 EVERY_OP = "every op"
+STEPS = ("skipgram_step_", "cbow_step_")
+WORD_OPS = ("negative_sampling_loss", "hierarchical_softmax_loss", *STEPS)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,28 @@ REFUSALS = (
         ("cuda", "triton"),
         "the relative and segment terms have no kernel in this backend yet",
         lambda query: True,
+    ),
+    *(
+        Refusal(
+            op,
+            KERNELS,
+            "float64 and float16 are served by reference only",
+            lambda matrix: matrix.dtype not in (torch.float32, torch.bfloat16),
+        )
+        for op in WORD_OPS
+    ),
+    *(
+        Refusal(
+            op,
+            KERNELS,
+            "the columns of a matrix do not lie together (its stride(1) is not 1)",
+            lambda matrix: matrix.stride(1) != 1,
+        )
+        for op in STEPS
+    ),
+    *(
+        Refusal(op, ("cuda", "triton"), "has no kernel in this backend yet", lambda matrix: True)
+        for op in WORD_OPS
     ),
 )
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ptmkernels.ops.hierarchical_softmax.tree import HuffmanTree
 
-FORWARD = "ptmkernels::hierarchical_softmax_forward"
-BACKWARD = "ptmkernels::hierarchical_softmax_backward"
 
-
-def register() -> None:
-    torch.library.register_fake(FORWARD, _fake_forward)
-    torch.library.register_fake(BACKWARD, _fake_backward)
-    torch.library.register_autograd(FORWARD, _backward, setup_context=_save)
-    torch.library.register_autograd(BACKWARD, _double_backward, setup_context=lambda *_, **__: None)
+def register(forward: str, backward: str) -> None:
+    """Give a pair of ops of the hierarchical-softmax schemas their fake kernels and their gradients."""
+    forward, backward = (f"ptmkernels::{name}" for name in (forward, backward))
+    torch.library.register_fake(forward, _fake_forward)
+    torch.library.register_fake(backward, _fake_backward)
+    gradients = partial(_backward, getattr(torch.ops.ptmkernels, backward.split("::")[1]).default)
+    torch.library.register_autograd(forward, gradients, setup_context=_save)
+    torch.library.register_autograd(backward, _double_backward, setup_context=lambda *_, **__: None)
 
 
 def _fake_forward(hidden, target, node_weight, offsets, path, sparse):
@@ -35,13 +37,12 @@ def _save(ctx, inputs, output):
     ctx.sparse = inputs[5]
 
 
-def _backward(ctx, grad):
+def _backward(op, ctx, grad):
     hidden, target, weight, offsets, path = ctx.saved_tensors
     wanted = ctx.needs_input_grad[2]
     grad = grad.contiguous()
-    grad_hidden, grad_weight = torch.ops.ptmkernels.hierarchical_softmax_backward(
-        grad, hidden, target, weight, offsets, path, wanted and not ctx.sparse
-    )
+    dense = wanted and not ctx.sparse
+    grad_hidden, grad_weight = op(grad, hidden, target, weight, offsets, path, dense)
     if wanted and ctx.sparse:
         grad_weight = _sparse_rows(grad, hidden, target, weight, HuffmanTree(offsets, path))
     return (

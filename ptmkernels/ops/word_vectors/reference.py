@@ -35,7 +35,7 @@ def draws(
         keep_word (n,) to be compared with ``keep_thresholds``, reach (n,) in 1..window, and the
         negatives (n, N).
     """
-    calls = torch.arange((2 * negatives + 2 + 3) // 4)[None, :]
+    calls = torch.arange((2 * negatives + 2 + 3) // 4, device=positions.device)[None, :]
     t = positions[:, None]
     words = philox4x32((t & _WORD, t >> 32, calls, torch.zeros_like(calls)), seed).flatten(1)
     reach = 1 + (words[:, 1] * window >> 32)
@@ -80,7 +80,7 @@ def train_step_(
     """
     loss = loss_pairs = pairs = words = 0
     for start, sentence in sentences(tokens):
-        places = torch.arange(start, start + len(sentence)) + position
+        places = torch.arange(start, start + len(sentence), device=tokens.device) + position
         keep_word, reach, drawn = draws(places, seed, window, negatives, sampler)
         kept = torch.ones_like(keep_word, dtype=torch.bool)
         if keep is not None:
@@ -173,8 +173,8 @@ def _products(rows: list[Tensor], weight: Tensor, block: list) -> tuple[Tensor, 
     """The output rows, g (rows, outputs), and the loss times the learning rate."""
     outputs = weight[[o for o, _, _ in block]]
     logits = torch.stack(rows) @ outputs.T
-    label = torch.tensor([y for _, y, _ in block], dtype=logits.dtype)
-    factor = torch.tensor([m for _, _, m in block], dtype=logits.dtype)
+    label = logits.new_tensor([y for _, y, _ in block])
+    factor = logits.new_tensor([m for _, _, m in block])
     signed = torch.where(label > 0, logits, -logits)
     loss = -(factor * torch.nn.functional.logsigmoid(signed)).sum()
     return outputs, factor * (label - torch.sigmoid(logits)), float(loss)
