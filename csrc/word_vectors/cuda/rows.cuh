@@ -83,11 +83,12 @@ SIMT_FN float sum_of_lanes(float x) {
   return x;
 }
 
-// Lane l gets the sum of x[l % kGroup] over all lanes: at each step half of the sums are handed
+// Lane l gets the sum of x[l % kCount] over all lanes: at each step half of the sums are handed
 // over.
-SIMT_FN float sums_of_lanes(float (&x)[kGroup]) {
+template <int kCount>
+SIMT_FN float sums_of_lanes(float (&x)[kCount]) {
   SIMT_UNROLL
-  for (int half = kGroup / 2; half > 0; half /= 2) {
+  for (int half = kCount / 2; half > 0; half /= 2) {
     const bool upper = lane_index() & half;
     SIMT_UNROLL
     for (int i = 0; i < half; ++i) {
@@ -96,7 +97,7 @@ SIMT_FN float sums_of_lanes(float (&x)[kGroup]) {
     }
   }
   SIMT_UNROLL
-  for (int mask = kGroup; mask < kWarpSize; mask *= 2) x[0] += shuffle_xor(x[0], mask);
+  for (int mask = kCount; mask < kWarpSize; mask *= 2) x[0] += shuffle_xor(x[0], mask);
   return x[0];
 }
 
@@ -117,6 +118,7 @@ struct Rows {
 template <int kWide, typename T>
 SIMT_FN float products(const Matrix& hidden, int64_t index, const Rows<T>& rows, int width) {
   float sums[kGroup] = {};
+  SIMT_ROLL
   for (int d = lane_index() * kWide; d < width; d += kWarpSize * kWide) {
     const Columns<kWide> h = load_columns<kWide>(hidden, index, d);
     Columns<kWide> w[kGroup];
@@ -134,6 +136,7 @@ SIMT_FN void add_rows(float* target, bool onto, const Rows<T>& rows, float mine,
   float factors[kGroup];
   SIMT_UNROLL
   for (int g = 0; g < kGroup; ++g) factors[g] = shuffle(mine, g);
+  SIMT_ROLL
   for (int d = lane_index() * kWide; d < width; d += kWarpSize * kWide) {
     Columns<kWide> sum = {};
     if (onto) sum = load_columns<kWide>(target + d);
