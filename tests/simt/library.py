@@ -27,6 +27,7 @@ WORD_OPS = (
     "negative_sampling_backward",
     "hierarchical_softmax_forward",
     "hierarchical_softmax_backward",
+    "word_vectors_step_",
 )
 
 

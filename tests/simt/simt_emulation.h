@@ -103,6 +103,42 @@ void store_global(T* address, T value, const Where& where = Where::current()) {
 }
 
 template <typename T>
+T load_current(const T* address, const Where& where = Where::current()) {
+  T value;
+  void* from = Engine::get().share_global(const_cast<T*>(address), sizeof(T), false, where);
+  std::memcpy(&value, from, sizeof(T));
+  return value;
+}
+
+// Fibres change places elsewhere only, so nothing comes between.
+template <typename T>
+void atomic_add(T* address, T value, const Where& where = Where::current()) {
+  T sum;
+  void* at = Engine::get().share_global(address, sizeof(T), true, where);
+  std::memcpy(&sum, at, sizeof(T));
+  sum += value;
+  std::memcpy(at, &sum, sizeof(T));
+}
+
+inline void atomic_add(float* address, const float (&values)[4],
+                       const Where& where = Where::current()) {
+  float sums[4];
+  void* at = Engine::get().share_global(address, sizeof(sums), true, where);
+  std::memcpy(sums, at, sizeof(sums));
+  for (int i = 0; i < 4; ++i) sums[i] += values[i];
+  std::memcpy(at, sums, sizeof(sums));
+}
+
+template <typename T>
+T compare_and_swap(T* address, T expected, T value, const Where& where = Where::current()) {
+  T old;
+  void* at = Engine::get().share_global(address, sizeof(T), true, where);
+  std::memcpy(&old, at, sizeof(T));
+  if (old == expected) std::memcpy(at, &value, sizeof(T));
+  return old;
+}
+
+template <typename T>
 struct Shared {
   int byte_offset;
 

@@ -1,11 +1,12 @@
-"""The losses of word vectors by the CUDA kernels on the emulation, forward and backward."""
+"""The ops of word vectors by the CUDA kernels on the emulation."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ptmkernels.ops import HuffmanTree
+from ptmkernels.ops import AliasTable, HuffmanTree
+from ptmkernels.ops.word_vectors import StepStatistics
 
 
 def scale_of(loss: Tensor) -> Tensor:
@@ -47,3 +48,32 @@ def hierarchical_softmax(
     loss = ops.hierarchical_softmax_forward(*arguments, False)
     grads = ops.hierarchical_softmax_backward(scale_of(loss), *arguments, dense)
     return {"loss": loss, "grad_hidden": grads[0], "grad_weight": grads[1]}
+
+
+def step(
+    cbow: bool,
+    input_weight: Tensor,
+    output_weight: Tensor,
+    tokens: Tensor,
+    *,
+    seed: Tensor,
+    window: int,
+    learning_rate: float,
+    min_learning_rate: float = 0.0,
+    position: int = 0,
+    total: int | None = None,
+    sampler: AliasTable | None = None,
+    tree: HuffmanTree | None = None,
+    num_negatives: int = 5,
+    keep: Tensor | None = None,
+    subwords: tuple[Tensor, Tensor] | None = None,
+) -> StepStatistics:
+    """As :func:`ptmkernels.ops.cbow_step_` or, without `cbow`, ``skipgram_step_``."""
+    values = torch.ops.ptmkernels_simt.word_vectors_step_(
+        *(input_weight, output_weight, tokens, keep),
+        *(sampler.table if sampler else None, None if sampler else tree.offsets),
+        *(None if sampler else tree.path, *(subwords or (None, None)), 1, cbow, window),
+        *(num_negatives if sampler else 0, learning_rate, min_learning_rate, position),
+        *(position + len(tokens) if total is None else total, seed, 1),
+    )
+    return StepStatistics.of(values)

@@ -34,6 +34,11 @@ SIMT_FN Columns<4> as_columns(Bytes8 bytes) {
            as_float(bytes.y & 0xffff0000u)}};
 }
 
+SIMT_FN Bytes16 as_bytes(const Columns<4>& columns) {
+  return {as_bits(columns.x[0]), as_bits(columns.x[1]), as_bits(columns.x[2]),
+          as_bits(columns.x[3])};
+}
+
 template <int kWide, typename T>
 SIMT_FN Columns<kWide> load_columns(const T* from) {
   if constexpr (kWide == 1) {
@@ -57,9 +62,7 @@ SIMT_FN void store_columns(float* to, const Columns<kWide>& columns) {
   if constexpr (kWide == 1) {
     store_global(to, columns.x[0]);
   } else {
-    const Bytes16 bytes = {as_bits(columns.x[0]), as_bits(columns.x[1]), as_bits(columns.x[2]),
-                           as_bits(columns.x[3])};
-    store_global(reinterpret_cast<Bytes16*>(to), bytes);
+    store_global(reinterpret_cast<Bytes16*>(to), as_bytes(columns));
   }
 }
 
