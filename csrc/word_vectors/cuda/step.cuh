@@ -81,27 +81,31 @@ class Trainer {
     SIMT_FN int64_t context(int c) const { return low + c + (low + c >= centre); }
   };
 
+  // Words [low, high) are within reach of word i; all of them leave where its sentence is another.
   SIMT_FN void stretch(int64_t begin) {
     const int64_t end = begin + kStretch < count_ ? begin + kStretch : count_;
-    int64_t sentence = -1, low = begin, high = begin;  // words [low, high) are within reach
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = load_global(p_.first + i);
+    int64_t sentence = -1, low = begin, high = begin;
+    origin_ = begin - o_.window;
+    SIMT_ROLL
+    for (int64_t i = begin;; ++i) {
+      const int64_t first = i < end ? load_global(p_.first + i) : -1;
       const int64_t least = i - o_.window > first ? i - o_.window : first;
-      if (first != sentence) {
-        give_back(low, high);
-        sentence = first;
-        rate_ = learning_rate(o_.position + load_global(p_.place + first));
-        low = high = least;
-      }
-      give_back(low, least);
+      const bool changes = first != sentence;
+      give_back(low, changes ? high : least);
+      if (i == end) return;
       low = least;
+      if (changes) {
+        sentence = first;
+        high = least;
+        rate_ = learning_rate(o_.position + load_global(p_.place + first));
+      }
+      SIMT_ROLL
       for (; high < count_ && high <= i + o_.window; ++high) {
         if (load_global(p_.first + high) != sentence) break;
         if (!o_.cbow) stage(high);
       }
       train(i, low, high);
     }
-    give_back(low, high);
   }
 
   SIMT_FN float learning_rate(int64_t position) const {
@@ -122,6 +126,8 @@ class Trainer {
     if (w.contexts == 0) return;
     pairs_ += w.contexts;
     if (w.with_loss) loss_pairs_ += o_.cbow ? 1 : w.contexts;
+    first_slot_ = slot(w.low);
+    before_centre_ = static_cast<int>(w.centre - w.low);
     if (o_.cbow) make_mean(w);
     train_outputs(w, draws);
   }
@@ -175,26 +181,27 @@ class Trainer {
 
   // only: these are all outputs, and the contexts change at once; else their changes are collected.
   SIMT_FN void train_group(const Window& w, const Group& group, bool only, bool first) {
-    for (int g = 0; g < group.count; ++g) copy_output(output_row(group, g), g);
+    copy_outputs(group);
     const int contexts = o_.cbow ? 1 : w.contexts;
+    SIMT_ROLL
     for (int c = 0; c < contexts; c += kTileRows) {
-      Tile tile;
-      tile.contexts = contexts - c < kTileRows ? contexts - c : kTileRows;
-      tile.outputs = group.count;
-      SIMT_UNROLL
-      for (int r = 0; r < kTileRows; ++r) {
-        tile.row[r] = o_.cbow ? 0 : slot(w.context(c + (r < tile.contexts ? r : 0)));
-        tile.error[r] = p_.layout.error() + c + r;
-      }
+      const Tile tile = {c, contexts - c < kTileRows ? contexts - c : kTileRows, group.count};
       update(tile, gradient(tile, group, w.with_loss), only, first);
     }
     for (int g = 0; g < group.count; ++g) give_output(output_row(group, g), g);
   }
 
   struct Tile {
-    int row[kTileRows], error[kTileRows];
+    int first_row;  // the first context's number in the window
     int contexts, outputs;
   };
+
+  // The scratch row of the c-th context of the window.
+  SIMT_FN int context_row(int c) const {
+    if (o_.cbow) return 0;
+    const int row = first_slot_ + c + (c >= before_centre_);
+    return row < p_.layout.contexts ? row : row - p_.layout.contexts;
+  }
 
   // Of the pair of context l / kGroup and output l % kGroup, in lane l.
   SIMT_FN float gradient(const Tile& tile, const Group& group, bool with_loss) {
@@ -203,14 +210,17 @@ class Trainer {
     for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
       Columns<kWide> h[kTileRows];
       SIMT_UNROLL
-      for (int c = 0; c < kTileRows; ++c) h[c] = scratch_.load(tile.row[c], d);
+      for (int c = 0; c < kTileRows; ++c) {
+        h[c] = scratch_.load(context_row(tile.first_row + (c < tile.contexts ? c : 0)), d);
+      }
       SIMT_UNROLL
       for (int g = 0; g < kGroup; ++g) {
-        if (g >= tile.outputs) break;
-        const Columns<kWide> v = scratch_.load(p_.layout.output() + g, d);
-        SIMT_UNROLL
-        for (int c = 0; c < kTileRows; ++c) {
-          sums[c * kGroup + g] = product(h[c], v, sums[c * kGroup + g]);
+        if (g < tile.outputs) {
+          const Columns<kWide> v = scratch_.load(p_.layout.output() + g, d);
+          SIMT_UNROLL
+          for (int c = 0; c < kTileRows; ++c) {
+            sums[c * kGroup + g] = product(h[c], v, sums[c * kGroup + g]);
+          }
         }
       }
     }
@@ -220,49 +230,64 @@ class Trainer {
     return group.weight * (group.label - sigmoid(x));
   }
 
-  // For each context in order, for each output: e += g v; v += g h; then h += e.
+  // For each context in order, for each output: e += g v; v += g h; then h += e. The lanes stay
+  // together, for g comes from the lane that has it.
   SIMT_FN void update(const Tile& tile, float mine, bool only, bool first) {
-    float factor[kWarpSize];
+    SIMT_ROLL
+    for (int begin = 0; begin < o_.width; begin += kWarpSize * kWide) {
+      const int d = begin + lane_index() * kWide;
+      const bool inside = d < o_.width;
+      Columns<kWide> v[kGroup] = {};
+      SIMT_UNROLL
+      for (int g = 0; g < kGroup; ++g) {
+        if (inside && g < tile.outputs) v[g] = scratch_.load(p_.layout.output() + g, d);
+      }
+      SIMT_ROLL
+      for (int c = 0; c < tile.contexts; ++c) {
+        const int row = tile.first_row + c;
+        Columns<kWide> h = {}, e = {};
+        if (inside) h = scratch_.load(context_row(row), d);
+        if (only) e = h;
+        if (inside && !only && !first) e = scratch_.load(p_.layout.error() + row, d);
+        SIMT_UNROLL
+        for (int g = 0; g < kGroup; ++g) {
+          const float factor = shuffle(mine, c * kGroup + g);  // 0 where there is no such output
+          add(e, factor, v[g]);
+          add(v[g], factor, h);
+        }
+        if (inside) scratch_.store(only ? context_row(row) : p_.layout.error() + row, d, e);
+      }
+      SIMT_UNROLL
+      for (int g = 0; g < kGroup; ++g) {
+        if (inside && g < tile.outputs) scratch_.store(p_.layout.output() + g, d, v[g]);
+      }
+    }
+  }
+
+  // All of them are under way before the first is stored.
+  SIMT_FN void copy_outputs(const Group& group) {
+    const T* rows[kGroup];
     SIMT_UNROLL
-    for (int i = 0; i < kWarpSize; ++i) factor[i] = shuffle(mine, i);
+    for (int g = 0; g < kGroup; ++g) rows[g] = output_row(group, g);
     SIMT_ROLL
     for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
       Columns<kWide> v[kGroup];
       SIMT_UNROLL
       for (int g = 0; g < kGroup; ++g) {
-        if (g < tile.outputs) v[g] = scratch_.load(p_.layout.output() + g, d);
-      }
-      SIMT_UNROLL
-      for (int c = 0; c < kTileRows; ++c) {
-        if (c >= tile.contexts) break;
-        const Columns<kWide> h = scratch_.load(tile.row[c], d);
-        Columns<kWide> e = {};
-        if (only) e = h;
-        if (!only && !first) e = scratch_.load(tile.error[c], d);
-        SIMT_UNROLL
-        for (int g = 0; g < kGroup; ++g) {
-          if (g >= tile.outputs) break;
-          add(e, factor[c * kGroup + g], v[g]);
-          add(v[g], factor[c * kGroup + g], h);
-        }
-        scratch_.store(only ? tile.row[c] : tile.error[c], d, e);
+        if (g < group.count) v[g] = load_current_columns<kWide>(rows[g] + d);
       }
       SIMT_UNROLL
       for (int g = 0; g < kGroup; ++g) {
-        if (g < tile.outputs) scratch_.store(p_.layout.output() + g, d, v[g]);
+        if (g < group.count) {
+          scratch_.store(p_.layout.output() + g, d, v[g]);
+          scratch_.store(p_.layout.output_before() + g, d, v[g]);
+        }
       }
-    }
-  }
-
-  SIMT_FN void copy_output(const T* row, int g) {
-    for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
-      const Columns<kWide> v = load_current_columns<kWide>(row + d);
-      scratch_.store(p_.layout.output() + g, d, v);
-      scratch_.store(p_.layout.output_before() + g, d, v);
     }
   }
 
   SIMT_FN void give_output(T* row, int g) {
+    SIMT_ROLL
     for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
       add_together(row + d, change(p_.layout.output() + g, p_.layout.output_before() + g, d),
                    noise_);
@@ -278,15 +303,15 @@ class Trainer {
   // The collected changes of the contexts.
   SIMT_FN void give_errors(const Window& w) {
     for (int c = 0; c < w.contexts; ++c) {
-      const int64_t j = w.context(c);
-      const InputRows rows = input_rows(j);
+      const InputRows rows = input_rows(w.context(c));
+      SIMT_ROLL
       for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
         Columns<kWide> e = scratch_.load(p_.layout.error() + (o_.cbow ? 0 : c), d);
         if (o_.cbow) {
           for (int r = 0; r < rows.count; ++r) add_together(rows.row(r) + d, e, noise_);
         } else {
-          add(e, 1.0f, scratch_.load(slot(j), d));
-          scratch_.store(slot(j), d, e);
+          add(e, 1.0f, scratch_.load(context_row(c), d));
+          scratch_.store(context_row(c), d, e);
         }
       }
     }
@@ -326,10 +351,11 @@ class Trainer {
     for (int i = 0; i < kWide; ++i) sum.x[i] /= static_cast<float>(count);
   }
 
-  SIMT_FN int slot(int64_t j) const { return static_cast<int>(j % p_.layout.contexts); }
+  SIMT_FN int slot(int64_t j) const { return static_cast<int>(j - origin_) % p_.layout.contexts; }
 
   SIMT_FN void stage(int64_t j) {
     const InputRows rows = input_rows(j);
+    SIMT_ROLL
     for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
       Columns<kWide> mean = {};
       add_current(mean, rows, d);
@@ -344,6 +370,7 @@ class Trainer {
     if (o_.cbow) return;
     for (int64_t j = begin; j < end; ++j) {
       const InputRows rows = input_rows(j);
+      SIMT_ROLL
       for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
         const Columns<kWide> x = change(slot(j), p_.layout.before() + slot(j), d);
         for (int r = 0; r < rows.count; ++r) add_together(rows.row(r) + d, x, noise_);
@@ -353,6 +380,7 @@ class Trainer {
 
   // Row 0 = the mean of all rows of all contexts.
   SIMT_FN void make_mean(const Window& w) {
+    SIMT_ROLL
     for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
       Columns<kWide> mean = {};
       int count = 0;
@@ -372,6 +400,9 @@ class Trainer {
   const uint64_t seed_;
   Scratch<kWide, kShared> scratch_;
   Noise noise_;
+  int64_t origin_ = 0;     // no word that the stretch trains lies before it
+  int first_slot_ = 0;     // of the window: the ring's place of its first word, and
+  int before_centre_ = 0;  // how many of its contexts come before the centre
   float rate_ = 0.0f;
   float loss_ = 0.0f;
   int64_t loss_pairs_ = 0, pairs_ = 0;
