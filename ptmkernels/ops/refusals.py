@@ -102,7 +102,7 @@ REFUSALS = (
         for op in STEPS
     ),
     *(
-        Refusal(op, ("cuda", "triton"), "has no kernel in this backend yet", lambda matrix: True)
+        Refusal(op, ("cuda",), "has no kernel in this backend yet", lambda matrix: True)
         for op in WORD_OPS
     ),
 )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ptmkernels._library import cpu_library_error, cuda_library_error
 from ptmkernels._selector import select
-from ptmkernels.ops.hierarchical_softmax import autograd, reference
+from ptmkernels.ops.hierarchical_softmax import autograd, reference, triton_ops
 from ptmkernels.ops.hierarchical_softmax.tree import HuffmanTree
 from ptmkernels.ops.word_vectors.checks import (
     check_device,
@@ -20,11 +20,16 @@ from ptmkernels.ops.word_vectors.checks import (
 
 __all__ = ["HuffmanTree", "hierarchical_softmax_log_prob", "hierarchical_softmax_loss"]
 
-KERNELS = {"cpu": "hierarchical_softmax_forward", "cuda": "hierarchical_softmax_forward"}
+KERNELS = {
+    "cpu": "hierarchical_softmax_forward",
+    "cuda": "hierarchical_softmax_forward",
+    "triton": triton_ops.FORWARD,
+}
 
 if cpu_library_error() is None:
     cuda_library_error()
     autograd.register("hierarchical_softmax_forward", "hierarchical_softmax_backward")
+triton_ops.register()
 
 
 def hierarchical_softmax_loss(
@@ -72,8 +77,9 @@ def hierarchical_softmax_loss(
         )
         return reduce(loss, reduction)
     weight = node_weight if node_weight.stride(1) == 1 else node_weight.contiguous()
+    depth = (tree.depth,) if chosen == "triton" else ()
     loss = getattr(torch.ops.ptmkernels, KERNELS[chosen])(
-        hidden.contiguous(), target, weight, tree.offsets, tree.path, sparse
+        hidden.contiguous(), target, weight, tree.offsets, tree.path, *depth, sparse
     )
     return reduce(loss, reduction)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ptmkernels._library import cpu_library_error, cuda_library_error
 from ptmkernels._selector import select
-from ptmkernels.ops.negative_sampling import autograd, reference
+from ptmkernels.ops.negative_sampling import autograd, reference, triton_ops
 from ptmkernels.ops.negative_sampling.sampler import AliasTable
 from ptmkernels.ops.word_vectors.checks import (
     check_device,
@@ -22,11 +22,16 @@ from ptmkernels.ops.word_vectors.checks import (
 
 __all__ = ["AliasTable", "negative_sampling_loss"]
 
-KERNELS = {"cpu": "negative_sampling_forward", "cuda": "negative_sampling_forward"}
+KERNELS = {
+    "cpu": "negative_sampling_forward",
+    "cuda": "negative_sampling_forward",
+    "triton": triton_ops.FORWARD,
+}
 
 if cpu_library_error() is None:
     cuda_library_error()
     autograd.register("negative_sampling_forward", "negative_sampling_backward")
+triton_ops.register()
 
 
 def negative_sampling_loss(
@@ -108,7 +113,7 @@ def negative_sampling_loss(
         sampler.table if negatives is None else None,
         seed if negatives is None else None,
         num_negatives,
-        bias,
+        None if bias is None else bias.float(),
         log_noise,
         skip_target,
         sparse,

@@ -13,7 +13,7 @@ from ptmkernels._library import cpu_library_error, cuda_library_error
 from ptmkernels._selector import select
 from ptmkernels.ops.hierarchical_softmax.tree import HuffmanTree
 from ptmkernels.ops.negative_sampling.sampler import AliasTable
-from ptmkernels.ops.word_vectors import reference
+from ptmkernels.ops.word_vectors import reference, triton_ops
 from ptmkernels.ops.word_vectors.checks import (
     KERNEL_DTYPES,
     check_device,
@@ -34,19 +34,22 @@ __all__ = [
 ]
 
 MAX_WINDOW = 1000
-KERNELS = {"cpu": "word_vectors_step_", "cuda": "word_vectors_step_"}
+KERNELS = {
+    "cpu": "word_vectors_step_",
+    "cuda": "word_vectors_step_",
+    "triton": triton_ops.STEP,
+}
 
+triton_ops.register()
+_STEPS = {triton_ops.STEP: 4}  # name: size of the statistics
 if cpu_library_error() is None:
     cuda_library_error()
-    for _name, _size in (
-        ("word_vectors_step_", 4),
-        ("word2vec_exact_step_", 4),
-        ("glove_step_", 1),
-    ):
-        torch.library.register_fake(
-            f"ptmkernels::{_name}",
-            lambda first, *rest, _size=_size: first.new_empty((_size,), dtype=torch.float64),
-        )
+    _STEPS |= {"word_vectors_step_": 4, "word2vec_exact_step_": 4, "glove_step_": 1}
+for _name, _size in _STEPS.items():
+    torch.library.register_fake(
+        f"ptmkernels::{_name}",
+        lambda first, *rest, _size=_size: first.new_empty((_size,), dtype=torch.float64),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

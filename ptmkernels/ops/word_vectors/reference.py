@@ -72,11 +72,14 @@ def train_step_(
     negatives: int,
     tree: HuffmanTree | None,
     subwords: tuple[Tensor, Tensor] | None,
+    outputs_at_once: int = 0,
 ) -> tuple[float, float, float, float]:
     """One pass over `tokens`, updating both matrices; returns loss, loss pairs, pairs, words.
 
-    The order is that of the kernels (csrc/word_vectors/cpu/tile.h): a tile of 4 contexts takes all its
-    products first, then applies its updates in order.
+    The order is that of the CPU's kernels (csrc/word_vectors/cpu/tile.h): a tile of 4 contexts takes all its
+    products first, then applies its updates in order. With `outputs_at_once` it is that of the Triton
+    kernels, were their windows trained one after the other (triton_step.py): one context at a time, so many
+    outputs at a time, and the mean of sub-words made anew for each window.
     """
     loss = loss_pairs = pairs = words = 0
     for start, sentence in sentences(tokens):
@@ -91,7 +94,8 @@ def train_step_(
         left = 1 - int(places[0]) / (total + 1)
         rate = max(learning_rate * left, min_learning_rate)
         words += len(sentence)
-        rows = _Rows(input_weight, sentence, subwords, None if cbow else window)
+        staged = not cbow and not outputs_at_once
+        rows = _Rows(input_weight, sentence, subwords, window if staged else None)
         for i, word in enumerate(sentence.tolist()):
             rows.reach(i)
             low, high = max(0, i - int(reach[i])), min(len(sentence) - 1, i + int(reach[i]))
@@ -102,9 +106,11 @@ def train_step_(
             if cbow:
                 window_loss = _train_mean(rows, contexts, output_weight, outputs)
             else:
+                size = 1 if outputs_at_once else TILE_ROWS
                 window_loss = sum(
-                    _train_tile(rows, contexts[c : c + TILE_ROWS], output_weight, outputs)
-                    for c in range(0, len(contexts), TILE_ROWS)
+                    _train_tile(rows, contexts[c : c + size], output_weight, block)
+                    for block in _cut(outputs, outputs_at_once)
+                    for c in range(0, len(contexts), size)
                 )
             pairs += len(contexts)
             if int(places[i]) % LOSS_EVERY == 0:
@@ -142,7 +148,16 @@ class _Rows:
                 self.staged[j] = (row, row.clone())
 
     def __getitem__(self, j: int) -> Tensor:
-        return self.staged[j][0] if j in self.staged else self.weight[self.sentence[j]]
+        if j in self.staged:
+            return self.staged[j][0]
+        return self.weight[self.ids(j)].mean(0)
+
+    def add(self, j: int, change: Tensor) -> None:
+        if j in self.staged:
+            self.staged[j][0].add_(change)
+            return
+        for row in self.ids(j):
+            self.weight[row] += change
 
 
 def _outputs(
@@ -159,6 +174,12 @@ def _outputs(
         if n != word:
             noise[n] = noise.get(n, 0) + 1
     return [(word, 1.0, rate), *((n, 0.0, rate * count) for n, count in noise.items())]
+
+
+def _cut(outputs: list, size: int) -> list[list]:
+    """`outputs` in pieces of `size`; 0 = in one."""
+    size = size or max(len(outputs), 1)
+    return [outputs[first : first + size] for first in range(0, len(outputs), size)]
 
 
 def _blocks(outputs: list, most: int = TILE_OUTPUTS) -> Iterator[list]:
@@ -194,12 +215,12 @@ def _train_tile(rows: _Rows, contexts: list[int], weight: Tensor, outputs: list)
                 block_rows[o] += g[c, o] * rows[j]
             errors[c] += error
             if len(blocks) == 1:
-                rows[j].add_(error)
+                rows.add(j, error)
         for o, (row, _, _) in enumerate(block):
             weight[row] = block_rows[o]
     if len(blocks) > 1:
         for c, j in enumerate(contexts):
-            rows[j].add_(errors[c])
+            rows.add(j, errors[c])
     return loss
 
 
