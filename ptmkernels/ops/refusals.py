@@ -101,10 +101,6 @@ REFUSALS = (
         )
         for op in STEPS
     ),
-    *(
-        Refusal(op, ("cuda",), "has no kernel in this backend yet", lambda matrix: True)
-        for op in WORD_OPS
-    ),
 )
 
 

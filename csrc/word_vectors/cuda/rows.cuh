@@ -86,19 +86,23 @@ SIMT_FN float sum_of_lanes(float x) {
   return x;
 }
 
-// Lane l gets the sum of x[l % kCount] over all lanes: at each step half of the sums are handed
-// over.
+// Each lane hands half of its first 2 * kHalf numbers over to the lane that differs in bit kHalf
+// and adds what it gets to the other half; then the same with the half that it has left.
+template <int kHalf, int kCount>
+SIMT_FN void fold(float (&x)[kCount]) {
+  const bool upper = lane_index() & kHalf;
+  SIMT_UNROLL
+  for (int i = 0; i < kHalf; ++i) {
+    const float other = shuffle_xor(upper ? x[i] : x[i + kHalf], kHalf);
+    x[i] = (upper ? x[i + kHalf] : x[i]) + other;
+  }
+  if constexpr (kHalf > 1) fold<kHalf / 2>(x);
+}
+
+// Lane l gets the sum of x[l % kCount] over all lanes.
 template <int kCount>
 SIMT_FN float sums_of_lanes(float (&x)[kCount]) {
-  SIMT_UNROLL
-  for (int half = kCount / 2; half > 0; half /= 2) {
-    const bool upper = lane_index() & half;
-    SIMT_UNROLL
-    for (int i = 0; i < half; ++i) {
-      const float other = shuffle_xor(upper ? x[i] : x[i + half], half);
-      x[i] = (upper ? x[i + half] : x[i]) + other;
-    }
-  }
+  fold<kCount / 2>(x);
   SIMT_UNROLL
   for (int mask = kCount; mask < kWarpSize; mask *= 2) x[0] += shuffle_xor(x[0], mask);
   return x[0];

@@ -77,7 +77,11 @@ def test_drawn_negatives(negatives, nce):
     if nce:
         options["log_noise"] = (sampler.probabilities * negatives).log()
     actual = negative_sampling(
-        *(hidden, target, weight), alias=sampler.table, seed=seed, num_negatives=negatives, **options
+        *(hidden, target, weight),
+        alias=sampler.table,
+        seed=seed,
+        num_negatives=negatives,
+        **options,
     )
     used = torch.cat([target[:, None], sampler.sample((9, negatives), seed)], 1)
     assert torch.equal(actual["ids"], used)
