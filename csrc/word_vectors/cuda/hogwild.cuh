@@ -1,4 +1,4 @@
-// Rows that many warps train at the same time without locks (Niu et al. 2011, "Hogwild!"): each
+// Rows that many warps train at the same time without locks (Recht et al. 2011, "Hogwild!"): each
 // adds its changes atomically, so none is lost, and reads whatever is there.
 #pragma once
 

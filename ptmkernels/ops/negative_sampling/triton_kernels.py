@@ -27,12 +27,15 @@ from ptmkernels.ops.word_vectors.triton_sums import sum_by_id, sum_by_row
 def _negatives(noise, b, n, inside, count):
     """Negatives `n` of row `b`: given, or words 2 (n mod 2) and the next of counter (b, n // 2, 0)."""
     if noise.given is not None:
-        return tl.load(noise.given + b * count + n, mask=inside, other=0)
-    call = (n >> 1).to(tl.uint32)
-    low, high = low_word(b) + call * 0, low_word(b >> 32) + call * 0
-    words = tl.philox(tl.load(noise.seed), low, high, call, call * 0)
-    odd = (n & 1) == 1
-    return resolve(noise, tl.where(odd, words[2], words[0]), tl.where(odd, words[3], words[1]))
+        id = tl.load(noise.given + b * count + n, mask=inside, other=0)
+    else:
+        call = (n >> 1).to(tl.uint32)
+        low, high = low_word(b) + call * 0, low_word(b >> 32) + call * 0
+        words = tl.philox(tl.load(noise.seed), low, high, call, call * 0)
+        odd = (n & 1) == 1
+        cell, threshold = tl.where(odd, words[2], words[0]), tl.where(odd, words[3], words[1])
+        id = resolve(noise, cell, threshold)
+    return id
 
 
 @triton.jit

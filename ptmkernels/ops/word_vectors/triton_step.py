@@ -49,10 +49,10 @@ class Windows(NamedTuple):
 
 
 class Lists(NamedTuple):
-    """values[offsets[word] : offsets[word + 1]] of each word; both None where there are none."""
+    """entries[offsets[word] : offsets[word + 1]] of each word; both None where there are none."""
 
     offsets: Any  # int64 (V + 1,)
-    values: Any  # int32
+    entries: Any  # int32
 
 
 @triton.jit
@@ -95,7 +95,7 @@ def _drawn(noise, word, place, first, outputs, BLOCK_O: tl.constexpr):
 def _nodes(tree, begin, length, first, BLOCK_O: tl.constexpr):
     """The same of the nodes of a path."""
     o = first + tl.arange(0, BLOCK_O)
-    entry = tl.load(tree.values + begin + o, mask=o < length, other=0)
+    entry = tl.load(tree.entries + begin + o, mask=o < length, other=0)
     label = tl.where((entry & 1) == 1, 0.0, 1.0)
     return (entry >> 1).to(tl.int64), label, tl.where(o < length, 1.0, 0.0)
 
@@ -125,13 +125,14 @@ def _input_sum(rows, subwords, word, BLOCK_D: tl.constexpr):
     d = tl.arange(0, BLOCK_D)
     inside = d < rows.width
     if subwords.offsets is None:
-        return _load(rows.data + word * rows.stride + d, inside), 1.0
-    begin, end = tl.load(subwords.offsets + word), tl.load(subwords.offsets + word + 1)
-    total = tl.zeros([BLOCK_D], tl.float32)
-    for s in range(begin, end):
-        row = tl.load(subwords.values + s).to(tl.int64)
-        total += _load(rows.data + row * rows.stride + d, inside)
-    return total, (end - begin).to(tl.float32)
+        total, count = _load(rows.data + word * rows.stride + d, inside), 1.0
+    else:
+        begin, end = tl.load(subwords.offsets + word), tl.load(subwords.offsets + word + 1)
+        total, count = tl.zeros([BLOCK_D], tl.float32), (end - begin).to(tl.float32)
+        for s in range(begin, end):
+            row = tl.load(subwords.entries + s).to(tl.int64)
+            total += _load(rows.data + row * rows.stride + d, inside)
+    return total, count
 
 
 @triton.jit
@@ -144,7 +145,7 @@ def _add_to_inputs(rows, subwords, word, change, number, BLOCK_D: tl.constexpr):
     else:
         begin, end = tl.load(subwords.offsets + word), tl.load(subwords.offsets + word + 1)
         for s in range(begin, end):
-            row = tl.load(subwords.values + s).to(tl.int64)
+            row = tl.load(subwords.entries + s).to(tl.int64)
             pointers = rows.data + row * rows.stride + d
             _add(pointers, inside, change, number + d + s * 7919)
 
@@ -200,12 +201,12 @@ def _train_window(
             id, label, times = _drawn(noise, word, place, start, outputs, BLOCK_O)
         pointers = output.data + id[:, None] * output.stride + d
         inside = (times > 0.0)[:, None] & (d < output.width)
-        v = _load(pointers, inside)
-        change = tl.zeros([BLOCK_O, BLOCK_D], tl.float32)
+        before = _load(pointers, inside)
+        v = before
         if CBOW:
             g, loss = _factors(hidden, v, label, times, rate)
             error += tl.sum(g[:, None] * v, 0)
-            change += g[:, None] * hidden[None, :]
+            v += g[:, None] * hidden[None, :]
             total += loss
         else:
             for j in range(first, last + 1):
@@ -213,15 +214,14 @@ def _train_window(
                     neighbour = tl.load(windows.word + j).to(tl.int64)
                     row, n = _input_sum(inputs, subwords, neighbour, BLOCK_D)
                     h = row / n
-                    now = v + change
-                    g, loss = _factors(h, now, label, times, rate)
+                    g, loss = _factors(h, v, label, times, rate)
                     total += loss
-                    change += g[:, None] * h[None, :]
-                    e = tl.sum(g[:, None] * now, 0)
+                    e = tl.sum(g[:, None] * v, 0)
+                    v += g[:, None] * h[None, :]
                     at = number + (j - first + 1) * 65536 + start * 4096
                     _add_to_inputs(inputs, subwords, neighbour, e, at, BLOCK_D)
         o = (start + tl.arange(0, BLOCK_O))[:, None]
-        _add(pointers, inside, change, number - (o + 1) * 65536 - d)
+        _add(pointers, inside, v - before, number - (o + 1) * 65536 - d)
     if CBOW:
         for j in range(first, last + 1):
             if j != i:

@@ -136,7 +136,7 @@ def mean_change(backend, width, steps, dtype):
 def test_bfloat16_rounding_has_no_drift():
     """Steps far below the last bit of a row still move it, by the right amount on average."""
     moved = {dtype: mean_change("cpu", 1024, 200, dtype) for dtype in DTYPES}
-    assert moved[torch.float32] > 5e-3
+    assert moved[torch.float32] > 2e-3
     assert moved[torch.bfloat16] == pytest.approx(moved[torch.float32], rel=0.1)
 
 

@@ -42,14 +42,14 @@ def test_losses(target, width, dtype, record_property):
     seed, grad, factor = torch.tensor([1]), torch.zeros(96), torch.zeros(96, 6)
     path = (words, weight[1:], tree.offsets, tree.path, tree.depth)
     with compile_for(target) as kernels:
-        negative.negative_sampling_forward(
-            hidden, words, weight, None, table, seed, 5, None, None, True, False
-        )
+        for noise in ((ids[:, 1:], None, None), (None, table, seed)):
+            options = (*noise, 5, None, None, True, False)
+            negative.negative_sampling_forward(hidden, words, weight, *options)
         negative.negative_sampling_backward(grad, hidden, weight, factor, ids, True)
         hierarchical.hierarchical_softmax_forward(hidden, *path, False)
         hierarchical.hierarchical_softmax_backward(grad, hidden, *path, True)
     sums = ["_sum_by_row", "_sum_runs", "_add_parts"]
-    check(kernels, ["_loss", *sums, "_walk", "_walk", *sums], record_property)
+    check(kernels, ["_loss", "_loss", *sums, "_walk", "_walk", *sums], record_property)
 
 
 @pytest.mark.parametrize(("target", "width", "dtype"), TARGETS)
