@@ -16,7 +16,7 @@
 //   thread_index(), lane_index(), warp_index(), block_index()
 //   barrier()                     every thread of the block; orders shared memory
 //   warp_barrier()                every thread of the warp; orders shared memory within it
-//   shuffle_xor(x, mask), ballot(condition)
+//   shuffle(x, lane), shuffle_xor(x, mask), ballot(condition)
 //   shared_memory<T>(offset)      a Shared<T> at a byte offset of the block's dynamic shared memory
 //   Shared<T>: load(i), store(i, x), load_as<V>(i), store_as<V>(i, x); V has 2, 4, 8 or 16 bytes
 //   copy_async<V>(shared, i, p)   global to shared memory while the thread goes on; V as above, at
@@ -27,6 +27,9 @@
 //   load_matrices(shared, i), load_matrices_transposed(shared, i)   ldmatrix.x4
 //   mma_bf16, mma_f16, mma_tf32   D = A B + D of a warp, float32 accumulators
 //   load_global(p), store_global(p, x)
+//   load_current(p)               of memory that other threads change at the same time; and
+//   atomic_add(p, x)              their changes, in no order: float, double, or four float together,
+//   compare_and_swap(p, old, x)   for 2 or 8 bytes; returns what was there
 //   stay_here(x)                  x, and what is computed from it is not moved out of a loop
 //   exp2_fast, log2_fast, round_tf32, lowest_bit, as_float, as_bits, to_float(x), from_float<T>(x),
 //   pack<T>(low, high)

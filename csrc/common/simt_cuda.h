@@ -30,6 +30,12 @@ SIMT_FN T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(kAllLanes, value, mask);
 }
 
+// What `lane` holds; the same or another one for each lane.
+template <typename T>
+SIMT_FN T shuffle(T value, int lane) {
+  return __shfl_sync(kAllLanes, value, lane);
+}
+
 SIMT_FN uint32_t ballot(bool condition) { return __ballot_sync(kAllLanes, condition); }
 
 // x, in a way that keeps what is computed from it where it is written: the compiler would move it
@@ -54,6 +60,34 @@ SIMT_FN T load_global(const T* address) {
 template <typename T>
 SIMT_FN void store_global(T* address, T value) {
   *address = value;
+}
+
+// From the second-level cache, which every multiprocessor shares.
+template <typename T>
+SIMT_FN T load_current(const T* address) {
+  return __ldcg(address);
+}
+
+template <typename T>
+SIMT_FN void atomic_add(T* address, T value) {
+  atomicAdd(address, value);
+}
+
+SIMT_FN void atomic_add(float* address, const float (&values)[4]) {
+#if __CUDA_ARCH__ >= 900
+  atomicAdd(reinterpret_cast<float4*>(address),
+            make_float4(values[0], values[1], values[2], values[3]));
+#else
+  SIMT_UNROLL
+  for (int i = 0; i < 4; ++i) atomicAdd(address + i, values[i]);
+#endif
+}
+
+SIMT_FN uint16_t compare_and_swap(uint16_t* address, uint16_t expected, uint16_t value) {
+  return atomicCAS(address, expected, value);
+}
+SIMT_FN uint64_t compare_and_swap(uint64_t* address, uint64_t expected, uint64_t value) {
+  return atomicCAS(reinterpret_cast<unsigned long long*>(address), expected, value);
 }
 
 template <typename T>

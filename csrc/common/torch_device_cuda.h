@@ -20,6 +20,8 @@ class DeviceScope {
   void reads(const Tensors&...) const {}
   template <typename... Tensors>
   void writes(const Tensors&...) const {}
+  template <typename... Tensors>
+  void updates(const Tensors&...) const {}
   void workspace(const torch::stable::Tensor&) const {}
 
  private:

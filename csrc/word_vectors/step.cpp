@@ -19,6 +19,7 @@
 #include <thread>
 #include <vector>
 
+#include "word_vectors/arguments.h"
 #include "word_vectors/cpu/kernels.h"
 
 namespace ptmkernels {
@@ -29,11 +30,6 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 constexpr int64_t kChunk = 1024;  // tokens that a thread takes at once
-
-template <class T>
-const T* data(const OptionalTensor& tensor) {
-  return tensor ? static_cast<const T*>(tensor->data_ptr()) : nullptr;
-}
 
 // Ends of chunks of at least kChunk tokens that do not cut a sentence.
 std::vector<int64_t> chunk_ends(const int32_t* tokens, int64_t count) {
@@ -109,30 +105,10 @@ Tensor word_vectors_step_(Tensor input_weight, Tensor output_weight, const Tenso
                           int64_t max_subwords, bool cbow, int64_t window, int64_t negatives,
                           double learning_rate, double min_learning_rate, int64_t position,
                           int64_t total, const Tensor& seed, int64_t threads) {
-  StepOptions options = {};
-  options.input = input_weight.data_ptr();
-  options.output = output_weight.data_ptr();
-  options.input_stride = input_weight.stride(0);
-  options.output_stride = output_weight.stride(0);
-  options.width = static_cast<int32_t>(input_weight.size(1));
-  options.bfloat16 = input_weight.scalar_type() == ScalarType::BFloat16;
-  options.tokens = static_cast<const int32_t*>(tokens.data_ptr());
-  options.token_count = tokens.size(0);
-  options.position = position;
-  options.keep = data<uint32_t>(keep);
-  options.alias = data<int64_t>(alias);
-  options.vocabulary = alias ? alias->size(0) : 0;
-  options.negatives = static_cast<int32_t>(negatives);
-  options.tree_offsets = data<int64_t>(tree_offsets);
-  options.tree_path = data<int32_t>(tree_path);
-  options.subword_offsets = data<int64_t>(subword_offsets);
-  options.subwords = data<int32_t>(subwords);
-  options.max_subwords = static_cast<int32_t>(max_subwords);
-  options.cbow = cbow;
-  options.window = static_cast<int32_t>(window);
-  options.learning_rate = static_cast<float>(learning_rate);
-  options.min_learning_rate = static_cast<float>(min_learning_rate);
-  options.total = total;
+  StepOptions options =
+      step_options(input_weight, output_weight, tokens, keep, alias, tree_offsets, tree_path,
+                   subword_offsets, subwords, max_subwords, cbow, window, negatives, learning_rate,
+                   min_learning_rate, position, total);
   options.seed = static_cast<uint64_t>(*static_cast<const int64_t*>(seed.data_ptr()));
 
   ask_for_huge_pages(input_weight);

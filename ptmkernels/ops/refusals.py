@@ -101,10 +101,6 @@ REFUSALS = (
         )
         for op in STEPS
     ),
-    *(
-        Refusal(op, ("cuda",), "has no kernel in this backend yet", lambda matrix: True)
-        for op in WORD_OPS
-    ),
 )
 
 _OF_EVERY_OP = [r for r in REFUSALS if r.op == EVERY_OP]

@@ -18,7 +18,8 @@ constexpr size_t kStackBytes = 128 * 1024;
 constexpr size_t kGuardBytes = 4096;
 constexpr int kSeveral = -2;
 constexpr size_t kMaxReports = 16;
-constexpr unsigned char kPoison = 0xff;  // NaN in every floating type
+constexpr uint64_t kTogether = ~uint64_t{0};  // the writer of what atomic operations changed
+constexpr unsigned char kPoison = 0xff;       // NaN in every floating type
 
 std::string place(const Where& where) {
   const char* name = std::strrchr(where.file_name(), '/');
@@ -412,6 +413,27 @@ void* Engine::write_global(void* address, int bytes, const Where& where) {
       break;
     }
     buffer->writer[g] = me;
+  }
+  return address;
+}
+
+void* Engine::share_global(void* address, int bytes, bool changes, const Where& where) {
+  static char nothing[16];
+  const char* what = changes ? "an atomic operation" : "a global read";
+  Buffer* buffer = find_buffer(what, address, bytes, where);
+  if (buffer == nullptr) return nothing;
+  if (!buffer->writable) {
+    if (!changes) return address;
+    report(where, "an atomic operation on a buffer that is only read");
+    return nothing;
+  }
+  const auto offset = static_cast<const char*>(address) - buffer->begin;
+  for (int64_t g = offset / kGranule; g <= (offset + bytes - 1) / kGranule; ++g) {
+    if (buffer->writer[g] != 0 && buffer->writer[g] != kTogether) {
+      report(where, std::string("race: ") + what + " where a thread of the launch stored");
+      break;
+    }
+    if (changes) buffer->writer[g] = kTogether;
   }
   return address;
 }

@@ -96,6 +96,8 @@ class Engine {
   void* write_shared(int offset, int bytes, const Where& where);
   const void* read_global(const void* address, int bytes, const Where& where);
   void* write_global(void* address, int bytes, const Where& where);
+  // Memory that threads of a launch change together: by what is atomic alone.
+  void* share_global(void* address, int bytes, bool changes, const Where& where);
   void copy_async(int offset, int bytes, const void* source, const Where& where);
   void copy_commit() { ++current_->group; }
   void copy_wait(int open_groups, const Where& where);

@@ -14,12 +14,21 @@ from typing import NamedTuple
 
 import torch
 
+import ptmkernels.ops  # noqa: F401  loads the schemas
 from ptmkernels.ops.attention import autograd
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "simt"
 NAMESPACE = "ptmkernels_simt"
+# The ops of word vectors: called as they are, without an autograd formula.
+WORD_OPS = (
+    "negative_sampling_forward",
+    "negative_sampling_backward",
+    "hierarchical_softmax_forward",
+    "hierarchical_softmax_backward",
+    "word_vectors_step_",
+)
 
 
 class Site(NamedTuple):
@@ -56,16 +65,23 @@ def build() -> Path:
     return BUILD / "libptmkernels_simt.so"
 
 
+def arguments_of(op: str) -> str:
+    """The schema of an op but for its name."""
+    schema = str(getattr(torch.ops.ptmkernels, op).default._schema)
+    return schema[schema.index("(") :]
+
+
 @cache
 def library() -> ctypes.CDLL:
     """The engine's control functions; its ops are then torch.ops.ptmkernels_simt.*."""
     path = build()
     definitions = torch.library.Library(NAMESPACE, "DEF")
     for direction in ("forward", "backward"):
-        schema = str(getattr(torch.ops.ptmkernels, f"attention_{direction}").default._schema)
-        arguments = schema[schema.index("(") :]
         for suffix in ("", "_tf32"):
-            definitions.define(f"attention_{direction}{suffix}{arguments}")
+            name = f"attention_{direction}"
+            definitions.define(f"{name}{suffix}{arguments_of(name)}")
+    for name in WORD_OPS:
+        definitions.define(f"{name}{arguments_of(name)}")
     library.definitions = definitions  # lives as long as the process
     torch.ops.load_library(path)
     for suffix in ("", "_tf32"):

@@ -137,6 +137,26 @@ void reads_what_others_wrote() {
   load_global(output + kThreads - 1 - me());
 }
 
+// The last two numbers of the output are one integer, -1 before.
+void counts_together() {
+  auto* last = reinterpret_cast<uint64_t*>(output + 62);
+  uint64_t old = load_current(last);
+  while (true) {
+    const uint64_t seen = compare_and_swap(last, old, old + 1);
+    if (seen == old) break;
+    old = seen;
+  }
+}
+void adds_and_stores() {
+  if (me() == 0) store_global(output, 1.0f);
+  if (me() == 1) atomic_add(output, 1.0f);
+}
+void adds_and_reads() {
+  atomic_add(output, 1.0f);
+  load_global(output);
+}
+void adds_to_input() { atomic_add(input + me(), 1.0f); }
+
 const std::map<std::string, void (*)()> kExamples = {
     {"reverse", reverse<true>},
     {"reverse in warp", reverse_in_warp<true>},
@@ -165,6 +185,10 @@ const std::map<std::string, void (*)()> kExamples = {
     {"writes input", writes_input},
     {"all write global", all_write_global},
     {"reads what others wrote", reads_what_others_wrote},
+    {"counts together", counts_together},
+    {"adds and stores", adds_and_stores},
+    {"adds and reads", adds_and_reads},
+    {"adds to input", adds_to_input},
 };
 
 // c[16 x 8] = a[16 x k] b[8 x k]^T of `size`-byte elements, by the fragments of one warp.

@@ -58,6 +58,23 @@ T shuffle_xor(T value, int mask, const Where& where = Where::current()) {
   return mine.result;
 }
 
+template <typename T>
+T shuffle(T value, int lane, const Where& where = Where::current()) {
+  struct Mine {
+    T value;
+    T result;
+    int lane;
+  } mine{value, value, lane};
+  const auto exchange = [](void* const* lanes) {
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+      auto* own = static_cast<Mine*>(lanes[lane]);
+      own->result = static_cast<Mine*>(lanes[own->lane])->value;
+    }
+  };
+  Engine::get().collective("shuffle", &mine, exchange, where);
+  return mine.result;
+}
+
 inline uint32_t ballot(bool condition, const Where& where = Where::current()) {
   uint32_t mine = condition;
   const auto vote = [](void* const* lanes) {
@@ -83,6 +100,42 @@ T load_global(const T* address, const Where& where = Where::current()) {
 template <typename T>
 void store_global(T* address, T value, const Where& where = Where::current()) {
   std::memcpy(Engine::get().write_global(address, sizeof(T), where), &value, sizeof(T));
+}
+
+template <typename T>
+T load_current(const T* address, const Where& where = Where::current()) {
+  T value;
+  void* from = Engine::get().share_global(const_cast<T*>(address), sizeof(T), false, where);
+  std::memcpy(&value, from, sizeof(T));
+  return value;
+}
+
+// Fibres change places elsewhere only, so nothing comes between.
+template <typename T>
+void atomic_add(T* address, T value, const Where& where = Where::current()) {
+  T sum;
+  void* at = Engine::get().share_global(address, sizeof(T), true, where);
+  std::memcpy(&sum, at, sizeof(T));
+  sum += value;
+  std::memcpy(at, &sum, sizeof(T));
+}
+
+inline void atomic_add(float* address, const float (&values)[4],
+                       const Where& where = Where::current()) {
+  float sums[4];
+  void* at = Engine::get().share_global(address, sizeof(sums), true, where);
+  std::memcpy(sums, at, sizeof(sums));
+  for (int i = 0; i < 4; ++i) sums[i] += values[i];
+  std::memcpy(at, sums, sizeof(sums));
+}
+
+template <typename T>
+T compare_and_swap(T* address, T expected, T value, const Where& where = Where::current()) {
+  T old;
+  void* at = Engine::get().share_global(address, sizeof(T), true, where);
+  std::memcpy(&old, at, sizeof(T));
+  if (old == expected) std::memcpy(at, &value, sizeof(T));
+  return old;
 }
 
 template <typename T>

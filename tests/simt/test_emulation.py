@@ -1,6 +1,7 @@
 """The emulation itself: it runs right kernels right, and reports what each wrong one does wrong."""
 
 import ctypes
+import struct
 
 import pytest
 import torch
@@ -37,6 +38,12 @@ def test_right_kernels(name, expected):
     assert output == expected
 
 
+def test_threads_count_together():
+    output, reports = run("counts together")
+    assert reports == []
+    assert struct.unpack("q", struct.pack("2f", *output[-2:])) == (THREADS - 1,)
+
+
 @pytest.mark.parametrize(
     ("name", "report"),
     [
@@ -60,6 +67,9 @@ def test_right_kernels(name, expected):
         ("writes input", "a global write to a buffer that is only read"),
         ("all write global", "two threads of a launch write the same global memory"),
         ("reads what others wrote", "a global read of what another thread of the launch wrote"),
+        ("adds and stores", "an atomic operation where a thread of the launch stored"),
+        ("adds and reads", "a global read of what another thread of the launch wrote"),
+        ("adds to input", "an atomic operation on a buffer that is only read"),
     ],
 )
 def test_wrong_kernels_are_reported(name, report):

@@ -28,6 +28,12 @@ class DeviceScope {
     ((declare(tensors, true), poison(tensors)), ...);
   }
 
+  // Read and written.
+  template <typename... Tensors>
+  void updates(const Tensors&... tensors) const {
+    (declare(tensors, true), ...);
+  }
+
   void workspace(const torch::stable::Tensor& tensor) const { writes(tensor); }
 
  private:

@@ -153,5 +153,8 @@ def _check(hidden, target, weight, negatives, sampler, num_negatives, seed, bias
         bias.dtype not in (torch.float32, torch.float64) or bias.shape != (size,)
     ):
         raise ValueError(f"bias is {bias.dtype} {tuple(bias.shape)}; expected float32 ({size},)")
+    for name, value in (("seed", seed), ("bias", bias)):
+        if value is not None:
+            check_device(name, value, device)
     if nce and bool(math.isclose(float(sampler.probabilities.min()), 0.0)):
         raise ValueError("nce needs a sampler that gives every word a probability above 0")

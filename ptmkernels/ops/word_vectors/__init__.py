@@ -160,7 +160,8 @@ def _step_(
     total = position + tokens.shape[0] if total is None else total
     size = _check_tables(input_weight, output_weight, sampler, tree, keep, subwords)
     _check_tokens(tokens, size, input_weight.device)
-    _check_numbers(window, learning_rate, min_learning_rate, position, num_negatives, threads, seed)
+    _check_numbers(window, learning_rate, min_learning_rate, position, num_negatives, threads)
+    _check_seed(seed, input_weight.device)
     op = "cbow_step_" if cbow else "skipgram_step_"
     chosen = select(op, kernel_refusals(op, input_weight, output_weight), backend)
     if chosen == "reference":
@@ -234,6 +235,8 @@ def _check_tables(input_weight, output_weight, sampler, tree, keep, subwords) ->
         raise ValueError(
             f"keep is {keep.dtype} {tuple(keep.shape)}; expected torch.int32 ({size},)"
         )
+    if keep is not None:
+        check_device("keep", keep, device)
     if subwords is None:
         if input_weight.shape[0] != size:
             raise ValueError(f"input_weight has {input_weight.shape[0]} rows; expected {size}")
@@ -241,6 +244,7 @@ def _check_tables(input_weight, output_weight, sampler, tree, keep, subwords) ->
     offsets, ids = subwords
     if offsets.dtype != torch.int64 or offsets.shape != (size + 1,) or int(offsets[-1]) != len(ids):
         raise ValueError(f"subwords has offsets that do not fit {size} words and {len(ids)} rows")
+    check_device("subwords", offsets, device)
     if bool((offsets[1:] <= offsets[:-1]).any()):
         raise ValueError("subwords has a word without a row; expected at least its own")
     if ids.dtype != torch.int32:
@@ -257,7 +261,7 @@ def _check_tokens(tokens: Tensor, size: int, device: torch.device) -> None:
         raise ValueError(f"tokens holds {int(tokens.max())}; expected ids below {size}")
 
 
-def _check_numbers(window, learning_rate, floor, position, num_negatives, threads, seed) -> None:
+def _check_numbers(window, learning_rate, floor, position, num_negatives, threads) -> None:
     check_number("learning_rate", learning_rate, 0.0)
     check_number("min_learning_rate", floor, 0.0)
     if not 1 <= window <= MAX_WINDOW:
@@ -268,8 +272,12 @@ def _check_numbers(window, learning_rate, floor, position, num_negatives, thread
         raise ValueError(f"threads is {threads}; expected at least 1")
     if position < 0:
         raise ValueError(f"position is {position}; expected at least 0")
+
+
+def _check_seed(seed: Tensor, device: torch.device) -> None:
     if not isinstance(seed, Tensor) or seed.dtype != torch.int64 or seed.numel() != 1:
         raise TypeError("seed must be an int64 tensor of one element")
+    check_device("seed", seed, device)
 
 
 @dataclasses.dataclass

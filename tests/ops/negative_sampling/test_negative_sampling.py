@@ -113,6 +113,16 @@ def test_bias_has_a_gradient():
     torch.testing.assert_close(*grads)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_float64_bias_is_read_as_what_it_is(backend):
+    hidden, target, weight, noise = case()
+    bias = torch.linspace(-1, 1, 17)
+    options = {"backend": backend}
+    expected = negative_sampling_loss(hidden, target, weight, noise, bias=bias, **options)
+    loss = negative_sampling_loss(hidden, target, weight, noise, bias=bias.double(), **options)
+    torch.testing.assert_close(loss.float(), expected)
+
+
 def test_opcheck_and_compile():
     hidden, target, weight, noise = case()
     hidden.requires_grad_()
@@ -173,6 +183,8 @@ def test_empty_batch_and_errors():
     refuse("target has shape", hidden, target[:3], weight, noise)
     refuse("target has dtype", hidden, target.float(), weight, noise, error=TypeError)
     refuse("nce needs a sampler", hidden, target, weight, noise, nce=True)
+    bias = torch.zeros(17, device="meta")
+    refuse("bias is on meta; expected cpu", hidden, target, weight, noise, bias=bias)
     refuse("reduction is 'max'", hidden, target, weight, noise, reduction="max")
     refuse(
         "seed must",

@@ -228,6 +228,8 @@ def test_errors_name_the_argument():
     refuse("tokens holds 23", a, b, torch.tensor([23], dtype=torch.int32))
     refuse("tokens must be an int32", a, b, tokens.long(), error=TypeError)
     refuse("seed must be", seed=3, error=TypeError)
+    refuse("seed is on meta; expected cpu", seed=torch.tensor([1], device="meta"))
+    refuse("keep is on meta", keep=torch.empty(23, dtype=torch.int32, device="meta"))
     refuse("keep is", keep=torch.zeros(4, dtype=torch.int32))
     refuse(
         "output_weight has 23 rows; expected 22", sampler=None, tree=HuffmanTree.from_counts(counts)

@@ -1,0 +1,18 @@
+// The CUDA ops of word vectors, compiled for the emulation and registered for tensors on the CPU.
+
+#include <torch/csrc/stable/library.h>
+
+#include "hierarchical_softmax/cuda/op.h"
+#include "negative_sampling/cuda/op.h"
+#include "word_vectors/cuda/op.h"
+
+namespace sampling = ptmkernels::negative_sampling::cuda;
+namespace softmax = ptmkernels::hierarchical_softmax::cuda;
+
+STABLE_TORCH_LIBRARY_IMPL(ptmkernels_simt, CPU, m) {
+  m.impl("negative_sampling_forward", TORCH_BOX(&sampling::negative_sampling_forward));
+  m.impl("negative_sampling_backward", TORCH_BOX(&sampling::negative_sampling_backward));
+  m.impl("hierarchical_softmax_forward", TORCH_BOX(&softmax::hierarchical_softmax_forward));
+  m.impl("hierarchical_softmax_backward", TORCH_BOX(&softmax::hierarchical_softmax_backward));
+  m.impl("word_vectors_step_", TORCH_BOX(&ptmkernels::word_vectors::cuda::word_vectors_step_));
+}
