@@ -51,7 +51,7 @@ def test_results_lie_as_the_arguments(make):
 def test_fake_results_lie_alike(make):
     tensors = [t.detach() for t in make()]
     relative = {"relative_key": tensors[3], "relative_offset": L} if len(tensors) == 4 else {}
-    options = AttentionOptions.of(tensors[0], None, None, None, 0.0, None, **relative).astuple()
+    options = AttentionOptions.of(tensors[0], None, None, None, 0.0, None, **relative)
     forward = torch.ops.ptmkernels.attention_forward.default
     torch.library.opcheck(forward, (*tensors[:3], *options))
     output, lse = forward(*tensors[:3], *options)

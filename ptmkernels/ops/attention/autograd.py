@@ -15,7 +15,7 @@ from torch import Tensor
 from ptmkernels.ops.attention import reference
 from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions
 
-_NAMES = list(AttentionOptions.__dataclass_fields__)
+_NAMES = AttentionOptions._fields
 _PLACES = [_NAMES.index(name) for name in DIFFERENTIABLE]
 _QKV = 3  # the options follow query, key and value in the forward op
 _BEFORE = 7  # and in the backward op grad_output, grad_lse, query, key, value, output and lse
