@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ptmkernels._mask_tensors import readable
 from ptmkernels.backbones.embeddings import check_ids
 from ptmkernels.backbones.encoder import Encoded
 from ptmkernels.backbones.layout import Padded
@@ -140,7 +141,8 @@ class XLNet(nn.Module):
 
         Args:
             input_ids: (B, L) token ids; or give `inputs_embeds` (B, L, E).
-            attention_mask: (B, L), 1 = a token, 0 = padding. A padded position sees the tokens only.
+            attention_mask: (B, L), 1 = a token, 0 = padding, which in the content stream sees the tokens and
+                itself.
             token_type_ids: (B, L) segments; None = no segment term. Memory is of segment 0.
             perm_rank: (B, L) integers, the order of factorisation: a token sees its own rank and lower ones,
                 a predicted one in the query stream lower ones only. Builds nothing of size L x L.
@@ -170,12 +172,14 @@ class XLNet(nn.Module):
             query = self.dropout(self.mask_embedding.expand(*targets.shape, -1))
         memory_len = 0 if mems is None else mems[0].shape[1]
         masks = self._masks(content, attention_mask, perm_rank, perm_mask, targets, memory_len)
+        padded = None if perm_mask is not None else _padded(attention_mask)
         relative, offset = self._distances(content, memory_len)
         shared = {
             "seg_mat": _segments(token_type_ids, memory_len),
             "target_mapping": targets,
             "output_attentions": output_attentions,
             "relative_offset": offset,
+            "sees_itself": padded,
         }
         states, attentions, memories = [], [], []
         for depth, layer in enumerate(self.layers):
@@ -240,12 +244,8 @@ class XLNet(nn.Module):
                 "perm_rank is given; expected no perm_mask beside it, nor one-way layers"
             )
         if perm_mask is not None:
-            streams = _dense_masks(perm_mask, base, targets, memory_len)
-            rows = (length, 0 if targets is None else targets.shape[1])
-            return tuple(
-                with_padding(mask, attention_mask, count, memory_len)
-                for mask, count in zip(streams, rows, strict=True)
-            )
+            base = with_padding(base, attention_mask, length, memory_len)
+            return _dense_masks(perm_mask, base, targets, memory_len)
         if perm_rank is not None:
             base = AttentionMask.permutation(perm_rank, memory_len=memory_len)
         content = with_padding(base, attention_mask, length, memory_len)
@@ -268,6 +268,15 @@ def _positions(target_mapping: Tensor | None, length: int) -> Tensor | None:
             f"(B, P, L) with L = {length}"
         )
     return target_mapping.argmax(-1)
+
+
+def _padded(attention_mask: Tensor | None) -> Tensor | None:
+    """(B, L), true where there is no token; None = nowhere, as far as one can look."""
+    if attention_mask is None or (
+        readable(attention_mask) and attention_mask.device.type == "cpu" and attention_mask.all()
+    ):
+        return None
+    return attention_mask == 0
 
 
 def _segments(token_type_ids: Tensor | None, memory_len: int) -> tuple[Tensor, Tensor] | None:

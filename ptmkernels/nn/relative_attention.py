@@ -203,6 +203,7 @@ class TwoStreamAttention(_RelativeAttention):
         output_attentions: bool = False,
         *,
         relative_offset: int | None = None,
+        sees_itself: Tensor | None = None,
     ) -> tuple:
         """Attend.
 
@@ -222,6 +223,8 @@ class TwoStreamAttention(_RelativeAttention):
             output_attentions: also return the weights (L, S, B, H), with two streams (content, query) before
                 dropout; costs tensors of L x S.
             relative_offset: the row of `r` for query 0 and key 0; None = L, for R = L + S.
+            sees_itself: (B, L), true where a row of the content stream sees its own key, which its mask
+                hides: padding, to Transformers' XLNet. None = nowhere.
 
         Returns:
             (content (L, B, E), query stream (P, B, E) or None), and the weights where asked for.
@@ -244,14 +247,22 @@ class TwoStreamAttention(_RelativeAttention):
             **self._segments(seg_mat),
         }
         if g is None:
-            streams, weights = self._one(query, key_value, options, attn_mask_h, output_attentions)
+            streams, lse, weights = self._one(
+                query, key_value, options, attn_mask_h, output_attentions
+            )
         else:
             queries = (query, self._heads(g, self.q.flatten(1).t()))
             masks = _stream_masks(attn_mask_h, attn_mask_g, target_mapping)
             positions = target_positions(target_mapping)
-            streams, weights = self._two(
+            streams, lse, weights = self._two(
                 queries, key_value, options, masks, positions, output_attentions
             )
+        if sees_itself is not None:
+            own = _own_weight(query, key_value[0], lse, options)
+            own = own.masked_fill(~sees_itself[:, None], 0).to(query.dtype)
+            values = key_value[1][:, :, -length:]
+            streams[0] = streams[0] * (1 - own[..., None]) + self.dropout(own)[..., None] * values
+            weights[:1] = [_join_own_weight(each, own) for each in weights[:1]]
         outputs = tuple(
             self._turned(self.layer_norm(x + self._after(each, self.o.flatten(1), head_mask)))
             for x, each in zip((h, g), streams, strict=False)
@@ -276,39 +287,65 @@ class TwoStreamAttention(_RelativeAttention):
         }
 
     def _one(self, query, key_value, options, mask, need_weights) -> tuple:
-        """The content stream alone: its output and weights, each in a tuple."""
+        """The content stream alone: its output in a list, log-sum-exp, weights in a list."""
         options |= {
             "mask": as_mask(mask),
             **self._dropout_options(self.dropout.p, query.device),
         }
         attended, lse = relative_attention(query, *key_value, return_lse=True, **options)
         if not need_weights:
-            return (attended,), ()
-        return (attended,), (attention_weights(query, key_value[0], lse, **options),)
+            return [attended], lse, []
+        return [attended], lse, [attention_weights(query, key_value[0], lse, **options)]
 
     def _two(self, queries, key_value, options, masks, positions, need_weights) -> tuple:
-        """Both streams: their outputs and weights."""
-        streams = two_stream_attention(
+        """Both streams: their outputs, the log-sum-exp of the content, and weights."""
+        *streams, lse, stream_lse = two_stream_attention(
             *queries,
             *key_value,
             mask=masks[0],
             stream_mask=masks[1],
             target_mapping=positions,
+            return_lse=True,
             **options,
             **self._dropout_options(self.dropout.p, queries[0].device),
         )
         if not need_weights:
-            return streams, ()
-        content = attention_weights(queries[0], key_value[0], None, masks[0], **options)
+            return streams, lse, []
+        content = attention_weights(queries[0], key_value[0], lse, masks[0], **options)
+        of_stream = dict(options)
         if positions is not None:
-            options["query_position"] = positions
+            of_stream["query_position"] = positions
             if (segments := options.get("query_segment")) is not None:
                 segments = segments.expand(positions.shape[0], -1)
-                options["query_segment"] = segments.gather(1, positions)
-        return streams, (
-            content,
-            attention_weights(queries[1], key_value[0], None, masks[1], **options),
-        )
+                of_stream["query_segment"] = segments.gather(1, positions)
+        stream = attention_weights(queries[1], key_value[0], stream_lse, masks[1], **of_stream)
+        return streams, lse, [content, stream]
+
+
+def _own_weight(query: Tensor, key: Tensor, lse: Tensor, options: dict) -> Tensor:
+    """The weight (B, H, L) of each row's own key beside all that the row sees, lse their log-sum-exp.
+
+    sigmoid(s_ii - lse_i): a row that sees one key more needs no mask of size L x S.
+    """
+    memory_len = key.shape[2] - query.shape[2]
+    row = options["relative_offset"] + memory_len
+    terms = {
+        "content_bias": key[:, :, memory_len:],
+        "position_bias": options["relative_key"][:, :, row, None],
+    }
+    if "segment_key" in options:
+        terms["segment_bias"] = options["segment_key"][0, :, None]
+    # s_ii = [(q + u).k + (q + v).r + (q + w).g] / sqrt(D)
+    score = (query * sum(terms.values())).sum(-1)
+    for name, term in terms.items():
+        score = score + (options[name][:, None] * term).sum(-1)
+    return torch.sigmoid(score * query.shape[3] ** -0.5 - lse)
+
+
+def _join_own_weight(weights: Tensor, own: Tensor) -> Tensor:
+    """Attention weights (B, H, L, S) that leave `own` (B, H, L) to each row's own key."""
+    diagonal = F.pad(torch.diag_embed(own), (weights.shape[3] - own.shape[2], 0))
+    return weights * (1 - own[..., None]) + diagonal
 
 
 def as_mask(mask: Mask) -> AttentionMask | None:

@@ -29,6 +29,7 @@ class XLNetConfig(Config):
     """
 
     model_type: ClassVar[str] = "xlnet"
+    # Layers that share their biases: Transformers' XLNet does not have them either, whatever its flag says.
     only: ClassVar[dict] = {"untie_r": True, "summary_use_proj": True}
 
     vocab_size: int = size(32000)

@@ -31,7 +31,8 @@ def two_stream_attention(
     dropout_p: float = 0.0,
     seed: Tensor | None = None,
     backend: str | None = None,
-) -> tuple[Tensor, Tensor]:
+    return_lse: bool = False,
+) -> tuple[Tensor, ...]:
     """Both streams of XLNet (Yang et al. 2019, section 2.3) over shared keys and values.
 
     The content stream h is :func:`relative_attention` of `content_query`; the query stream g the same of
@@ -50,9 +51,10 @@ def two_stream_attention(
         query_segment: (B or 1, L) segments of the L tokens; a predicted row has that of its position.
         seed: int64 (1,), as in :func:`masked_attention`; the rows of the query stream take the bits of
             rows L, L + 1, ....
+        return_lse: also return the log-sum-exp of each stream's scores, (B, H, L) and (B, H, P) float32.
 
     Returns:
-        Content output (B, H, L, D) and query-stream output (B, H, P, D).
+        Content output (B, H, L, D) and query-stream output (B, H, P, D), then what `return_lse` asks for.
 
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
@@ -67,8 +69,8 @@ def two_stream_attention(
     if query_segment is not None:
         query_segment = query_segment.expand(max(query_segment.shape[0], position.shape[0]), -1)
         query_segment = query_segment.gather(1, position.expand(query_segment.shape[0], -1).long())
-    rows = relative_attention(
-        torch.cat([content_query, stream_query], dim=2),
+    output, lse = relative_attention(
+        _stacked_queries(content_query, stream_query),
         key,
         value,
         relative_key,
@@ -85,8 +87,10 @@ def two_stream_attention(
         dropout_p=dropout_p,
         seed=seed,
         backend=backend,
+        return_lse=True,
     )
-    return rows[:, :, :length], rows[:, :, length:]
+    streams = output.split((length, predicted), dim=2)
+    return (*streams, *lse.split((length, predicted), dim=2)) if return_lse else streams
 
 
 def target_positions(target_mapping: Tensor | None, stream_query: Tensor, length: int) -> Tensor:
@@ -142,6 +146,11 @@ def check_streams(
                 f"{name} is for {each.query_len} queries and {each.key_len} keys; expected "
                 f"{query.shape[2]} and {key.shape[2]}"
             )
+
+
+def _stacked_queries(content: Tensor, stream: Tensor) -> Tensor:
+    """(B, H, L + P, D), stored as (B, L + P, H, D), so that the outputs need no copy to join their heads."""
+    return torch.cat([content.transpose(1, 2), stream.transpose(1, 2)], dim=1).transpose(1, 2)
 
 
 def _along_rows(first: Tensor, second: Tensor, dim: int = 1) -> Tensor:
