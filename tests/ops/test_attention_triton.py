@@ -142,7 +142,7 @@ def test_registration():
     inputs = [torch.randn(1, 2, 9, 16, device=DEVICE, requires_grad=True) for _ in range(3)]
     mask = AttentionMask.causal(9, device=DEVICE)
     bias = torch.randn(1, 2, 9, 9, device=DEVICE, requires_grad=True)
-    options = AttentionOptions.of(mask, bias, 0.25, 0.0, None).astuple()
+    options = AttentionOptions.of(inputs[0], mask, bias, 0.25, 0.0, None).astuple()
     torch.library.opcheck(torch.ops.ptmkernels.triton_attention_forward, (*inputs, *options))
     output, lse = torch.ops.ptmkernels.triton_attention_forward(*inputs, *options)
     arguments = [t.detach() for t in (output, *inputs, output, lse)]
@@ -208,7 +208,7 @@ def tiles_to_visit(mask, m, n, of_keys=False) -> torch.Tensor:
 
     query = torch.zeros(mask.batch_size, 1, mask.query_len, 1, device=DEVICE)
     key = torch.zeros(mask.batch_size, 1, mask.key_len, 1, device=DEVICE)
-    options = AttentionOptions.of(mask.to(DEVICE), None, 1.0, 0.0, None)
+    options = AttentionOptions.of(query, mask.to(DEVICE), None, 1.0, 0.0, None)
     return _Call.of(query, key, key, options).ranges(Tile(m, n), of_keys)[0].cpu()
 
 

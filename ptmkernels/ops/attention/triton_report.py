@@ -47,7 +47,7 @@ def compiled_kernels(
     query = torch.zeros(batch, heads, query_len, head_dim, dtype=dtype)
     key = torch.zeros(batch, heads, key_len, head_dim, dtype=dtype)
     lse = torch.zeros(query.shape[:3])
-    options = _options(call, heads, query_len, key_len, dtype)
+    options = _options(call, query, key_len)
     with compile_for(target) as kernels:
         triton_launch.attention_forward(query, key, key, *options.astuple())
         if backward and call != "one query":
@@ -58,9 +58,8 @@ def compiled_kernels(
     return kernels
 
 
-def _options(
-    call: str, heads: int, query_len: int, key_len: int, dtype: torch.dtype
-) -> AttentionOptions:
+def _options(call: str, query: torch.Tensor, key_len: int) -> AttentionOptions:
+    _, heads, query_len, _ = query.shape
     everything = call == "every option"
     mask = None if call == "plain" else AttentionMask.causal(query_len, key_len)
     if call == "dense mask" or everything:
@@ -71,11 +70,12 @@ def _options(
         )
     bias = None
     if call == "bias" or everything:
-        bias = torch.zeros(1, heads, query_len, key_len, dtype=dtype)
+        bias = torch.zeros(1, heads, query_len, key_len, dtype=query.dtype)
     elif call in ("table", "one tile"):
         bias = BucketedBias.t5(torch.zeros(32, heads), query_len, key_len)
     dropout_p = 0.1 if call == "dropout" or everything else 0.0
-    return AttentionOptions.of(mask, bias, 0.125, dropout_p, torch.zeros(1, dtype=torch.int64))
+    seed = torch.zeros(1, dtype=torch.int64)
+    return AttentionOptions.of(query, mask, bias, None, dropout_p, seed)
 
 
 def matrix_instructions(kernel: CompiledKernel) -> int:
