@@ -12,8 +12,7 @@ _BOUNDARY = re.compile(r"""(?<=[.!?…])["'”’)\]]*\s+(?=["'“‘(\[]*[A-Z0-
 
 # After these a full stop ends no sentence.
 _ABBREVIATIONS = frozenset(
-    "al approx art bros capt cf ch co col corp dept dr ed eds e.g eg eq esp est fig figs gen gov i.e ie inc jr "
-    "lt ltd m.a messrs mr mrs ms mt no nos p pp prof rev sec sen sgt sr st vol vols vs".split()
+    ["al", "approx", "art", "bros", "capt", "cf", "ch", "co", "col", "corp", "dept", "dr", "ed", "eds", "e.g", "eg", "eq", "esp", "est", "fig", "figs", "gen", "gov", "i.e", "ie", "inc", "jr", "lt", "ltd", "m.a", "messrs", "mr", "mrs", "ms", "mt", "no", "nos", "p", "pp", "prof", "rev", "sec", "sen", "sgt", "sr", "st", "vol", "vols", "vs"]
 )
 _LAST_WORD = re.compile(r"([^\s(\[\"'“‘]+)\.$")
 

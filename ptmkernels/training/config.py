@@ -69,7 +69,7 @@ class TrainingConfig:
         for name in ("evaluate_every", "save_every", "workers", "weight_decay", "epsilon"):
             self._expect(name, getattr(self, name) >= 0, "a number >= 0")
         rate = self.learning_rate
-        self._expect("learning_rate", 0 < rate and math.isfinite(rate), "a finite number > 0")
+        self._expect("learning_rate", rate > 0 and math.isfinite(rate), "a finite number > 0")
         self._expect(
             "betas", all(0 <= beta < 1 for beta in self.betas), "two numbers 0 <= beta < 1"
         )

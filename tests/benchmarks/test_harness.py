@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from ptmkernels.benchmarks import OPS, harness, load, report
-from ptmkernels.benchmarks.harness import BACKWARD, BOTH, FORWARD, Benchmark, Case, Options, Provider
+from ptmkernels.benchmarks.harness import (
+    BACKWARD,
+    BOTH,
+    FORWARD,
+    Benchmark,
+    Case,
+    Options,
+    Provider,
+)
 from ptmkernels.benchmarks.machine import Work, copy_rate, floor_seconds, matmul_rate
 from ptmkernels.benchmarks.memory import peak_bytes, peak_resident_bytes
 

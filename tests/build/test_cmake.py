@@ -10,7 +10,7 @@ from ptmkernels.cli.info import _package_folder
 from tests.build.conftest import ROOT, run
 
 sys.path.insert(0, str(ROOT / "tools"))
-from torch_headers import find_torch_headers  # noqa: E402
+from torch_headers import find_torch_headers
 
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 NO_NVCC = "-DCMAKE_IGNORE_PATH=/usr/local/bin;/usr/local/cuda/bin;/usr/bin;/opt/cuda/bin"

@@ -5,6 +5,7 @@ import io
 import pydoc_data.topics
 
 import pytest
+
 from ptmkernels._corpus import BytePairEncoder, learn_bpe
 
 learn = pytest.importorskip("subword_nmt.learn_bpe")

@@ -4,6 +4,7 @@ import collections
 
 import numpy as np
 import pytest
+
 from ptmkernels._corpus import CooccurrenceCounter
 
 

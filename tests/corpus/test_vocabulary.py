@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+
 from ptmkernels._corpus import Encoder, VocabularyCounter
 
 
