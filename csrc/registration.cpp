@@ -38,4 +38,23 @@ STABLE_TORCH_LIBRARY(ptmkernels, m) {
       "Tensor counts, Tensor(c!) state, Tensor? noise_ends, Tensor? tree_offsets, "
       "Tensor? tree_path, bool cbow, int window, int negatives, float sample, "
       "float learning_rate, int train_words, int epochs) -> Tensor statistics");
+  m.def(
+      "glove_step_(Tensor(a!) word, Tensor(b!) context, Tensor(c!) word_bias, "
+      "Tensor(d!) context_bias, Tensor(e!) word_sums, Tensor(f!) context_sums, "
+      "Tensor(g!) word_bias_sums, Tensor(h!) context_bias_sums, Tensor rows, Tensor columns, "
+      "Tensor values, float learning_rate, float x_max, float power, int threads) -> Tensor loss");
+  m.def(
+      "negative_sampling_forward(Tensor hidden, Tensor target, Tensor weight, Tensor? negatives, "
+      "Tensor? alias, Tensor? seed, int num_negatives, Tensor? bias, Tensor? log_noise, "
+      "bool skip_target, bool sparse) -> (Tensor loss, Tensor coefficient, Tensor ids)");
+  m.def(
+      "negative_sampling_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor coefficient, "
+      "Tensor ids, bool dense) -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
+  m.def(
+      "hierarchical_softmax_forward(Tensor hidden, Tensor target, Tensor node_weight, "
+      "Tensor offsets, Tensor path, bool sparse) -> Tensor loss");
+  m.def(
+      "hierarchical_softmax_backward(Tensor grad, Tensor hidden, Tensor target, "
+      "Tensor node_weight, Tensor offsets, Tensor path, bool dense) "
+      "-> (Tensor grad_hidden, Tensor grad_weight)");
 }

@@ -1,5 +1,5 @@
-// The torch ops of masked attention on the CPU: reads the tensors, allocates the results, calls the kernels. Nothing is checked here:
-// ptmkernels/ops/attention/validation.py has done so.
+// The torch ops of masked attention on the CPU: reads the tensors, allocates the results, calls the
+// kernels. Nothing is checked here: ptmkernels/ops/attention/validation.py has done so.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -52,11 +52,14 @@ DType dtype_of(const Tensor& tensor) {
 }
 
 Heads heads_of(const Tensor& tensor) {
-  return {tensor.data_ptr(), dtype_of(tensor), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
+  return {tensor.data_ptr(), dtype_of(tensor), tensor.stride(0), tensor.stride(1),
+          tensor.stride(2)};
 }
 
 // A dimension of size 1 repeats.
-int64_t repeating_stride(const Tensor& tensor, int64_t dim) { return tensor.size(dim) == 1 ? 0 : tensor.stride(dim); }
+int64_t repeating_stride(const Tensor& tensor, int64_t dim) {
+  return tensor.size(dim) == 1 ? 0 : tensor.stride(dim);
+}
 
 Scores scores_of(const Tensor& tensor, DType dtype) {
   return {tensor.data_ptr(),           dtype,
@@ -73,7 +76,9 @@ Sizes sizes_of(const Tensor& query, const Tensor& key) {
   return {query.size(0), query.size(1), key.size(1), query.size(2), key.size(2), query.size(3)};
 }
 
-bool is_empty(const Sizes& size) { return size.batches == 0 || size.heads == 0 || size.queries == 0 || size.keys == 0; }
+bool is_empty(const Sizes& size) {
+  return size.batches == 0 || size.heads == 0 || size.queries == 0 || size.keys == 0;
+}
 
 // The optional arguments of both ops, in the order of their schema.
 struct Arguments {
@@ -177,13 +182,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
   const bool with_table = table_needs_grad && bias_table;
   Tensor grad_bias = with_bias ? torch::stable::new_zeros(*bias, bias->sizes(), ScalarType::Float)
                                : torch::stable::new_empty(query, none);
-  Tensor grad_table = with_table ? torch::stable::new_zeros(*bias_table, bias_table->sizes(), ScalarType::Float)
-                                 : torch::stable::new_empty(query, none);
+  Tensor grad_table =
+      with_table ? torch::stable::new_zeros(*bias_table, bias_table->sizes(), ScalarType::Float)
+                 : torch::stable::new_empty(query, none);
   const Sizes size = sizes_of(query, key);
   if (is_empty(size)) {
     for (Tensor* tensor : {&grad_query, &grad_key, &grad_value}) torch::stable::zero_(*tensor);
   } else {
-    const Tensor incoming = grad_output.stride(3) == 1 ? grad_output : torch::stable::contiguous(grad_output);
+    const Tensor incoming =
+        grad_output.stride(3) == 1 ? grad_output : torch::stable::contiguous(grad_output);
     OptionalTensor incoming_lse;
     if (grad_lse) incoming_lse = torch::stable::contiguous(*grad_lse);
     const Arguments arguments = {key_rank,   query_low,   query_high, tree,      allowed, bias,

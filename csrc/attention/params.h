@@ -1,7 +1,9 @@
-// What an attention kernel is given: plain pointers, sizes and strides, the same for every backend. No torch type appears here.
+// What an attention kernel is given: plain pointers, sizes and strides, the same for every backend.
+// No torch type appears here.
 //
-// Dimensions: B batch, H query heads, Hk key/value heads (Hk divides H), L queries, S keys, D head dimension. All strides count
-// elements, and all are 64-bit, because a tensor may have more than 2^31 elements.
+// Dimensions: B batch, H query heads, Hk key/value heads (Hk divides H), L queries, S keys, D head
+// dimension. All strides count elements, and all are 64-bit, because a tensor may have more than
+// 2^31 elements.
 #pragma once
 
 #include <stdint.h>
@@ -39,8 +41,9 @@ struct Mask {
   int64_t low_batch = 0;
   int64_t high_batch = 0;
 
-  // (B or 1, 3, S): trunk, branch_low, branch_high of every token; query i is token i + S - L. Visible: both on the trunk, or the
-  // branch intervals overlap. An interval with low > high is empty.
+  // (B or 1, 3, S): trunk, branch_low, branch_high of every token; query i is token i + S - L.
+  // Visible: both on the trunk, or the branch intervals overlap. An interval with low > high is
+  // empty.
   const int32_t* tree = nullptr;
   int64_t tree_batch = 0;
 
@@ -53,7 +56,7 @@ struct Options {
   Scores bias;  // added to the scaled product
 
   // Bucketed bias: bias_ij = table[bucket[j - i + L - 1], h]
-  const void* table = nullptr;      // (N, H)
+  const void* table = nullptr;  // (N, H)
   DType table_dtype = DType::kFloat32;
   int64_t table_row = 0;
   int64_t table_column = 0;
@@ -62,18 +65,19 @@ struct Options {
 
   float scale = 1;
 
-  // Weight (b, h, i, j) is kept iff word j & 3 of Philox4x32-10 at counter (j >> 2, i, h, b) and key `seed` is >= floor(p · 2^32).
+  // Weight (b, h, i, j) is kept iff word j & 3 of Philox4x32-10 at counter (j >> 2, i, h, b) and
+  // key `seed` is >= floor(p · 2^32).
   double dropout = 0;
-  const int64_t* seed = nullptr;    // (1)
+  const int64_t* seed = nullptr;  // (1)
 };
 
 struct Sizes {
-  int64_t batches = 0;      // B
-  int64_t heads = 0;        // H
-  int64_t key_heads = 0;    // Hk
-  int64_t queries = 0;      // L
-  int64_t keys = 0;         // S
-  int64_t dimension = 0;    // D
+  int64_t batches = 0;    // B
+  int64_t heads = 0;      // H
+  int64_t key_heads = 0;  // Hk
+  int64_t queries = 0;    // L
+  int64_t keys = 0;       // S
+  int64_t dimension = 0;  // D
 };
 
 struct ForwardParams {
@@ -93,9 +97,10 @@ struct BackwardParams {
   const float* grad_lse = nullptr;  // (B, H, L), contiguous; null where it is not wanted
   Heads grad_query, grad_key, grad_value;
 
-  // float32, zero on entry, in the bias' own shape: a stride is 0 where the bias is broadcast. Null where it is not wanted.
+  // float32, zero on entry, in the bias' own shape: a stride is 0 where the bias is broadcast. Null
+  // where it is not wanted.
   Scores grad_bias;
-  float* grad_table = nullptr;      // (N, H), contiguous; null where it is not wanted
+  float* grad_table = nullptr;  // (N, H), contiguous; null where it is not wanted
 };
 
 }  // namespace ptmkernels::attention

@@ -6,14 +6,17 @@
 namespace ptmkernels {
 namespace {
 
-constexpr CpuArch kAll[] = {CpuArch::kGeneric, CpuArch::kAvx2, CpuArch::kAvx512, CpuArch::kAvx512Bf16, CpuArch::kWide};
+constexpr CpuArch kAll[] = {CpuArch::kGeneric, CpuArch::kAvx2, CpuArch::kAvx512,
+                            CpuArch::kAvx512Bf16, CpuArch::kWide};
 
 bool supports(CpuArch arch) {
   if (arch == CpuArch::kGeneric) return true;
 #if PTMKERNELS_X86
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
   switch (arch) {
     case CpuArch::kAvx2:
     case CpuArch::kWide:  // compiled for AVX2 on this architecture
@@ -72,7 +75,8 @@ CpuArch selected_cpu_arch() {
     throw std::runtime_error("PTMKERNELS_CPU_ARCH is '" + std::string(forced) +
                              "', which this processor cannot run; it can run: " + names(supported));
   }
-  throw std::runtime_error("PTMKERNELS_CPU_ARCH is '" + std::string(forced) + "', expected one of: " + names(supported));
+  throw std::runtime_error("PTMKERNELS_CPU_ARCH is '" + std::string(forced) +
+                           "', expected one of: " + names(supported));
 }
 
 }  // namespace ptmkernels

@@ -25,8 +25,8 @@ const char* name_of(CpuArch arch);
 // Those that this machine can run, slowest first, `wide` not among them.
 std::vector<CpuArch> supported_cpu_archs();
 
-// The last of them, or the one that the environment variable PTMKERNELS_CPU_ARCH names (read at every call). Throws std::runtime_error
-// where that is unknown or this machine cannot run it.
+// The last of them, or the one that the environment variable PTMKERNELS_CPU_ARCH names (read at
+// every call). Throws std::runtime_error where that is unknown or this machine cannot run it.
 CpuArch selected_cpu_arch();
 
 }  // namespace ptmkernels

@@ -1,6 +1,8 @@
-// Philox4x32-10, a counter-based random generator: the same counter and key give the same four words on every device.
+// Philox4x32-10, a counter-based random generator: the same counter and key give the same four
+// words on every device.
 //
-// J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011, section 3.3.
+// J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel Random Numbers: As Easy as 1, 2,
+// 3", SC 2011, section 3.3.
 #pragma once
 
 #include <stdint.h>

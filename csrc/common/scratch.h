@@ -1,4 +1,5 @@
-// Carves arrays out of one block of scratch memory. Run once over a null block it measures how much a layout needs.
+// Carves arrays out of one block of scratch memory. Run once over a null block it measures how much
+// a layout needs.
 #pragma once
 
 #include "common/cpu_runtime.h"

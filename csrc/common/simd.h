@@ -1,11 +1,13 @@
-// Vectors of PTMKERNELS_SIMD_WIDTH floats, written with the compiler's vector extensions, so that one source serves every instruction set.
+// Vectors of PTMKERNELS_SIMD_WIDTH floats, written with the compiler's vector extensions, so that
+// one source serves every instruction set.
 //
 // A translation unit of one instruction set defines
 //   PTMKERNELS_CPU_ARCH    the namespace of everything that it compiles (avx2, avx512, ...)
 //   PTMKERNELS_SIMD_WIDTH  the floats in a vector: 4, 8 or 16
-// and includes this file. Such units must not emit a function that another unit may emit under the same name, since the linker keeps
-// one of them and a machine without the wider instructions would run it: they include no standard header with inline code, and all of
-// theirs lies in their own namespace.
+// and includes this file. Such units must not emit a function that another unit may emit under the
+// same name, since the linker keeps one of them and a machine without the wider instructions would
+// run it: they include no standard header with inline code, and all of theirs lies in their own
+// namespace.
 #pragma once
 
 #include <stddef.h>
@@ -18,7 +20,8 @@
 #define PTMKERNELS_INLINE inline __attribute__((always_inline))
 #define PTMKERNELS_NOINLINE __attribute__((noinline))
 
-// Unrolls the loop that follows, of at most 16 turns, so that an array which it indexes can live in registers.
+// Unrolls the loop that follows, of at most 16 turns, so that an array which it indexes can live in
+// registers.
 #if defined(__clang__)
 #define PTMKERNELS_UNROLL _Pragma("clang loop unroll(full)")
 #else
@@ -103,10 +106,12 @@ PTMKERNELS_INLINE float sum(Vec v) {
   return total;
 }
 
-// 2^x of each of N vectors, for x <= 127, to 2e-7 of its value; 0 for x <= -127 and for -infinity; NaN stays NaN.
+// 2^x of each of N vectors, for x <= 127, to 2e-7 of its value; 0 for x <= -127 and for -infinity;
+// NaN stays NaN.
 //
-// x = n + f with n whole and |f| <= 1/2; 2^f is a polynomial with constant term 1 (so that 2^-127 comes out as 0, exactly). A chain of
-// twelve dependent instructions each: the N chains are interleaved in the source because a processor does not look far enough ahead.
+// x = n + f with n whole and |f| <= 1/2; 2^f is a polynomial with constant term 1 (so that 2^-127
+// comes out as 0, exactly). A chain of twelve dependent instructions each: the N chains are
+// interleaved in the source because a processor does not look far enough ahead.
 template <int N>
 PTMKERNELS_INLINE void exp2(Vec* x) {
   constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number

@@ -82,11 +82,13 @@ PTMKERNELS_INLINE void store_elements(Float16* p, Vec v) {
 #else
   const UintVec bits = (UintVec)v;
   const UintVec magnitude = bits & 0x7fffffffu;
-  // Normal halves: round the 13 bits that go, then rebias. Subnormal ones: adding 1/2 aligns their last bit with a float's last bit.
+  // Normal halves: round the 13 bits that go, then rebias. Subnormal ones: adding 1/2 aligns their
+  // last bit with a float's last bit.
   const UintVec normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112u << 23)) >> 13;
   const UintVec subnormal = (UintVec)((Vec)magnitude + splat(0.5f)) - 0x3f000000u;
   const UintVec finite = magnitude < splat(uint32_t{113u << 23}) ? subnormal : normal;
-  const UintVec limited = magnitude >= splat(uint32_t{0x477ff000u}) ? splat(uint32_t{0x7c00}) : finite;
+  const UintVec limited =
+      magnitude >= splat(uint32_t{0x477ff000u}) ? splat(uint32_t{0x7c00}) : finite;
   const UintVec half = magnitude > splat(uint32_t{0x7f800000u}) ? splat(uint32_t{0x7e00}) : limited;
   store_as(p, narrow(half | (bits >> 16 & 0x8000)));
 #endif

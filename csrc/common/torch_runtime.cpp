@@ -18,7 +18,8 @@ void TorchRuntime::Free::operator()(void* memory) const { std::free(memory); }
 
 TorchRuntime::Block TorchRuntime::aligned(size_t bytes) {
   constexpr size_t kAlignment = 64;
-  void* const memory = std::aligned_alloc(kAlignment, (bytes + kAlignment) / kAlignment * kAlignment);
+  void* const memory =
+      std::aligned_alloc(kAlignment, (bytes + kAlignment) / kAlignment * kAlignment);
   if (!memory) throw std::bad_alloc();
   return Block(static_cast<char*>(memory));
 }
@@ -36,7 +37,8 @@ char* TorchRuntime::thread_scratch(size_t bytes) {
   return block.get();
 }
 
-void TorchRuntime::run(const CpuRuntime& runtime, int64_t count, size_t scratch_bytes, void (*task)(void*, int64_t, char*), void* state) {
+void TorchRuntime::run(const CpuRuntime& runtime, int64_t count, size_t scratch_bytes,
+                       void (*task)(void*, int64_t, char*), void* state) {
   std::atomic<int64_t> next = 0;
   const auto work = [&](int64_t, int64_t) {
     char* const scratch = thread_scratch(scratch_bytes);

@@ -8,8 +8,8 @@
 
 namespace ptmkernels {
 
-// One op's; its memory is freed with it. Work runs on torch's threads, as many as torch.set_num_threads allows, each taking the next
-// index when it is done with its last.
+// One op's; its memory is freed with it. Work runs on torch's threads, as many as
+// torch.set_num_threads allows, each taking the next index when it is done with its last.
 class TorchRuntime : public CpuRuntime {
  public:
   TorchRuntime();
@@ -22,7 +22,8 @@ class TorchRuntime : public CpuRuntime {
 
   static Block aligned(size_t bytes);
   static char* thread_scratch(size_t bytes);
-  static void run(const CpuRuntime& runtime, int64_t count, size_t scratch_bytes, void (*task)(void*, int64_t, char*), void* state);
+  static void run(const CpuRuntime& runtime, int64_t count, size_t scratch_bytes,
+                  void (*task)(void*, int64_t, char*), void* state);
   static void* keep(const CpuRuntime& runtime, size_t bytes);
 
   mutable std::vector<Block> blocks_;

@@ -42,7 +42,8 @@ File open_file(const std::string& path, const char* mode) {
 
 size_t find_space(std::string_view text, size_t begin) {
 #if defined(__SSE2__)
-  // Sixteen bytes at once: words differ in length, and a loop over bytes mispredicts each one's end.
+  // Sixteen bytes at once: words differ in length, and a loop over bytes mispredicts each one's
+  // end.
   for (; begin + 16 <= text.size(); begin += 16) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(text.data() + begin));
     const __m128i control = _mm_and_si128(_mm_cmpgt_epi8(bytes, _mm_set1_epi8('\t' - 1)),

@@ -98,7 +98,8 @@ int64_t& WordTable::number_of(std::string_view word, const Key& key, uint64_t ha
 
 const int64_t* WordTable::find(std::string_view word) const {
   const Key key = key_of(word);
-  for (size_t i = hash(key) & (slots_.size() - 1); slots_[i].place; i = (i + 1) & (slots_.size() - 1)) {
+  for (size_t i = hash(key) & (slots_.size() - 1); slots_[i].place;
+       i = (i + 1) & (slots_.size() - 1)) {
     if (holds(slots_[i], key, word)) return &slots_[i].number;
   }
   return nullptr;

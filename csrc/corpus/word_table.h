@@ -12,8 +12,9 @@ class WordTable {
  public:
   WordTable();
 
-  // The number of a word, which enters the table with 0 when it is new. The reference holds until the
-  // next call. The word is not empty and shorter than 2^24 bytes (throws std::invalid_argument).
+  // The number of a word, which enters the table with 0 when it is new. The reference holds until
+  // the next call. The word is not empty and shorter than 2^24 bytes (throws
+  // std::invalid_argument).
   int64_t& operator[](std::string_view word);
 
   // Adds 1 to the number of each word. Meant for many at once: the slots are fetched ahead of use.

@@ -1,5 +1,6 @@
 // The training step of word2vec.c, operation by operation and in its order, on one thread: the same
-// generator, tables and rounding (Mikolov et al. 2013; the C tool, "exact mode" of docs/word_vectors.md).
+// generator, tables and rounding (Mikolov et al. 2013; the C tool, "exact mode" of
+// docs/word_vectors.md).
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -34,7 +35,8 @@ struct Exact {
   const int64_t* counts;
   int64_t vocabulary;
   int64_t* state;
-  const int64_t* noise_ends;  // (V): the last cell of the noise table that holds word v; null = a tree
+  const int64_t*
+      noise_ends;  // (V): the last cell of the noise table that holds word v; null = a tree
   const int64_t* tree_offsets;
   const int32_t* tree_path;
   bool cbow;
@@ -56,8 +58,8 @@ struct Exact {
   void prepare() {
     sigmoid.resize(kTableSize);
     for (int i = 0; i < kTableSize; ++i) {
-      const float e = static_cast<float>(
-          std::exp((static_cast<float>(i) / static_cast<float>(kTableSize) * 2 - 1) * kLimit));
+      const float x = (static_cast<float>(i) / static_cast<float>(kTableSize) * 2 - 1) * kLimit;
+      const auto e = static_cast<float>(std::exp(static_cast<double>(x)));  // as C's exp has it
       sigmoid[i] = e / (e + 1);
     }
     hidden.resize(width);
@@ -75,9 +77,10 @@ struct Exact {
   bool keeps(int64_t word) {
     if (sample <= 0) return true;
     const float threshold = sample * static_cast<float>(train_words);
-    const auto count = static_cast<float>(counts[word]);
+    const double root =
+        std::sqrt(static_cast<double>(static_cast<float>(counts[word]) / threshold));
     const auto chance =
-        static_cast<float>((std::sqrt(static_cast<double>(count / threshold)) + 1) * threshold / count);
+        static_cast<float>((root + 1) * threshold / static_cast<double>(counts[word]));
     return chance >= static_cast<float>(random() & 0xFFFF) / 65536.0f;
   }
 

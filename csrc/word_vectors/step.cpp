@@ -1,5 +1,7 @@
-// The torch op of the fused training step on the CPU: shares the sentences out to threads. Nothing is
-// checked here: ptmkernels/ops/word_vectors has done so.
+// The torch op of the fused training step on the CPU: shares the sentences out to threads. Nothing
+// is checked here: ptmkernels/ops/word_vectors has done so.
+
+#include "word_vectors/step.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -13,9 +15,7 @@
 #include <thread>
 #include <vector>
 
-#include "common/cpu_arch.h"
 #include "word_vectors/cpu/kernels.h"
-#include "word_vectors/step.h"
 
 namespace ptmkernels {
 namespace {
@@ -25,22 +25,6 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 constexpr int64_t kChunk = 8192;  // tokens that a thread takes at once
-
-const StepKernels& selected_kernels() {
-  switch (selected_cpu_arch()) {
-#if PTMKERNELS_X86
-    case CpuArch::kAvx2:
-      return kAvx2StepKernels;
-    case CpuArch::kAvx512:
-    case CpuArch::kAvx512Bf16:
-      return kAvx512StepKernels;
-#endif
-    case CpuArch::kWide:
-      return kWideStepKernels;
-    default:
-      return kGenericStepKernels;
-  }
-}
 
 template <class T>
 const T* data(const OptionalTensor& tensor) {
@@ -69,7 +53,7 @@ struct Free {
 
 StepStatistics run_chunks(const StepOptions& options, const std::vector<int64_t>& ends,
                           int64_t threads) {
-  const StepKernels& kernels = selected_kernels();
+  const WordVectorKernels& kernels = word_vector_kernels();
   const size_t bytes = (kernels.scratch_bytes(options) + 63) / 64 * 64;
   std::vector<StepStatistics> shares(static_cast<size_t>(threads));
   std::atomic<size_t> next = 0;

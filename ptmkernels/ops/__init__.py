@@ -1,6 +1,27 @@
 """Functions on tensors with autograd, fake tensors and torch.compile."""
 
 from ptmkernels.ops.attention import BucketedBias, attention_weights, masked_attention, t5_buckets
+from ptmkernels.ops.hierarchical_softmax import (
+    HuffmanTree,
+    hierarchical_softmax_log_prob,
+    hierarchical_softmax_loss,
+)
+from ptmkernels.ops.negative_sampling import AliasTable, negative_sampling_loss
 from ptmkernels.ops.template_op import template_op
+from ptmkernels.ops.word_vectors import cbow_step_, glove_step_, skipgram_step_
 
-__all__ = ["BucketedBias", "attention_weights", "masked_attention", "t5_buckets", "template_op"]
+__all__ = [
+    "AliasTable",
+    "BucketedBias",
+    "HuffmanTree",
+    "attention_weights",
+    "cbow_step_",
+    "glove_step_",
+    "hierarchical_softmax_log_prob",
+    "hierarchical_softmax_loss",
+    "masked_attention",
+    "negative_sampling_loss",
+    "skipgram_step_",
+    "t5_buckets",
+    "template_op",
+]

@@ -11,6 +11,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ptmkernels.checkpoint import read_json
@@ -27,6 +28,7 @@ from ptmkernels.objectives import BertPretraining, MaskedLanguageModelling
 from ptmkernels.registry import create_model
 from ptmkernels.training.checkpoints import latest_checkpoint
 from ptmkernels.training.config import TrainingConfig
+from ptmkernels.training.local_start import start_local
 from ptmkernels.training.trainer import Trainer
 
 __all__ = ["OBJECTIVES", "PretrainingConfig", "prepare_pretraining"]
@@ -34,6 +36,8 @@ __all__ = ["OBJECTIVES", "PretrainingConfig", "prepare_pretraining"]
 SETTINGS = "pretraining.json"  # in the folder of a run
 
 OBJECTIVES = {"mlm+nsp": BertPretraining, "mlm": MaskedLanguageModelling}
+
+STARTS = ("paper", "local")
 
 EVALUATION_TOKENS = 32768
 MAX_EVALUATION_REPLICAS = 10
@@ -62,9 +66,10 @@ class PretrainingConfig:
         max_predictions: in an example at most.
         whole_words: hide whole words.
         short_probability: share of the documents cut to shorter pairs.
+        start: the weights that a run starts from: "paper", or "local" (:func:`start_local`).
 
     Raises:
-        ValueError: the objective is unknown.
+        ValueError: the objective or the start is unknown.
     """
 
     model: str
@@ -83,12 +88,15 @@ class PretrainingConfig:
     max_predictions: int | None = None
     whole_words: bool = False
     short_probability: float = 0.1
+    start: str = "paper"
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ValueError(
                 f"objective is {self.objective!r}; expected one of {', '.join(OBJECTIVES)}"
             )
+        if self.start not in STARTS:
+            raise ValueError(f"start is {self.start!r}; expected one of {', '.join(STARTS)}")
 
     @classmethod
     def read(cls, run: Path) -> PretrainingConfig:
@@ -109,6 +117,11 @@ class PretrainingConfig:
         """Keep the settings in the folder of the run."""
         with atomic_files(run) as at:
             at(SETTINGS).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by name, those of the loop included."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | asdict(values.pop("training"))
 
     def changed(self, **settings: Any) -> PretrainingConfig:
         """A copy with other settings, those of the loop included."""
@@ -147,6 +160,9 @@ def prepare_pretraining(
     objective = OBJECTIVES[config.objective]()
     model = _build_model(config, objective.head, tokenizer)
     data = _dataset(config, training, tokenizer)
+    if config.start == "local":
+        counts = np.bincount(data.source.corpus.tokens, minlength=tokenizer.vocab_size)
+        start_local(model, counts)
     evaluation = None
     if held_out is not None:
         evaluation = _dataset(config, held_out, tokenizer, evaluation=True)

@@ -87,7 +87,10 @@ class Trainer:
         self.held_out = held_out
         self.output = None if output is None else Path(output)
         self.files = dict(files or {})
-        self.accelerator = Accelerator(mixed_precision=config.precision)
+        # Without `cpu`, several processes on a machine with no GPU would not find each other.
+        self.accelerator = Accelerator(
+            mixed_precision=config.precision, cpu=not torch.accelerator.is_available()
+        )
         self.schedule = create_schedule(config.schedule, config.warmup, config.steps, config.power)
         if config.checkpoint_activations:
             model.gradient_checkpointing_enable()
@@ -150,7 +153,7 @@ class Trainer:
         """Train to the last step.
 
         Raises:
-            FloatingPointError: the loss is NaN or infinite; names the step. The last checkpoint, from
+            RuntimeError: the loss is NaN or infinite; names the step. The last checkpoint, from
                 before, stays.
             OSError: a checkpoint could not be written; earlier ones stay.
         """
@@ -382,12 +385,12 @@ class _Window:
         """Tokens seen and the numbers of the window; the next begins.
 
         Raises:
-            FloatingPointError: the loss of a step is not finite; names the step.
+            RuntimeError: the loss of a step is not finite; names the step.
         """
         losses = self._accelerator.reduce(torch.stack(self._losses), "sum").tolist()
         for number, loss in enumerate(losses, start=self._first):
             if not math.isfinite(loss):
-                raise FloatingPointError(
+                raise RuntimeError(
                     f"the loss is {loss} at step {number} (learning rate {learning_rate:.3g}); the "
                     "weights are lost, an earlier checkpoint is not. A lower learning rate, a longer "
                     "warm-up or another precision may help"

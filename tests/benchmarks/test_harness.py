@@ -1,4 +1,4 @@
-"""The harness on a toy op: what is right is timed, what is wrong or fails is said, rows hold what they say."""
+"""The harness on a toy op: what is right is timed, what is wrong is said, rows hold what they say."""
 
 import csv
 import json

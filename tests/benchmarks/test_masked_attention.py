@@ -34,7 +34,7 @@ def test_cases_cover_what_was_asked():
         for size in sizes:
             assert (series, size, torch.float32) in found
             assert (series, size, torch.bfloat16) in found
-    with pytest.raises(ValueError, match="series is .*nothing"):
+    with pytest.raises(ValueError, match=r"series is .*nothing"):
         cases(series=("nothing",))
 
 

@@ -1,5 +1,7 @@
 """Huffman trees, alias tables and sub-word hashes against gensim, word2vec.c's rule and fastText."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,7 +11,7 @@ from ptmkernels import _corpus
 
 def split_paths(counts, ties):
     offsets, path = _corpus.huffman_paths(counts, ties=ties)
-    parts = [path[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    parts = [path[a:b] for a, b in itertools.pairwise(offsets)]
     return [p & 1 for p in parts], [p >> 1 for p in parts]
 
 

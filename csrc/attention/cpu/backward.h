@@ -1,14 +1,16 @@
-// Backward of masked attention, from the log-sum-exp of the forward. With P_ij = exp(s_ij - lse_i), Z the dropout factors and ∘ the
-// product by elements:
+// Backward of masked attention, from the log-sum-exp of the forward. With P_ij = exp(s_ij - lse_i),
+// Z the dropout factors and ∘ the product by elements:
 //
 //     dP = dO·Vᵀ    δ_i = dO_i·O_i - dlse_i    dS = P ∘ (Z ∘ dP - δ)
 //     dV = (P ∘ Z)ᵀ·dO    dQ = scale · dS·K    dK = scale · dSᵀ·Q    dbias = dS
 //
-// T. Dao, "FlashAttention-2", 2023, algorithm 2. Deviations: scores are kept transposed as in the forward; -lse and -δ are the initial
-// accumulators of the two products that they are subtracted from; the gradient of lse joins δ.
+// T. Dao, "FlashAttention-2", 2023, algorithm 2. Deviations: scores are kept transposed as in the
+// forward; -lse and -δ are the initial accumulators of the two products that they are subtracted
+// from; the gradient of lse joins δ.
 //
-// A chunk of keys keeps its dK and dV in scratch; dQ is the sum over chunks. The chunks follow from the shape alone and are summed in
-// their order, so the result does not depend on the number of threads.
+// A chunk of keys keeps its dK and dV in scratch; dQ is the sum over chunks. The chunks follow from
+// the shape alone and are summed in their order, so the result does not depend on the number of
+// threads.
 #pragma once
 
 #include "attention/cpu/bias_gradient.h"
@@ -20,7 +22,8 @@ constexpr int kBlockPanels = kLanes < 32 ? 64 / kLanes : 2;
 constexpr int kBlockQueries = kBlockPanels * kLanes;
 constexpr int64_t kTilePitch = kBlockQueries + 16;  // see pitch_of
 
-// How the work is cut. A group is the heads that add to the same dK and dV, and to the same gradient of the bias.
+// How the work is cut. A group is the heads that add to the same dK and dV, and to the same
+// gradient of the bias.
 struct BackwardPlan {
   BackwardPlan(const BackwardParams& params, int64_t threads) {
     constexpr int64_t kChunkFloats = 16 << 10;
@@ -82,15 +85,16 @@ struct BackwardScratch {
   float* query;             // (kBlockPanels, width, kLanes), scaled
   float* grad_output;       // (kBlockPanels, width, kLanes)
   float* grad_query;        // (kBlockPanels, width, kLanes)
-  float* base;              // (kBlockQueries): -lse in units of log2(e); -infinity for a row that sees nothing
-  float* delta;             // (kBlockQueries): -δ
-  float* weights;           // (kKeyTile, kTilePitch)
-  float* grad_scores;       // (kKeyTile, kTilePitch)
-  float* factors;           // (kKeyTile, kLanes)
-  float* square;            // (kLanes, width)
+  float* base;   // (kBlockQueries): -lse in units of log2(e); -infinity for a row that sees nothing
+  float* delta;  // (kBlockQueries): -δ
+  float* weights;      // (kKeyTile, kTilePitch)
+  float* grad_scores;  // (kKeyTile, kTilePitch)
+  float* factors;      // (kKeyTile, kLanes)
+  float* square;       // (kLanes, width)
 };
 
-// Of one head: a block of queries; `seen[p]`: panel p has seen a key of the chunk, so its dQ is set.
+// Of one head: a block of queries; `seen[p]`: panel p has seen a key of the chunk, so its dQ is
+// set.
 struct Block {
   int64_t batch;
   int64_t head;
@@ -121,14 +125,16 @@ struct Chunk {
 
 // weights: scores less lse -> P ∘ Z; grads: dP less δ (with kDropout: dP) -> dS
 template <bool kDropout>
-PTMKERNELS_NOINLINE void differentiate(float* weights, float* grads, int64_t keys, const float* factors, const float* delta) {
+PTMKERNELS_NOINLINE void differentiate(float* weights, float* grads, int64_t keys,
+                                       const float* factors, const float* delta) {
   constexpr int kAtOnce = 2 * kVectors;  // two keys, the last time one of them twice
   const auto at = [](int64_t key, int i) { return key * kTilePitch + i % kVectors * kWidth; };
   for (int64_t key = 0; key < keys; key += 2) {
     const int64_t next = key + 1 < keys ? key + 1 : key;
     Vec p[kAtOnce], grad[kAtOnce];
     PTMKERNELS_UNROLL
-    for (int i = 0; i < kAtOnce; ++i) p[i] = min(Vec{}, load(weights + at(i < kVectors ? key : next, i)));
+    for (int i = 0; i < kAtOnce; ++i)
+      p[i] = min(Vec{}, load(weights + at(i < kVectors ? key : next, i)));
     exp2<kAtOnce>(p);
     PTMKERNELS_UNROLL
     for (int i = 0; i < kAtOnce; ++i) {
@@ -178,7 +184,8 @@ class Backward {
   void run() const {
     Scratch measure(nullptr);
     BackwardScratch(measure, size_, plan_.chunk_tiles);
-    for (int64_t i = 0; i < plan_.copies * size_.batches * size_.heads * blocks_; ++i) written_[i] = false;
+    for (int64_t i = 0; i < plan_.copies * size_.batches * size_.heads * blocks_; ++i)
+      written_[i] = false;
     const int64_t tasks = plan_.groups * plan_.copies;
     parallel(runtime_, tasks, measure.used(), [&](int64_t index, char* block) {
       Scratch memory(block);
@@ -190,7 +197,8 @@ class Backward {
     const size_t row_bytes = static_cast<size_t>(width_) * sizeof(float);
     parallel(runtime_, size_.batches * size_.heads, row_bytes, [&](int64_t head, char* scratch) {
       for (int64_t block = 0; block < blocks_; ++block) {
-        finish_grad_query(head / size_.heads, head % size_.heads, block, reinterpret_cast<float*>(scratch));
+        finish_grad_query(head / size_.heads, head % size_.heads, block,
+                          reinterpret_cast<float*>(scratch));
       }
     });
     dense_.finish();
@@ -203,15 +211,19 @@ class Backward {
     const int64_t first_batch = group / head_groups * plan_.group_batches;
     const int64_t first_head = group % head_groups * plan_.group_heads;
     for (int64_t batch = first_batch; batch < first_batch + plan_.group_batches; ++batch) {
-      for (int64_t head = first_head; head < first_head + plan_.group_heads; ++head) run_chunk(batch, head, chunk, scratch);
+      for (int64_t head = first_head; head < first_head + plan_.group_heads; ++head)
+        run_chunk(batch, head, chunk, scratch);
     }
   }
 
-  void run_chunk(int64_t batch, int64_t key_head, int64_t index, const BackwardScratch& scratch) const {
+  void run_chunk(int64_t batch, int64_t key_head, int64_t index,
+                 const BackwardScratch& scratch) const {
     const int64_t first_key = index * plan_.chunk_tiles * kKeyTile;
     const int64_t keys = smaller(plan_.chunk_tiles * kKeyTile, size_.keys - first_key);
-    const Rows key_rows = rows_of(params_.key, batch, key_head, first_key, keys, size_.dimension, pitch_, scratch.key);
-    const Rows values = rows_of(params_.value, batch, key_head, first_key, keys, size_.dimension, pitch_, scratch.value);
+    const Rows key_rows = rows_of(params_.key, batch, key_head, first_key, keys, size_.dimension,
+                                  pitch_, scratch.key);
+    const Rows values = rows_of(params_.value, batch, key_head, first_key, keys, size_.dimension,
+                                pitch_, scratch.value);
     const Chunk chunk = {index, first_key, keys, key_rows, values};
     fill(scratch.grad_key, keys * pitch_, 0);
     fill(scratch.grad_value, keys * pitch_, 0);
@@ -226,8 +238,8 @@ class Backward {
       if (table_.active()) table_.finish_chunk(index, batch, head, scratch.diagonals);
     }
     for (int64_t key = 0; key < keys; ++key) {
-      write_row(params_.grad_key.dtype, scratch.grad_key + key * pitch_, size_.dimension, params_.options.scale,
-                row_of(params_.grad_key, batch, key_head, first_key + key));
+      write_row(params_.grad_key.dtype, scratch.grad_key + key * pitch_, size_.dimension,
+                params_.options.scale, row_of(params_.grad_key, batch, key_head, first_key + key));
       write_row(params_.grad_value.dtype, scratch.grad_value + key * pitch_, size_.dimension, 1,
                 row_of(params_.grad_value, batch, key_head, first_key + key));
     }
@@ -235,7 +247,8 @@ class Backward {
 
   void run_block(Block& block, const Chunk& chunk, const BackwardScratch& scratch) const {
     const int64_t first_panel = block.query / kLanes;
-    const QueryBounds bounds = options_.bounds.queries(block.batch, first_panel, first_panel + block.panels);
+    const QueryBounds bounds =
+        options_.bounds.queries(block.batch, first_panel, first_panel + block.panels);
     const int64_t first_tile = chunk.index * plan_.chunk_tiles;
     const int64_t last_tile = smaller(first_tile + plan_.chunk_tiles, options_.bounds.tiles());
     for (int64_t tile = first_tile; tile < last_tile; ++tile) {
@@ -245,7 +258,8 @@ class Backward {
     if (block.loaded) add_grad_query(block, plan_.parallel_chunks ? chunk.index : 0, scratch);
   }
 
-  void run_tile(Block& block, const Chunk& chunk, int64_t index, const BackwardScratch& scratch) const {
+  void run_tile(Block& block, const Chunk& chunk, int64_t index,
+                const BackwardScratch& scratch) const {
     const int64_t key = index * kKeyTile;
     const int64_t row = key - chunk.key;
     Tile tile = {block.batch, block.head, 0, 0, key, smaller(kKeyTile, size_.keys - key)};
@@ -259,13 +273,15 @@ class Backward {
       const Visible visible = options_.bounds.visible(bounds, block.batch, index);
       if (visible == Visible::kNone) continue;
       if (!block.loaded) load_block(block, scratch);
-      const StartTile start = start_tile(options_, tile, bounds, visible, scratch.base + p * kLanes, scratch.start);
+      const StartTile start =
+          start_tile(options_, tile, bounds, visible, scratch.base + p * kLanes, scratch.start);
       if (start.first >= start.last) continue;
       ranges.first[p] = start.first;
       ranges.last[p] = start.last;
       any = true;
       run_panel(block, chunk, tile, start, p, scratch);
-      const GradPanel gradient = {scratch.grad_scores + p * kLanes, kTilePitch, start.first, start.last};
+      const GradPanel gradient = {scratch.grad_scores + p * kLanes, kTilePitch, start.first,
+                                  start.last};
       if (dense_.active()) dense_.add(tile, chunk.index, gradient, scratch.start.square);
       if (table_.active()) table_.add(gradient, p * kLanes, scratch.diagonals);
     }
@@ -282,8 +298,8 @@ class Backward {
   }
 
   // P, dS and dQ of a panel.
-  void run_panel(Block& block, const Chunk& chunk, const Tile& tile, const StartTile& start, int64_t p,
-                 const BackwardScratch& scratch) const {
+  void run_panel(Block& block, const Chunk& chunk, const Tile& tile, const StartTile& start,
+                 int64_t p, const BackwardScratch& scratch) const {
     const int64_t row = tile.key - chunk.key;
     if (row == 0) prefetch_next(block, tile.query + kBlockQueries);
     const int64_t keys = start.last - start.first;
@@ -312,7 +328,8 @@ class Backward {
     if (dropout_.active) {
       multiply<Start::kZero, Layout::kRowMajor>(product, start.first, start.last);
       dropout_.factors(tile, start.first, start.last, scratch.factors);
-      differentiate<true>(first_weights, first_grads, keys, scratch.factors + start.first * kLanes, delta);
+      differentiate<true>(first_weights, first_grads, keys, scratch.factors + start.first * kLanes,
+                          delta);
     } else {
       multiply<Start::kLoad, Layout::kRowMajor>(product, start.first, start.last);
       differentiate<false>(first_weights, first_grads, keys, nullptr, nullptr);
@@ -336,12 +353,15 @@ class Backward {
   }
 
   // dV += (P ∘ Z)ᵀ·dO and dK += dSᵀ·Q, for runs of keys that the same panels see.
-  void add_grad_keys(const Block& block, const KeyRanges& ranges, int64_t keys, int64_t row, const BackwardScratch& scratch) const {
+  void add_grad_keys(const Block& block, const KeyRanges& ranges, int64_t keys, int64_t row,
+                     const BackwardScratch& scratch) const {
     constexpr int64_t kRun = 16;
     int64_t run = 0, run_first = 0, run_last = 0;
     for (int64_t key = 0; key < keys; key += kRun) {
       const int64_t end = smaller(key + kRun, keys);
-      const auto sees = [&](int64_t p) { return ranges.first[p] < end && ranges.last[p] > key && ranges.first[p] < ranges.last[p]; };
+      const auto sees = [&](int64_t p) {
+        return ranges.first[p] < end && ranges.last[p] > key && ranges.first[p] < ranges.last[p];
+      };
       int64_t first = 0, last = block.panels;
       while (first < last && !sees(first)) ++first;
       while (first < last && !sees(last - 1)) --last;
@@ -357,7 +377,8 @@ class Backward {
   }
 
   // Zeros where a panel does not see keys of [key, end).
-  static void clear_hidden(const KeyRanges& ranges, int64_t p, int64_t key, int64_t end, const BackwardScratch& scratch) {
+  static void clear_hidden(const KeyRanges& ranges, int64_t p, int64_t key, int64_t end,
+                           const BackwardScratch& scratch) {
     if (ranges.first[p] <= key && ranges.last[p] >= end) return;
     for (int64_t j = key; j < end; ++j) {
       if (j >= ranges.first[p] && j < ranges.last[p]) continue;
@@ -366,8 +387,8 @@ class Backward {
     }
   }
 
-  void add_run(const Block& block, int64_t key, int64_t end, int64_t first, int64_t last, int64_t row,
-               const BackwardScratch& scratch) const {
+  void add_run(const Block& block, int64_t key, int64_t end, int64_t first, int64_t last,
+               int64_t row, const BackwardScratch& scratch) const {
     if (first >= last) return;
     for (int64_t d = 0; d < size_.dimension; d += kLanes) {
       Product product;
@@ -397,10 +418,13 @@ class Backward {
     for (int64_t p = 0; p < block.panels; ++p) {
       const int64_t panel = p * width_ * kLanes;
       const float scale = params_.options.scale * kLog2e;
-      pack_panel(block.query_rows.row(p * kLanes), block.query_rows.stride, size_.dimension, scale, scratch.query + panel);
-      pack_panel(block.grad_rows.row(p * kLanes), block.grad_rows.stride, size_.dimension, 1, scratch.grad_output + panel);
+      pack_panel(block.query_rows.row(p * kLanes), block.query_rows.stride, size_.dimension, scale,
+                 scratch.query + panel);
+      pack_panel(block.grad_rows.row(p * kLanes), block.grad_rows.stride, size_.dimension, 1,
+                 scratch.grad_output + panel);
     }
-    const int64_t first_row = (block.batch * size_.heads + block.head) * size_.queries + block.query;
+    const int64_t first_row =
+        (block.batch * size_.heads + block.head) * size_.queries + block.query;
     for (int64_t i = 0; i < padded; ++i) {
       const bool exists = i < block.queries;
       const float lse = exists ? params_.lse[first_row + i] : -kInfinity;
@@ -410,33 +434,44 @@ class Backward {
     block.loaded = true;
   }
 
-  // The rows of a block, with zeros beyond the last query and beyond the head dimension up to whole panels.
+  // The rows of a block, with zeros beyond the last query and beyond the head dimension up to whole
+  // panels.
   Rows block_rows(const Heads& heads, const Block& block, float* copy) const {
     const bool whole = block.queries == block.panels * kLanes && size_.dimension % kLanes == 0;
-    if (whole) return rows_of(heads, block.batch, block.head, block.query, block.queries, size_.dimension, pitch_, copy);
-    pack_rows(heads, block.batch, block.head, block.query, block.queries, size_.dimension, pitch_, copy);
+    if (whole)
+      return rows_of(heads, block.batch, block.head, block.query, block.queries, size_.dimension,
+                     pitch_, copy);
+    pack_rows(heads, block.batch, block.head, block.query, block.queries, size_.dimension, pitch_,
+              copy);
     const int64_t width = round_up(size_.dimension, kLanes);
     for (int64_t i = 0; i < block.queries; ++i) fill(copy + i * pitch_ + width_, width - width_, 0);
-    for (int64_t i = block.queries; i < block.panels * kLanes; ++i) fill(copy + i * pitch_, width, 0);
+    for (int64_t i = block.queries; i < block.panels * kLanes; ++i)
+      fill(copy + i * pitch_, width, 0);
     return {copy, pitch_};
   }
 
-  float negative_delta(const Block& block, int64_t i, int64_t row, const BackwardScratch& scratch) const {
+  float negative_delta(const Block& block, int64_t i, int64_t row,
+                       const BackwardScratch& scratch) const {
     const Heads& output = params_.output;
-    read_row(output.dtype, row_of(output, block.batch, block.head, block.query + i), size_.dimension, 1, scratch.square);
+    read_row(output.dtype, row_of(output, block.batch, block.head, block.query + i),
+             size_.dimension, 1, scratch.square);
     const float* const gradient = block.grad_rows.row(i);
     Vec total = {};
-    for (int64_t d = 0; d < width_; d += kWidth) total += load(scratch.square + d) * load(gradient + d);
+    for (int64_t d = 0; d < width_; d += kWidth)
+      total += load(scratch.square + d) * load(gradient + d);
     return (params_.grad_lse ? params_.grad_lse[row] : 0) - sum(total);
   }
 
   // Adds the block's dQ of this chunk to a copy.
   void add_grad_query(const Block& block, int64_t copy, const BackwardScratch& scratch) const {
-    bool* const written = written_ + ((copy * size_.batches + block.batch) * size_.heads + block.head) * blocks_ + block.index;
+    bool* const written =
+        written_ + ((copy * size_.batches + block.batch) * size_.heads + block.head) * blocks_ +
+        block.index;
     for (int64_t p = 0; p < block.panels; ++p) {
       float* const panel = scratch.grad_query + p * width_ * kLanes;
       if (!block.seen[p]) fill(panel, size_.dimension * kLanes, 0);
-      for (int64_t i = 0; i < size_.dimension * kLanes; i += kWidth) store(panel + i, load(panel + i) * params_.options.scale);
+      for (int64_t i = 0; i < size_.dimension * kLanes; i += kWidth)
+        store(panel + i, load(panel + i) * params_.options.scale);
       fill(panel + size_.dimension * kLanes, (width_ - size_.dimension) * kLanes, 0);
       unpack_panel(panel, size_.dimension, scratch.square);
       const int64_t queries = smaller(kLanes, block.queries - p * kLanes);
@@ -455,7 +490,8 @@ class Backward {
       for (; d + kWidth <= size_.dimension; d += kWidth) store(to + d, load(from + d));
       for (; d < size_.dimension; ++d) to[d] = from[d];
     } else {
-      for (; d + kWidth <= size_.dimension; d += kWidth) store(to + d, load(to + d) + load(from + d));
+      for (; d + kWidth <= size_.dimension; d += kWidth)
+        store(to + d, load(to + d) + load(from + d));
       for (; d < size_.dimension; ++d) to[d] += from[d];
     }
   }
@@ -467,7 +503,8 @@ class Backward {
 
   // The sum of the copies of a block's dQ.
   void finish_grad_query(int64_t batch, int64_t head, int64_t block, float* total) const {
-    const int64_t first = block * kBlockQueries, last = smaller(first + kBlockQueries, size_.queries);
+    const int64_t first = block * kBlockQueries,
+                  last = smaller(first + kBlockQueries, size_.queries);
     const bool* const written = written_ + (batch * size_.heads + head) * blocks_ + block;
     if (in_place() && *written) return;
     for (int64_t query = first; query < last; ++query) {
@@ -478,12 +515,15 @@ class Backward {
         none = false;
       }
       if (none) fill(total, width_, 0);
-      write_row(params_.grad_query.dtype, total, size_.dimension, 1, row_of(params_.grad_query, batch, head, query));
+      write_row(params_.grad_query.dtype, total, size_.dimension, 1,
+                row_of(params_.grad_query, batch, head, query));
     }
   }
 
   // Chunks of a group that follow each other can add to the result itself.
-  bool in_place() const { return !plan_.parallel_chunks && params_.grad_query.dtype == DType::kFloat32; }
+  bool in_place() const {
+    return !plan_.parallel_chunks && params_.grad_query.dtype == DType::kFloat32;
+  }
 
   const BackwardParams& params_;
   const Sizes& size_;

@@ -1,6 +1,7 @@
-// Forward for very few queries, as in generation with a cache: the time is that of reading the keys and values once. Here the head
-// dimension lies in the lanes, so no lane is spent on a query that does not exist; a task is one key head and a split of its keys, and
-// serves all query heads that share it.
+// Forward for very few queries, as in generation with a cache: the time is that of reading the keys
+// and values once. Here the head dimension lies in the lanes, so no lane is spent on a query that
+// does not exist; a task is one key head and a split of its keys, and serves all query heads that
+// share it.
 #pragma once
 
 #include "attention/cpu/key_split.h"
@@ -22,7 +23,8 @@ struct ElementRows {
 
 // scores[j] = query · keys_j, for `count` keys; writes whole vectors.
 template <class T>
-PTMKERNELS_NOINLINE void dot_rows(const float* query, const ElementRows<T>& keys, int64_t count, int64_t width, float* scores) {
+PTMKERNELS_NOINLINE void dot_rows(const float* query, const ElementRows<T>& keys, int64_t count,
+                                  int64_t width, float* scores) {
   for (int64_t j = 0; j < count; j += kWidth) {
     const T* rows[kWidth];
     Vec sums[kWidth] = {};
@@ -43,8 +45,8 @@ PTMKERNELS_NOINLINE void dot_rows(const float* query, const ElementRows<T>& keys
 
 // N vectors of output, from dimension `d` on: output = factor · output + sum_j weights_j · values_j
 template <int N, class T>
-PTMKERNELS_NOINLINE void add_vectors(const float* weights, const ElementRows<T>& values, int64_t count, int64_t d, float factor,
-                                     float* output) {
+PTMKERNELS_NOINLINE void add_vectors(const float* weights, const ElementRows<T>& values,
+                                     int64_t count, int64_t d, float factor, float* output) {
   Vec sums[N];
   PTMKERNELS_UNROLL
   for (int v = 0; v < N; ++v) sums[v] = load(output + d + v * kWidth) * factor;
@@ -60,20 +62,26 @@ PTMKERNELS_NOINLINE void add_vectors(const float* weights, const ElementRows<T>&
 
 // output = factor · output + sum_j weights_j · values_j
 template <class T>
-void add_values(const float* weights, const ElementRows<T>& values, int64_t count, int64_t width, float factor, float* output) {
+void add_values(const float* weights, const ElementRows<T>& values, int64_t count, int64_t width,
+                float factor, float* output) {
   int64_t d = 0;
-  for (; d + 8 * kWidth <= width; d += 8 * kWidth) add_vectors<8>(weights, values, count, d, factor, output);
-  for (; d + 2 * kWidth <= width; d += 2 * kWidth) add_vectors<2>(weights, values, count, d, factor, output);
+  for (; d + 8 * kWidth <= width; d += 8 * kWidth)
+    add_vectors<8>(weights, values, count, d, factor, output);
+  for (; d + 2 * kWidth <= width; d += 2 * kWidth)
+    add_vectors<2>(weights, values, count, d, factor, output);
   for (; d < width; d += kWidth) add_vectors<1>(weights, values, count, d, factor, output);
 }
 
 // Adds the mask and the biases to the scores of one query; keys [0, keys) of the tile.
-inline void add_start(const ScoreOptions& options, const Tile& tile, Visible visible, float* row, float* scores) {
+inline void add_start(const ScoreOptions& options, const Tile& tile, Visible visible, float* row,
+                      float* scores) {
   const Mask& mask = options.mask;
   if (options.bias.data || mask.allowed.data) {
-    const Scores bias = at_head(options.bias, tile.batch, tile.head), allowed = at_head(mask.allowed, tile.batch, tile.head);
+    const Scores bias = at_head(options.bias, tile.batch, tile.head),
+                 allowed = at_head(mask.allowed, tile.batch, tile.head);
     dense_row(bias, allowed, tile.query, tile.key, tile.keys, row);
-    for (int64_t j = 0; j < tile.keys; ++j) scores[j] = row[j] == -kInfinity ? -kInfinity : scores[j] + row[j];
+    for (int64_t j = 0; j < tile.keys; ++j)
+      scores[j] = row[j] == -kInfinity ? -kInfinity : scores[j] + row[j];
   }
   if (const float* const diagonal = options.diagonal_of(tile.head)) {
     const float* const distance = diagonal + tile.query - tile.key + options.size.keys - 1;
@@ -84,7 +92,8 @@ inline void add_start(const ScoreOptions& options, const Tile& tile, Visible vis
     const int32_t* const ranks = mask.rank + tile.batch * mask.rank_batch + tile.key;
     const int32_t low = mask.low[tile.batch * mask.low_batch + tile.query];
     const int32_t high = mask.high[tile.batch * mask.high_batch + tile.query];
-    for (int64_t j = 0; j < tile.keys; ++j) scores[j] = low <= ranks[j] && ranks[j] <= high ? scores[j] : -kInfinity;
+    for (int64_t j = 0; j < tile.keys; ++j)
+      scores[j] = low <= ranks[j] && ranks[j] <= high ? scores[j] : -kInfinity;
   }
   if (mask.tree) {
     const int32_t* const tree = mask.tree + tile.batch * mask.tree_batch;
@@ -92,7 +101,8 @@ inline void add_start(const ScoreOptions& options, const Tile& tile, Visible vis
     const Branch query = branch_of(tree, tokens, tile.query + tokens - options.size.queries);
     for (int64_t j = 0; j < tile.keys; ++j) {
       const Branch key = branch_of(tree, tokens, tile.key + j);
-      const bool see = (query.trunk && key.trunk) || (query.low <= key.high && key.low <= query.high);
+      const bool see =
+          (query.trunk && key.trunk) || (query.low <= key.high && key.low <= query.high);
       if (!see) scores[j] = -kInfinity;
     }
   }
@@ -140,7 +150,8 @@ class Decode {
     parallel(runtime_, tasks, measure.used(), [&](int64_t index, char* block) {
       Scratch scratch(block);
       const int64_t head = index / split_.count();
-      run_split(head / size_.key_heads, head % size_.key_heads, index % split_.count(), DecodeScratch(scratch, rows(), pitch_, width_));
+      run_split(head / size_.key_heads, head % size_.key_heads, index % split_.count(),
+                DecodeScratch(scratch, rows(), pitch_, width_));
     });
     split_.join(runtime_);
   }
@@ -149,23 +160,27 @@ class Decode {
   // The rows of a task: every query of every head that shares the keys.
   int64_t rows() const { return heads_per_key_ * size_.queries; }
 
-  void run_split(int64_t batch, int64_t key_head, int64_t split, const DecodeScratch& scratch) const {
+  void run_split(int64_t batch, int64_t key_head, int64_t split,
+                 const DecodeScratch& scratch) const {
     for (int64_t row = 0; row < rows(); ++row) {
       const int64_t head = key_head * heads_per_key_ + row / size_.queries;
-      read_row(params_.query.dtype, row_of(params_.query, batch, head, row % size_.queries), size_.dimension,
-               params_.options.scale * kLog2e, scratch.query + row * width_);
+      read_row(params_.query.dtype, row_of(params_.query, batch, head, row % size_.queries),
+               size_.dimension, params_.options.scale * kLog2e, scratch.query + row * width_);
     }
     fill(scratch.output, rows() * width_, 0);
     fill(scratch.reference, rows(), -kInfinity);
     fill(scratch.sum, rows(), 0);
-    for (int64_t index = split_.first_tile(split); index < split_.last_tile(split); ++index) run_tile(batch, key_head, index, scratch);
+    for (int64_t index = split_.first_tile(split); index < split_.last_tile(split); ++index)
+      run_tile(batch, key_head, index, scratch);
     for (int64_t row = 0; row < rows(); ++row) {
-      split_.write(split, batch, key_head * heads_per_key_ + row / size_.queries, row % size_.queries, scratch.output + row * width_,
-                   scratch.sum[row], scratch.reference[row]);
+      split_.write(split, batch, key_head * heads_per_key_ + row / size_.queries,
+                   row % size_.queries, scratch.output + row * width_, scratch.sum[row],
+                   scratch.reference[row]);
     }
   }
 
-  void run_tile(int64_t batch, int64_t key_head, int64_t index, const DecodeScratch& scratch) const {
+  void run_tile(int64_t batch, int64_t key_head, int64_t index,
+                const DecodeScratch& scratch) const {
     const QueryBounds bounds = options_.bounds.queries(batch, 0, options_.bounds.panels());
     const Visible visible = options_.bounds.visible(bounds, batch, index);
     if (visible == Visible::kNone) return;
@@ -173,7 +188,8 @@ class Decode {
     Tile tile = {batch, 0, 0, 1, key, smaller(kKeyTile, size_.keys - key)};
     if (width_ != size_.dimension) {
       pack_rows(params_.key, batch, key_head, key, tile.keys, size_.dimension, pitch_, scratch.key);
-      pack_rows(params_.value, batch, key_head, key, tile.keys, size_.dimension, pitch_, scratch.value);
+      pack_rows(params_.value, batch, key_head, key, tile.keys, size_.dimension, pitch_,
+                scratch.value);
       const ElementRows<float> keys = {scratch.key, pitch_}, values = {scratch.value, pitch_};
       return attend(tile, visible, key_head, keys, values, scratch);
     }
@@ -196,8 +212,8 @@ class Decode {
   }
 
   template <class T>
-  void attend(Tile tile, Visible visible, int64_t key_head, const ElementRows<T>& keys, const ElementRows<T>& values,
-              const DecodeScratch& scratch) const {
+  void attend(Tile tile, Visible visible, int64_t key_head, const ElementRows<T>& keys,
+              const ElementRows<T>& values, const DecodeScratch& scratch) const {
     for (int64_t row = 0; row < rows(); ++row) {
       tile.head = key_head * heads_per_key_ + row / size_.queries;
       tile.query = row % size_.queries;
@@ -227,7 +243,8 @@ class Decode {
     }
     scratch.reference[row] = top;
     scratch.sum[row] = scratch.sum[row] * factor + sum(total);
-    for (int64_t j = 0; dropout_.active && j < tile.keys; ++j) scores[j] *= dropout_.factor(tile.batch, tile.head, tile.query, tile.key + j);
+    for (int64_t j = 0; dropout_.active && j < tile.keys; ++j)
+      scores[j] *= dropout_.factor(tile.batch, tile.head, tile.query, tile.key + j);
     return factor;
   }
 

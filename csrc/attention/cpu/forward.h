@@ -1,10 +1,13 @@
 // Forward of masked attention:
 //
-//     O_i = sum_j softmax_j(s_ij) v_j        lse_i = log sum_j exp s_ij        s_ij = scale · q_i·k_j + bias_ij where visible
+//     O_i = sum_j softmax_j(s_ij) v_j        lse_i = log sum_j exp s_ij        s_ij = scale ·
+//     q_i·k_j + bias_ij where visible
 //
-// A. Vaswani et al., "Attention Is All You Need", 2017, eq. 1, by the tiled evaluation of T. Dao, "FlashAttention-2", 2023, algorithm 1.
-// Deviations: scores are kept transposed, a query in each lane, so that all reductions are vertical and only the queries are transposed;
-// the keys lie in the outer loop within a chunk of queries, so that a tile of keys and values is packed once for the whole chunk.
+// A. Vaswani et al., "Attention Is All You Need", 2017, eq. 1, by the tiled evaluation of T. Dao,
+// "FlashAttention-2", 2023, algorithm 1. Deviations: scores are kept transposed, a query in each
+// lane, so that all reductions are vertical and only the queries are transposed; the keys lie in
+// the outer loop within a chunk of queries, so that a tile of keys and values is packed once for
+// the whole chunk.
 #pragma once
 
 #include "attention/cpu/key_split.h"
@@ -12,8 +15,8 @@
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
-// Chunks of queries share a packed tile of keys. How many there are is a matter of speed alone: whatever the chunk, what a query sees is
-// summed in the same order.
+// Chunks of queries share a packed tile of keys. How many there are is a matter of speed alone:
+// whatever the chunk, what a query sees is summed in the same order.
 struct QueryChunks {
   QueryChunks(int64_t heads, int64_t dimension, int64_t all_panels, int64_t threads) {
     constexpr int64_t kChunkBytes = 256 << 10;
@@ -65,7 +68,8 @@ class Forward {
         options_(params.size, params.options, runtime),
         dropout_(params.options),
         split_(params, size_.batches * size_.heads * options_.bounds.panels(), runtime),
-        chunks_(size_.batches * size_.heads * split_.count(), size_.dimension, options_.bounds.panels(), runtime.threads),
+        chunks_(size_.batches * size_.heads * split_.count(), size_.dimension,
+                options_.bounds.panels(), runtime.threads),
         pitch_(pitch_of(size_.dimension)),
         width_(round_up(size_.dimension, kWidth)) {}
 
@@ -75,16 +79,19 @@ class Forward {
     const int64_t tasks = size_.batches * size_.heads * split_.count() * chunks_.count;
     parallel(runtime_, tasks, measure.used(), [&](int64_t index, char* block) {
       Scratch scratch(block);
-      const int64_t chunk = chunks_.count - 1 - index % chunks_.count;  // a causal mask leaves most for the last chunk
+      const int64_t chunk = chunks_.count - 1 -
+                            index % chunks_.count;  // a causal mask leaves most for the last chunk
       const int64_t split = index / chunks_.count % split_.count();
       const int64_t head = index / chunks_.count / split_.count();
-      run_chunk(head / size_.heads, head % size_.heads, chunk, split, ForwardScratch(scratch, size_.dimension, chunks_.panels));
+      run_chunk(head / size_.heads, head % size_.heads, chunk, split,
+                ForwardScratch(scratch, size_.dimension, chunks_.panels));
     });
     split_.join(runtime_);
   }
 
  private:
-  void run_chunk(int64_t batch, int64_t head, int64_t chunk, int64_t split, const ForwardScratch& scratch) const {
+  void run_chunk(int64_t batch, int64_t head, int64_t chunk, int64_t split,
+                 const ForwardScratch& scratch) const {
     const int64_t first_panel = chunk * chunks_.panels;
     const int64_t last_panel = smaller(first_panel + chunks_.panels, options_.bounds.panels());
     const int64_t key_head = head / (size_.heads / size_.key_heads);
@@ -92,9 +99,11 @@ class Forward {
     for (int64_t panel = first_panel; panel < last_panel; ++panel) {
       const int64_t p = panel - first_panel;
       const int64_t queries = queries_of(panel);
-      pack_rows(params_.query, batch, head, panel * kLanes, queries, size_.dimension, width_, scratch.square);
+      pack_rows(params_.query, batch, head, panel * kLanes, queries, size_.dimension, width_,
+                scratch.square);
       fill(scratch.square + queries * width_, (kLanes - queries) * width_, 0);
-      pack_panel(scratch.square, width_, size_.dimension, scale, scratch.query + p * width_ * kLanes);
+      pack_panel(scratch.square, width_, size_.dimension, scale,
+                 scratch.query + p * width_ * kLanes);
       scratch.softmax[p].reset();
       scratch.seen[p] = false;
     }
@@ -108,7 +117,8 @@ class Forward {
       bool packed = false;
       Rows keys = {}, values = {};
       int64_t ahead = key + kKeyTile;
-      const int64_t ahead_last = index + 1 < last_tile ? smaller(ahead + kKeyTile, size_.keys) : ahead;
+      const int64_t ahead_last =
+          index + 1 < last_tile ? smaller(ahead + kKeyTile, size_.keys) : ahead;
       const int64_t ahead_rows = divide_up(kKeyTile, last_panel - first_panel);
       for (int64_t panel = first_panel; panel < last_panel; ++panel) {
         const QueryBounds bounds = options_.bounds.queries(batch, panel, panel + 1);
@@ -122,8 +132,10 @@ class Forward {
         const StartTile start = start_tile(options_, tile, bounds, visible, base, scratch.start);
         if (start.first >= start.last) continue;
         if (!packed) {
-          keys = rows_of(params_.key, batch, key_head, key, tile.keys, size_.dimension, pitch_, scratch.key);
-          values = rows_of(params_.value, batch, key_head, key, tile.keys, size_.dimension, pitch_, scratch.value);
+          keys = rows_of(params_.key, batch, key_head, key, tile.keys, size_.dimension, pitch_,
+                         scratch.key);
+          values = rows_of(params_.value, batch, key_head, key, tile.keys, size_.dimension, pitch_,
+                           scratch.value);
           packed = true;
         }
         if (ahead < ahead_last) {
@@ -136,12 +148,13 @@ class Forward {
       }
     }
 
-    for (int64_t panel = first_panel; panel < last_panel; ++panel) finish(batch, head, split, panel, panel - first_panel, scratch);
+    for (int64_t panel = first_panel; panel < last_panel; ++panel)
+      finish(batch, head, split, panel, panel - first_panel, scratch);
   }
 
   // One tile of keys for one panel of queries.
-  void attend(const Tile& tile, const StartTile& start, const Rows& keys, const Rows& values, int64_t p,
-              const ForwardScratch& scratch) const {
+  void attend(const Tile& tile, const StartTile& start, const Rows& keys, const Rows& values,
+              int64_t p, const ForwardScratch& scratch) const {
     float top[kLanes], shift[kLanes], factor[kLanes];
     fill(top, kLanes, -kInfinity);
     Product scores;
@@ -188,7 +201,8 @@ class Forward {
   }
 
   // Normalises a panel and writes its rows.
-  void finish(int64_t batch, int64_t head, int64_t split, int64_t panel, int64_t p, const ForwardScratch& scratch) const {
+  void finish(int64_t batch, int64_t head, int64_t split, int64_t panel, int64_t p,
+              const ForwardScratch& scratch) const {
     const RunningSoftmax& softmax = scratch.softmax[p];
     float* const output = scratch.output + p * width_ * kLanes;
     if (!scratch.seen[p]) fill(output, size_.dimension * kLanes, 0);
@@ -196,11 +210,14 @@ class Forward {
     unpack_panel(output, size_.dimension, scratch.square);
 
     for (int64_t lane = 0; lane < queries_of(panel); ++lane) {
-      split_.write(split, batch, head, panel * kLanes + lane, scratch.square + lane * width_, softmax.sum[lane], softmax.reference[lane]);
+      split_.write(split, batch, head, panel * kLanes + lane, scratch.square + lane * width_,
+                   softmax.sum[lane], softmax.reference[lane]);
     }
   }
 
-  int64_t queries_of(int64_t panel) const { return smaller(kLanes, size_.queries - panel * kLanes); }
+  int64_t queries_of(int64_t panel) const {
+    return smaller(kLanes, size_.queries - panel * kLanes);
+  }
 
   const ForwardParams& params_;
   const Sizes& size_;

@@ -1,4 +1,5 @@
-// The CPU kernels of attention: one table for each instruction set that this build carries. Plain types only (see common/simd.h).
+// The CPU kernels of attention: one table for each instruction set that this build carries. Plain
+// types only (see common/simd.h).
 #pragma once
 
 #include "attention/params.h"

@@ -1,5 +1,6 @@
-// Few queries against many keys: the keys are split among tasks, and each row's output is the mean of those of its splits, weighted by
-// their sums. The number of splits follows from the shape alone, so the result does not depend on the number of threads.
+// Few queries against many keys: the keys are split among tasks, and each row's output is the mean
+// of those of its splits, weighted by their sums. The number of splits follows from the shape
+// alone, so the result does not depend on the number of threads.
 #pragma once
 
 #include "attention/cpu/mask.h"
@@ -14,7 +15,8 @@ class KeySplit {
     constexpr int64_t kFewTasks = 16;
     constexpr int64_t kLeastTiles = 4;
     const int64_t all_tiles = divide_up(size_.keys, kKeyTile);
-    if (tasks < kFewTasks) count_ = smaller(divide_up(all_tiles, kLeastTiles), divide_up(2 * kFewTasks, tasks));
+    if (tasks < kFewTasks)
+      count_ = smaller(divide_up(all_tiles, kLeastTiles), divide_up(2 * kFewTasks, tasks));
     tiles_ = divide_up(all_tiles, count_);
     count_ = divide_up(all_tiles, tiles_);
     if (count_ == 1) return;
@@ -25,10 +27,14 @@ class KeySplit {
 
   int64_t count() const { return count_; }
   int64_t first_tile(int64_t split) const { return split * tiles_; }
-  int64_t last_tile(int64_t split) const { return smaller((split + 1) * tiles_, divide_up(size_.keys, kKeyTile)); }
+  int64_t last_tile(int64_t split) const {
+    return smaller((split + 1) * tiles_, divide_up(size_.keys, kKeyTile));
+  }
 
-  // A row's weighted values (round_up(D, kWidth)), the sum of its weights and their reference, as the running softmax left them.
-  void write(int64_t split, int64_t batch, int64_t head, int64_t query, const float* values, float sum, float reference) const {
+  // A row's weighted values (round_up(D, kWidth)), the sum of its weights and their reference, as
+  // the running softmax left them.
+  void write(int64_t split, int64_t batch, int64_t head, int64_t query, const float* values,
+             float sum, float reference) const {
     const int64_t row = (batch * size_.heads + head) * size_.queries + query;
     const bool blind = sum == 0;
     const float scale = blind ? 0 : 1 / sum;
@@ -37,7 +43,8 @@ class KeySplit {
       write_row(DType::kFloat32, values, width_, scale, outputs_ + (split * rows_ + row) * width_);
       sums_[split * rows_ + row] = lse;
     } else {
-      write_row(params_.output.dtype, values, size_.dimension, scale, row_of(params_.output, batch, head, query));
+      write_row(params_.output.dtype, values, size_.dimension, scale,
+                row_of(params_.output, batch, head, query));
       params_.lse[row] = lse * kLn2;
     }
   }
@@ -46,7 +53,8 @@ class KeySplit {
     if (count_ == 1) return;
     const size_t bytes = static_cast<size_t>(width_) * sizeof(float);
     parallel(runtime, size_.batches * size_.heads, bytes, [&](int64_t head, char* block) {
-      for (int64_t query = 0; query < size_.queries; ++query) join_row(head, query, reinterpret_cast<float*>(block));
+      for (int64_t query = 0; query < size_.queries; ++query)
+        join_row(head, query, reinterpret_cast<float*>(block));
     });
   }
 
@@ -63,7 +71,8 @@ class KeySplit {
     for (int64_t split = 0; split < count_ && top != -kInfinity; ++split) {
       const float weight = __builtin_exp2f(sums_[split * rows_ + row] - top);
       const float* from = outputs_ + (split * rows_ + row) * width_;
-      for (int64_t d = 0; d < width_; d += kWidth) store(total + d, load(total + d) + weight * load(from + d));
+      for (int64_t d = 0; d < width_; d += kWidth)
+        store(total + d, load(total + d) + weight * load(from + d));
       sum += weight;
     }
     void* const to = row_of(params_.output, head / size_.heads, head % size_.heads, query);

@@ -1,5 +1,6 @@
-// Which tiles of the score matrix a mask leaves: bounds of the ranks of each tile of keys against bounds of the intervals of each
-// panel of queries, O(L + S) numbers for the whole op. A tile is skipped, or run without a test, or tested element by element.
+// Which tiles of the score matrix a mask leaves: bounds of the ranks of each tile of keys against
+// bounds of the intervals of each panel of queries, O(L + S) numbers for the whole op. A tile is
+// skipped, or run without a test, or tested element by element.
 #pragma once
 
 #include "attention/cpu/pack.h"
@@ -89,13 +90,16 @@ PTMKERNELS_INLINE Visible combine(Visible a, Visible b) {
 
 PTMKERNELS_INLINE Visible interval_visible(const QueryBounds& query, const KeyBounds& key) {
   if (query.high.max < key.rank.min || query.low.min > key.rank.max) return Visible::kNone;
-  return query.low.max <= key.rank.min && query.high.min >= key.rank.max ? Visible::kAll : Visible::kSome;
+  return query.low.max <= key.rank.min && query.high.min >= key.rank.max ? Visible::kAll
+                                                                         : Visible::kSome;
 }
 
 PTMKERNELS_INLINE Visible tree_visible(const BranchBounds& query, const BranchBounds& key) {
   const bool trunk = query.any_trunk && key.any_trunk;
-  if (!trunk && (query.low.min > key.high.max || key.low.min > query.high.max)) return Visible::kNone;
-  const bool all = (query.all_trunk && key.all_trunk) || (query.low.max <= key.high.min && key.low.max <= query.high.min);
+  if (!trunk && (query.low.min > key.high.max || key.low.min > query.high.max))
+    return Visible::kNone;
+  const bool all = (query.all_trunk && key.all_trunk) ||
+                   (query.low.max <= key.high.min && key.low.max <= query.high.min);
   return all ? Visible::kAll : Visible::kSome;
 }
 
@@ -106,15 +110,18 @@ class MaskBounds {
     tiles_ = divide_up(size.keys, kKeyTile);
     panels_ = divide_up(size.queries, kLanes);
     if (!mask.rank && !mask.tree) return;
-    const bool one = mask.rank_batch == 0 && mask.low_batch == 0 && mask.high_batch == 0 && mask.tree_batch == 0;
+    const bool one =
+        mask.rank_batch == 0 && mask.low_batch == 0 && mask.high_batch == 0 && mask.tree_batch == 0;
     const int64_t batches = one ? 1 : size.batches;
     tile_batch_ = one ? 0 : tiles_;
     panel_batch_ = one ? 0 : panels_;
     keys_ = allocate<KeyBounds>(runtime, batches * tiles_);
     queries_ = allocate<QueryBounds>(runtime, batches * panels_);
     parallel(runtime, batches, 0, [&](int64_t batch, char*) {
-      for (int64_t tile = 0; tile < tiles_; ++tile) keys_[batch * tiles_ + tile] = bound_keys(size, batch, tile);
-      for (int64_t panel = 0; panel < panels_; ++panel) queries_[batch * panels_ + panel] = bound_queries(size, batch, panel);
+      for (int64_t tile = 0; tile < tiles_; ++tile)
+        keys_[batch * tiles_ + tile] = bound_keys(size, batch, tile);
+      for (int64_t panel = 0; panel < panels_; ++panel)
+        queries_[batch * panels_ + panel] = bound_queries(size, batch, panel);
     });
   }
 
@@ -124,7 +131,8 @@ class MaskBounds {
   QueryBounds queries(int64_t batch, int64_t first_panel, int64_t last_panel) const {
     QueryBounds bounds;
     if (!queries_) return bounds;
-    for (int64_t panel = first_panel; panel < last_panel; ++panel) bounds.add(queries_[batch * panel_batch_ + panel]);
+    for (int64_t panel = first_panel; panel < last_panel; ++panel)
+      bounds.add(queries_[batch * panel_batch_ + panel]);
     return bounds;
   }
 
@@ -142,7 +150,8 @@ class MaskBounds {
     const int64_t last = smaller(size.keys, (tile + 1) * kKeyTile);
     for (int64_t key = tile * kKeyTile; key < last; ++key) {
       if (mask_.rank) bounds.rank.add(mask_.rank[batch * mask_.rank_batch + key]);
-      if (mask_.tree) bounds.branch.add(branch_of(mask_.tree + batch * mask_.tree_batch, size.keys, key));
+      if (mask_.tree)
+        bounds.branch.add(branch_of(mask_.tree + batch * mask_.tree_batch, size.keys, key));
     }
     return bounds;
   }

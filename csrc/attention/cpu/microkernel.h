@@ -1,15 +1,19 @@
-// The one product of all attention: C = start + A·B for a block of rows of C that stays in registers.
+// The one product of all attention: C = start + A·B for a block of rows of C that stays in
+// registers.
 //
-//     C[r, :] = start[r, :] + sum_k A(r, k) · B[k, :]        r < R; C and B are panels of kLanes columns
+//     C[r, :] = start[r, :] + sum_k A(r, k) · B[k, :]        r < R; C and B are panels of kLanes
+//     columns
 //
-// A is read one element at a time and broadcast; B and C are read as vectors. Every product of the forward and of the backward takes
-// this form, because the queries (or, for the gradients of key and value, the head dimension) lie in the lanes:
+// A is read one element at a time and broadcast; B and C are read as vectors. Every product of the
+// forward and of the backward takes this form, because the queries (or, for the gradients of key
+// and value, the head dimension) lie in the lanes:
 //
 //     Sᵀ = K·Qᵀ    Oᵀ += Vᵀ·Pᵀ    dPᵀ = V·dOᵀ    dQᵀ += Kᵀ·dSᵀ    dV += Pᵀ·dO    dK += dSᵀ·Q
 //
-// R = 6 rows of two vectors fill the 16 registers of AVX2 (12 accumulators, 2 of B, 1 broadcast): 12 multiply-adds for 8 loads, so the
-// loads are not the bound, and 12 chains cover a latency of 4 clocks on two units. Each kernel is kept out of line: inlined, the
-// compiler spills accumulators as soon as the code around it changes.
+// R = 6 rows of two vectors fill the 16 registers of AVX2 (12 accumulators, 2 of B, 1 broadcast):
+// 12 multiply-adds for 8 loads, so the loads are not the bound, and 12 chains cover a latency of 4
+// clocks on two units. Each kernel is kept out of line: inlined, the compiler spills accumulators
+// as soon as the code around it changes.
 #pragma once
 
 #include "common/simd.h"
@@ -31,7 +35,8 @@ enum class Layout { kRowMajor, kColumnMajor };
 struct Product {
   float* c = nullptr;  // (rows, kLanes)
   int64_t c_stride = kLanes;
-  const float* start = nullptr;  // kLoad: (rows, kLanes); a stride of 0 gives every row the same start
+  const float* start =
+      nullptr;  // kLoad: (rows, kLanes); a stride of 0 gives every row the same start
   int64_t start_stride = kLanes;
   const float* scale = nullptr;  // kScale: (kLanes)
   const float* a = nullptr;
@@ -97,7 +102,8 @@ PTMKERNELS_NOINLINE void multiply_rows(const Product& product, int64_t row) {
 
 // `count` blocks of `height` <= R rows.
 template <Start S, Layout A, bool kMaximum, int R = kRows>
-PTMKERNELS_INLINE void multiply_blocks(const Product& product, int64_t height, int64_t row, int64_t count) {
+PTMKERNELS_INLINE void multiply_blocks(const Product& product, int64_t height, int64_t row,
+                                       int64_t count) {
   if (height == R) {
     for (; count > 0; --count, row += R) multiply_rows<R, S, A, kMaximum>(product, row);
   } else if constexpr (R > 1) {
@@ -105,7 +111,8 @@ PTMKERNELS_INLINE void multiply_blocks(const Product& product, int64_t height, i
   }
 }
 
-// The rows [first, last), in blocks of as equal a height as can be: a block of few rows has too few chains to cover the latency.
+// The rows [first, last), in blocks of as equal a height as can be: a block of few rows has too few
+// chains to cover the latency.
 template <Start S, Layout A, bool kMaximum = false>
 void multiply(const Product& product, int64_t first, int64_t last) {
   const int64_t rows = last - first;

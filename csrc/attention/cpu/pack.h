@@ -13,8 +13,8 @@ PTMKERNELS_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 PTMKERNELS_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 PTMKERNELS_INLINE int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
-// The row stride of a packed block of `columns` floats: whole panels, and an odd number of 64-byte lines, so that successive rows
-// fall into different sets of the first-level cache.
+// The row stride of a packed block of `columns` floats: whole panels, and an odd number of 64-byte
+// lines, so that successive rows fall into different sets of the first-level cache.
 PTMKERNELS_INLINE int64_t pitch_of(int64_t columns) {
   const int64_t lines = round_up(columns, kLanes) / 16;
   return lines == 0 ? kLanes : (lines | 1) * 16;
@@ -38,7 +38,8 @@ PTMKERNELS_INLINE char* element(void* data, DType dtype, int64_t offset) {
 }
 
 PTMKERNELS_INLINE char* row_of(const Heads& heads, int64_t batch, int64_t head, int64_t row) {
-  return element(heads.data, heads.dtype, batch * heads.batch + head * heads.head + row * heads.row);
+  return element(heads.data, heads.dtype,
+                 batch * heads.batch + head * heads.head + row * heads.row);
 }
 
 PTMKERNELS_INLINE float read_scalar(const char* from, DType dtype) {
@@ -60,14 +61,16 @@ PTMKERNELS_INLINE float read_scalar(const char* from, DType dtype) {
 template <class T>
 PTMKERNELS_NOINLINE void read_elements(const T* from, int64_t count, float scale, float* to) {
   int64_t column = 0;
-  for (; column + kWidth <= count; column += kWidth) store(to + column, load_elements(from + column) * scale);
+  for (; column + kWidth <= count; column += kWidth)
+    store(to + column, load_elements(from + column) * scale);
   if (column < count) store(to + column, load_first(from + column, count - column) * scale);
 }
 
 template <class T>
 PTMKERNELS_NOINLINE void write_elements(const float* from, int64_t count, float scale, T* to) {
   int64_t column = 0;
-  for (; column + kWidth <= count; column += kWidth) store_elements(to + column, load(from + column) * scale);
+  for (; column + kWidth <= count; column += kWidth)
+    store_elements(to + column, load(from + column) * scale);
   if (column < count) store_first(to + column, load(from + column) * scale, count - column);
 }
 
@@ -107,17 +110,20 @@ PTMKERNELS_INLINE void fill(float* to, int64_t count, float value) {
 }
 
 template <class T>
-PTMKERNELS_NOINLINE void copy_rows(const T* from, int64_t from_stride, int64_t rows, int64_t dimension, float* to, int64_t pitch) {
+PTMKERNELS_NOINLINE void copy_rows(const T* from, int64_t from_stride, int64_t rows,
+                                   int64_t dimension, float* to, int64_t pitch) {
   for (int64_t row = 0; row < rows; ++row, from += from_stride, to += pitch) {
     int64_t column = 0;
-    for (; column + kWidth <= dimension; column += kWidth) store(to + column, load_elements(from + column));
+    for (; column + kWidth <= dimension; column += kWidth)
+      store(to + column, load_elements(from + column));
     if (column < dimension) store(to + column, load_first(from + column, dimension - column));
   }
 }
 
-// Rows [first, first + rows) of a head -> to (rows, pitch); columns beyond a whole vector are left as they were.
-inline void pack_rows(const Heads& heads, int64_t batch, int64_t head, int64_t first, int64_t rows, int64_t dimension, int64_t pitch,
-                      float* to) {
+// Rows [first, first + rows) of a head -> to (rows, pitch); columns beyond a whole vector are left
+// as they were.
+inline void pack_rows(const Heads& heads, int64_t batch, int64_t head, int64_t first, int64_t rows,
+                      int64_t dimension, int64_t pitch, float* to) {
   const void* const from = row_of(heads, batch, head, first);
   switch (heads.dtype) {
     case DType::kFloat32:
@@ -141,8 +147,8 @@ struct Rows {
 };
 
 // The same rows, where they lie if that is as good as a copy: float32, close together.
-inline Rows rows_of(const Heads& heads, int64_t batch, int64_t head, int64_t first, int64_t rows, int64_t dimension, int64_t pitch,
-                    float* copy) {
+inline Rows rows_of(const Heads& heads, int64_t batch, int64_t head, int64_t first, int64_t rows,
+                    int64_t dimension, int64_t pitch, float* copy) {
   if (heads.dtype == DType::kFloat32 && heads.row >= dimension && heads.row < 2 * dimension) {
     return {reinterpret_cast<const float*>(row_of(heads, batch, head, first)), heads.row};
   }
@@ -150,8 +156,10 @@ inline Rows rows_of(const Heads& heads, int64_t batch, int64_t head, int64_t fir
   return {copy, pitch};
 }
 
-// Asks for rows of a head that a later step reads, so that they have arrived in the second-level cache by then.
-inline void prefetch_rows(const Heads& heads, int64_t batch, int64_t head, int64_t first, int64_t rows, int64_t dimension) {
+// Asks for rows of a head that a later step reads, so that they have arrived in the second-level
+// cache by then.
+inline void prefetch_rows(const Heads& heads, int64_t batch, int64_t head, int64_t first,
+                          int64_t rows, int64_t dimension) {
   constexpr int64_t kLine = 64;
   const int64_t bytes = dimension * element_size(heads.dtype);
   const int64_t stride = heads.row * element_size(heads.dtype);
@@ -161,14 +169,17 @@ inline void prefetch_rows(const Heads& heads, int64_t batch, int64_t head, int64
   }
 }
 
-// from (kLanes, pitch) -> scale · from in to (dimension, kLanes), a row in each lane; reads whole vectors of each row.
-inline void pack_panel(const float* from, int64_t pitch, int64_t dimension, float scale, float* to) {
+// from (kLanes, pitch) -> scale · from in to (dimension, kLanes), a row in each lane; reads whole
+// vectors of each row.
+inline void pack_panel(const float* from, int64_t pitch, int64_t dimension, float scale,
+                       float* to) {
   transpose(from, pitch, kLanes, dimension, to, kLanes);
   if (scale == 1) return;
   for (int64_t i = 0; i < dimension * kLanes; i += kWidth) store(to + i, load(to + i) * scale);
 }
 
-// from (round_up(dimension, kWidth), kLanes), a row in each lane -> to (kLanes, round_up(dimension, kWidth))
+// from (round_up(dimension, kWidth), kLanes), a row in each lane -> to (kLanes, round_up(dimension,
+// kWidth))
 inline void unpack_panel(const float* from, int64_t dimension, float* to) {
   const int64_t width = round_up(dimension, kWidth);
   transpose(from, kLanes, width, kLanes, to, width);

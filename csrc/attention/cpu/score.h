@@ -1,9 +1,11 @@
 // What the product Q·K starts from: everything of a score but the product itself.
 //
-//     start_ij = base_i + log2(e) · (bias_ij + table[bucket[j - i + L - 1]]),  -infinity where the mask hides key j from query i
+//     start_ij = base_i + log2(e) · (bias_ij + table[bucket[j - i + L - 1]]),  -infinity where the
+//     mask hides key j from query i
 //
-// The micro-kernel loads it as its initial accumulators, so a bias or a mask costs one pass over the tiles that it touches and nothing
-// elsewhere; every further term of a score is one more summand here. Scores are in units of log2(e): the softmax is one of powers of 2.
+// The micro-kernel loads it as its initial accumulators, so a bias or a mask costs one pass over
+// the tiles that it touches and nothing elsewhere; every further term of a score is one more
+// summand here. Scores are in units of log2(e): the softmax is one of powers of 2.
 #pragma once
 
 #include "attention/cpu/mask.h"
@@ -11,7 +13,8 @@
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
 PTMKERNELS_INLINE Scores at_head(Scores scores, int64_t batch, int64_t head) {
-  if (scores.data) scores.data = element(scores.data, scores.dtype, batch * scores.batch + head * scores.head);
+  if (scores.data)
+    scores.data = element(scores.data, scores.dtype, batch * scores.batch + head * scores.head);
   return scores;
 }
 
@@ -26,8 +29,11 @@ struct ScoreOptions {
     if (options.table) expand_table(options, runtime);
   }
 
-  // The bucketed bias of a head by distance, log2(e) · table[bucket[...], head] at [i - j + S - 1], so that it rises with the query.
-  const float* diagonal_of(int64_t head) const { return diagonal ? diagonal + head * diagonal_stride : nullptr; }
+  // The bucketed bias of a head by distance, log2(e) · table[bucket[...], head] at [i - j + S - 1],
+  // so that it rises with the query.
+  const float* diagonal_of(int64_t head) const {
+    return diagonal ? diagonal + head * diagonal_stride : nullptr;
+  }
 
   const Sizes& size;
   const Mask& mask;
@@ -42,16 +48,20 @@ struct ScoreOptions {
     diagonal_stride = round_up(distances + kLanes, 16);  // the last panel reads up to kLanes beyond
     float* values = allocate<float>(runtime, size.heads * diagonal_stride);
     diagonal = values;
-    parallel(runtime, size.heads, static_cast<size_t>(options.table_rows) * sizeof(float), [&](int64_t head, char* scratch) {
-      float* column = reinterpret_cast<float*>(scratch);
-      for (int64_t row = 0; row < options.table_rows; ++row) {
-        const int64_t offset = row * options.table_row + head * options.table_column;
-        column[row] = read_scalar(element(const_cast<void*>(options.table), options.table_dtype, offset), options.table_dtype);
-      }
-      float* to = values + head * diagonal_stride;
-      for (int64_t i = 0; i < distances; ++i) to[i] = kLog2e * column[options.bucket[distances - 1 - i]];
-      fill(to + distances, diagonal_stride - distances, 0);
-    });
+    parallel(runtime, size.heads, static_cast<size_t>(options.table_rows) * sizeof(float),
+             [&](int64_t head, char* scratch) {
+               float* column = reinterpret_cast<float*>(scratch);
+               for (int64_t row = 0; row < options.table_rows; ++row) {
+                 const int64_t offset = row * options.table_row + head * options.table_column;
+                 column[row] = read_scalar(
+                     element(const_cast<void*>(options.table), options.table_dtype, offset),
+                     options.table_dtype);
+               }
+               float* to = values + head * diagonal_stride;
+               for (int64_t i = 0; i < distances; ++i)
+                 to[i] = kLog2e * column[options.bucket[distances - 1 - i]];
+               fill(to + distances, diagonal_stride - distances, 0);
+             });
   }
 };
 
@@ -65,7 +75,8 @@ struct Tile {
   int64_t keys;
 };
 
-// What `start_tile` finds: rows (keys) outside of [first, last) are hidden from every query of the panel.
+// What `start_tile` finds: rows (keys) outside of [first, last) are hidden from every query of the
+// panel.
 struct StartTile {
   const float* start;
   int64_t stride;
@@ -78,11 +89,13 @@ struct StartScratch {
   float* square;  // (kLanes, kKeyTile)
 
   explicit StartScratch(Scratch& scratch)
-      : tile(scratch.take<float>(kKeyTile * kLanes)), square(scratch.take<float>(kLanes * kKeyTile)) {}
+      : tile(scratch.take<float>(kKeyTile * kLanes)),
+        square(scratch.take<float>(kLanes * kKeyTile)) {}
 };
 
 // One row of the dense parts, for keys [key, key + keys), in units of log2(e).
-inline void dense_row(const Scores& bias, const Scores& allowed, int64_t query, int64_t key, int64_t keys, float* to) {
+inline void dense_row(const Scores& bias, const Scores& allowed, int64_t query, int64_t key,
+                      int64_t keys, float* to) {
   if (bias.data) {
     const char* from = element(bias.data, bias.dtype, query * bias.row + key * bias.column);
     if (bias.column == 1) {
@@ -114,17 +127,20 @@ inline void trim_dense(const float* square, int64_t rows, int64_t* first, int64_
 }
 
 // The dense bias and the dense mask, transposed: a query in each lane.
-inline void fill_dense(const Tile& tile, const Scores& bias, const Scores& allowed, const StartScratch& scratch, StartTile* result) {
+inline void fill_dense(const Tile& tile, const Scores& bias, const Scores& allowed,
+                       const StartScratch& scratch, StartTile* result) {
   const bool by_key = (!bias.data || bias.row == 0) && (!allowed.data || allowed.row == 0);
   const int64_t rows = by_key ? 1 : tile.queries;
   for (int64_t row = 0; row < rows; ++row) {
-    dense_row(bias, allowed, tile.query + row, tile.key, tile.keys, scratch.square + row * kKeyTile);
+    dense_row(bias, allowed, tile.query + row, tile.key, tile.keys,
+              scratch.square + row * kKeyTile);
   }
   trim_dense(scratch.square, rows, &result->first, &result->last);
   if (result->first >= result->last) return;
   if (by_key) {
     for (int64_t j = result->first; j < result->last; ++j) {
-      for (int v = 0; v < kVectors; ++v) store(scratch.tile + j * kLanes + v * kWidth, splat(scratch.square[j]));
+      for (int v = 0; v < kVectors; ++v)
+        store(scratch.tile + j * kLanes + v * kWidth, splat(scratch.square[j]));
     }
   } else {
     fill(scratch.square + rows * kKeyTile, (kLanes - rows) * kKeyTile, 0);
@@ -149,7 +165,9 @@ struct PanelIntervals {
     }
   }
 
-  PTMKERNELS_INLINE IntVec see(int v, int32_t rank) const { return (low[v] <= rank) & (high[v] >= rank); }
+  PTMKERNELS_INLINE IntVec see(int v, int32_t rank) const {
+    return (low[v] <= rank) & (high[v] >= rank);
+  }
 };
 
 // The tree's intervals of a panel.
@@ -177,17 +195,21 @@ struct PanelBranches {
   }
 };
 
-PTMKERNELS_INLINE void hide(float* start, IntVec see) { store(start, select(see, load(start), splat(-kInfinity))); }
+PTMKERNELS_INLINE void hide(float* start, IntVec see) {
+  store(start, select(see, load(start), splat(-kInfinity)));
+}
 
 inline void hide_by_interval(const Mask& mask, const Tile& tile, float* starts, StartTile* result) {
   const int32_t* ranks = mask.rank + tile.batch * mask.rank_batch + tile.key;
   const PanelIntervals panel(mask, tile);
   for (int64_t j = result->first; j < result->last; ++j) {
-    for (int v = 0; v < kVectors; ++v) hide(starts + j * kLanes + v * kWidth, panel.see(v, ranks[j]));
+    for (int v = 0; v < kVectors; ++v)
+      hide(starts + j * kLanes + v * kWidth, panel.see(v, ranks[j]));
   }
 }
 
-inline void hide_by_tree(const Sizes& size, const Mask& mask, const Tile& tile, float* starts, StartTile* result) {
+inline void hide_by_tree(const Sizes& size, const Mask& mask, const Tile& tile, float* starts,
+                         StartTile* result) {
   const PanelBranches panel(size, mask, tile);
   for (int64_t j = result->first; j < result->last; ++j) {
     const Branch key = branch_of(mask.tree + tile.batch * mask.tree_batch, size.keys, tile.key + j);
@@ -196,16 +218,21 @@ inline void hide_by_tree(const Sizes& size, const Mask& mask, const Tile& tile, 
 }
 
 // Narrows [first, last) to the keys whose rank lies in the hull of the panel's intervals.
-inline void trim_interval(const Mask& mask, const Tile& tile, const QueryBounds& queries, StartTile* result) {
+inline void trim_interval(const Mask& mask, const Tile& tile, const QueryBounds& queries,
+                          StartTile* result) {
   const int32_t* ranks = mask.rank + tile.batch * mask.rank_batch + tile.key;
-  const auto hidden = [&](int64_t key) { return ranks[key] < queries.low.min || ranks[key] > queries.high.max; };
+  const auto hidden = [&](int64_t key) {
+    return ranks[key] < queries.low.min || ranks[key] > queries.high.max;
+  };
   while (result->first < result->last && hidden(result->first)) ++result->first;
   while (result->first < result->last && hidden(result->last - 1)) --result->last;
 }
 
-// The start of the scores of one tile. `base` (kLanes) is added to every row. `visible` says what the tile's bounds promise.
-inline StartTile start_tile(const ScoreOptions& options, const Tile& tile, const QueryBounds& queries, Visible visible,
-                            const float* base, const StartScratch& scratch) {
+// The start of the scores of one tile. `base` (kLanes) is added to every row. `visible` says what
+// the tile's bounds promise.
+inline StartTile start_tile(const ScoreOptions& options, const Tile& tile,
+                            const QueryBounds& queries, Visible visible, const float* base,
+                            const StartScratch& scratch) {
   StartTile result = {base, 0, 0, tile.keys};
   const Mask& mask = options.mask;
   const bool masked = visible != Visible::kAll;
@@ -215,10 +242,12 @@ inline StartTile start_tile(const ScoreOptions& options, const Tile& tile, const
 
   if (masked && mask.rank) trim_interval(mask, tile, queries, &result);
   if (dense && result.first < result.last) {
-    fill_dense(tile, at_head(options.bias, tile.batch, tile.head), at_head(mask.allowed, tile.batch, tile.head), scratch, &result);
+    fill_dense(tile, at_head(options.bias, tile.batch, tile.head),
+               at_head(mask.allowed, tile.batch, tile.head), scratch, &result);
   }
   const Vec base0 = load(base), base1 = load(base + kWidth);
-  const float* distance = diagonal ? diagonal + tile.query - tile.key + options.size.keys - 1 : nullptr;
+  const float* distance =
+      diagonal ? diagonal + tile.query - tile.key + options.size.keys - 1 : nullptr;
   for (int64_t j = result.first; j < result.last; ++j) {
     float* const row = scratch.tile + j * kLanes;
     Vec start0 = base0, start1 = base1;

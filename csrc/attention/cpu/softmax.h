@@ -1,5 +1,5 @@
-// The passes over a tile of scores between the products. A tile is (keys, kLanes), a query in each lane, so that every reduction over
-// keys is a plain vertical one.
+// The passes over a tile of scores between the products. A tile is (keys, kLanes), a query in each
+// lane, so that every reduction over keys is a plain vertical one.
 #pragma once
 
 #include "attention/cpu/score.h"
@@ -7,9 +7,10 @@
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
-// The running softmax of a panel (M. Milakov, N. Gimelshein, "Online normalizer calculation for softmax", 2018, algorithm 3), in powers
-// of 2, with one deviation: `reference`, which is subtracted from every score, follows the maximum only when that has outgrown it by
-// kHeadroom. Until then sums are merely larger than 1, and neither scores nor outputs need a rescaling pass.
+// The running softmax of a panel (M. Milakov, N. Gimelshein, "Online normalizer calculation for
+// softmax", 2018, algorithm 3), in powers of 2, with one deviation: `reference`, which is
+// subtracted from every score, follows the maximum only when that has outgrown it by kHeadroom.
+// Until then sums are merely larger than 1, and neither scores nor outputs need a rescaling pass.
 struct RunningSoftmax {
   float reference[kLanes];  // -infinity until the query has seen a key
   float sum[kLanes];
@@ -27,8 +28,9 @@ struct RunningSoftmax {
     }
   }
 
-  // Moves the references up where `top`, the maximum of the scores less the reference, asks for it. Then `shift` is still to be
-  // subtracted from the scores and earlier sums are to be multiplied by `factor`. False: nothing moved.
+  // Moves the references up where `top`, the maximum of the scores less the reference, asks for it.
+  // Then `shift` is still to be subtracted from the scores and earlier sums are to be multiplied by
+  // `factor`. False: nothing moved.
   PTMKERNELS_INLINE bool follow(const float* top, float* shift, float* factor) {
     constexpr float kHeadroom = 16;
     IntVec any = {};
@@ -49,7 +51,8 @@ struct RunningSoftmax {
   }
 };
 
-// scores = 2^(scores - shift) in place; adds the sum over keys to `sum`. Without kShift, shift is 0.
+// scores = 2^(scores - shift) in place; adds the sum over keys to `sum`. Without kShift, shift is
+// 0.
 template <bool kShift>
 PTMKERNELS_NOINLINE void exponentiate(float* scores, int64_t keys, const float* shift, float* sum) {
   constexpr int kAtOnce = 2 * kVectors;  // two keys
@@ -86,7 +89,8 @@ PTMKERNELS_NOINLINE void exponentiate(float* scores, int64_t keys, const float* 
   }
 }
 
-// Dropout of the weights (N. Srivastava et al., "Dropout", JMLR 15, 2014), its mask a function of (seed, b, h, i, j) alone.
+// Dropout of the weights (N. Srivastava et al., "Dropout", JMLR 15, 2014), its mask a function of
+// (seed, b, h, i, j) alone.
 struct Dropout {
   explicit Dropout(const Options& options) {
     if (!options.seed || options.dropout <= 0) return;
@@ -97,19 +101,23 @@ struct Dropout {
     scale = static_cast<float>(1 / (1 - options.dropout));
   }
 
-  // The factors of the weights of keys [first, last) of a tile -> factors (keys, kLanes), rows [first, last).
+  // The factors of the weights of keys [first, last) of a tile -> factors (keys, kLanes), rows
+  // [first, last).
   PTMKERNELS_NOINLINE void factors(const Tile& tile, int64_t first, int64_t last, float* to) const {
     UintVec lanes;
     for (int lane = 0; lane < kWidth; ++lane) lanes[lane] = lane;
     for (int64_t group = (tile.key + first) / 4; group * 4 < tile.key + last; ++group) {
       for (int v = 0; v < kVectors; ++v) {
-        UintVec counter[4] = {splat(static_cast<uint32_t>(group)), lanes + static_cast<uint32_t>(tile.query + v * kWidth),
-                              splat(static_cast<uint32_t>(tile.head)), splat(static_cast<uint32_t>(tile.batch))};
+        UintVec counter[4] = {splat(static_cast<uint32_t>(group)),
+                              lanes + static_cast<uint32_t>(tile.query + v * kWidth),
+                              splat(static_cast<uint32_t>(tile.head)),
+                              splat(static_cast<uint32_t>(tile.batch))};
         philox(counter, seed);
         for (int64_t word = 0; word < 4; ++word) {
           const int64_t key = group * 4 + word - tile.key;
           if (key < first || key >= last) continue;
-          store(to + key * kLanes + v * kWidth, select(counter[word] >= threshold, splat(scale), Vec{}));
+          store(to + key * kLanes + v * kWidth,
+                select(counter[word] >= threshold, splat(scale), Vec{}));
         }
       }
     }
@@ -117,8 +125,8 @@ struct Dropout {
 
   // The factor of one weight.
   float factor(int64_t batch, int64_t head, int64_t query, int64_t key) const {
-    uint32_t counter[4] = {static_cast<uint32_t>(key >> 2), static_cast<uint32_t>(query), static_cast<uint32_t>(head),
-                           static_cast<uint32_t>(batch)};
+    uint32_t counter[4] = {static_cast<uint32_t>(key >> 2), static_cast<uint32_t>(query),
+                           static_cast<uint32_t>(head), static_cast<uint32_t>(batch)};
     ::ptmkernels::philox(counter, seed);
     return counter[key & 3] >= threshold ? scale : 0;
   }

@@ -1,4 +1,5 @@
-// The table of kernels of one instruction set; included once by each variant_<arch>.cpp, after it has defined
+// The table of kernels of one instruction set; included once by each variant_<arch>.cpp, after it
+// has defined
 //   PTMKERNELS_CPU_ARCH     the namespace of its code
 //   PTMKERNELS_SIMD_WIDTH   the floats in a vector
 //   PTMKERNELS_KERNEL_ROWS  the rows of the largest micro-kernel
@@ -20,6 +21,8 @@ inline void forward(const ForwardParams& params, const CpuRuntime& runtime) {
   }
 }
 
-inline void backward(const BackwardParams& params, const CpuRuntime& runtime) { Backward(params, runtime).run(); }
+inline void backward(const BackwardParams& params, const CpuRuntime& runtime) {
+  Backward(params, runtime).run();
+}
 
 }  // namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH

@@ -4,8 +4,9 @@
 // (t low, t high, call, 0), t the place of the token in the training stream; call 0 gives
 //   word 0   the token stays where this is below keep[token]
 //   word 1   the window reaches 1 + floor(word * window / 2^32) words to either side
-// and words 2, 3 and those of the following calls, two by two, the negatives: cell and threshold word of
-// the alias table. So the draws do not depend on threads, on the chunks of the stream, or on the backend.
+// and words 2, 3 and those of the following calls, two by two, the negatives: cell and threshold
+// word of the alias table. So the draws do not depend on threads, on the chunks of the stream, or
+// on the backend.
 #pragma once
 
 #include "common/simd_philox.h"

@@ -43,7 +43,8 @@ class Trainer {
         output_(static_cast<T*>(options.output)),
         pitch_((options.width + 15) / 16 * 16) {
     for (int lane = 0; lane < kWidth; ++lane) {
-      rounding_.state[lane] = static_cast<uint32_t>(rounding_seed * 2 + 1) * (2654435761u + 2 * lane);
+      rounding_.state[lane] =
+          static_cast<uint32_t>(rounding_seed * 2 + 1) * (2654435761u + 2 * lane);
     }
     carve(scratch);
   }
@@ -98,7 +99,8 @@ class Trainer {
   }
 
   float learning_rate(int64_t position) const {
-    const double left = 1.0 - static_cast<double>(position) / (static_cast<double>(options_.total) + 1);
+    const double left =
+        1.0 - static_cast<double>(position) / (static_cast<double>(options_.total) + 1);
     const float rate = options_.learning_rate * static_cast<float>(left);
     return rate > options_.min_learning_rate ? rate : options_.min_learning_rate;
   }
@@ -260,14 +262,19 @@ class Trainer {
     }
   }
 
-  template <bool Direct, class H>
-  PTMKERNELS_INLINE void run_tile_at(Tile<H, T>& tile, int rows, int32_t first, int32_t count,
-                                     const Ahead<T>& ahead, bool with_loss) {
+  template <class H>
+  PTMKERNELS_INLINE void fill_outputs(Tile<H, T>& tile, int32_t first, int32_t count) const {
     for (int32_t o = 0; o < count; ++o) {
       tile.outputs[o] = outputs_.rows[first + o];
       tile.label[o] = outputs_.labels[first + o];
       tile.weight[o] = outputs_.weights[first + o];
     }
+  }
+
+  template <bool Direct, class H>
+  PTMKERNELS_INLINE void run_tile_at(Tile<H, T>& tile, int rows, int32_t first, int32_t count,
+                                     const Ahead<T>& ahead, bool with_loss) {
+    fill_outputs(tile, first, count);
     tile_function<Direct, H, T>(rows, count)(tile, ahead, rounding_);
     if (with_loss) add_loss(tile.product, tile, rows, count);
   }
@@ -295,23 +302,26 @@ class Trainer {
     });
   }
 
-  // One row, the mean of the context rows, against the outputs; its change goes to every one of them.
+  // One row, the mean of the context rows, against the outputs; its change goes to every one of
+  // them.
   void train_cbow(const Sentence& sentence, int32_t i, int32_t contexts, bool with_loss) {
     int32_t rows = 0;
-    for (int32_t c = 0; c < contexts; ++c) rows += gather(sentence.word[contexts_[c]], rows_ + rows);
-    mean(rows_, rows, hidden_);
+    for (int32_t c = 0; c < contexts; ++c)
+      rows += gather(sentence.word[contexts_[c]], rows_ + rows);
     Ahead<T> ahead;
     look_ahead(sentence, i, ahead);
     Tile<float, T> tile;
     tile.rows[0] = hidden_;
     tile.width = options_.width;
-    collect_errors(tile, 1, ahead, with_loss);
-    for_columns(options_.width, [&](Columns at, auto whole) __attribute__((always_inline)) {
-      const Vec change = load(errors_ + at.d);
-      for (int32_t r = 0; r < rows; ++r) {
-        at.store<whole.value>(rows_[r], at.load<whole.value>(rows_[r]) + change, rounding_);
-      }
-    });
+    if (outputs_.count > 0 && outputs_.count <= kTileOutputs) {
+      fill_outputs(tile, 0, outputs_.count);
+      run_mean_tile<T>(outputs_.count, tile, {rows_, rows, hidden_}, ahead, rounding_);
+      if (with_loss) add_loss(tile.product, tile, 1, outputs_.count);
+    } else {
+      mean(rows_, rows, hidden_);
+      collect_errors(tile, 1, ahead, with_loss);
+      for (int32_t r = 0; r < rows; ++r) add_to_row(rows_[r], errors_);
+    }
     if (with_loss) statistics_->loss_pairs += 1;
   }
 
@@ -346,7 +356,8 @@ class Trainer {
     if (leaving >= 0) give_back(sentence, leaving);
     if (entering < sentence.length) stage(sentence, entering);
     if (i + 1 < sentence.length) return;
-    for (int32_t j = leaving < 0 ? 0 : leaving + 1; j < sentence.length; ++j) give_back(sentence, j);
+    for (int32_t j = leaving < 0 ? 0 : leaving + 1; j < sentence.length; ++j)
+      give_back(sentence, j);
   }
 
   void stage(const Sentence& sentence, int32_t j) {

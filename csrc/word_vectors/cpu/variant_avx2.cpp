@@ -5,6 +5,7 @@
 
 namespace ptmkernels {
 
-const StepKernels kAvx2StepKernels = {avx2::step_scratch_bytes, avx2::run_step};
+const WordVectorKernels kAvx2WordVectors = {avx2::step_scratch_bytes, avx2::run_step,
+                                            avx2::product_of, avx2::add_to, avx2::widen_to};
 
 }  // namespace ptmkernels

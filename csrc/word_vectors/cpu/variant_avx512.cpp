@@ -5,6 +5,7 @@
 
 namespace ptmkernels {
 
-const StepKernels kAvx512StepKernels = {avx512::step_scratch_bytes, avx512::run_step};
+const WordVectorKernels kAvx512WordVectors = {avx512::step_scratch_bytes, avx512::run_step,
+                                              avx512::product_of, avx512::add_to, avx512::widen_to};
 
 }  // namespace ptmkernels

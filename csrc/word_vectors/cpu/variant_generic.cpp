@@ -5,6 +5,8 @@
 
 namespace ptmkernels {
 
-const StepKernels kGenericStepKernels = {generic::step_scratch_bytes, generic::run_step};
+const WordVectorKernels kGenericWordVectors = {generic::step_scratch_bytes, generic::run_step,
+                                               generic::product_of, generic::add_to,
+                                               generic::widen_to};
 
 }  // namespace ptmkernels

@@ -5,6 +5,7 @@
 
 namespace ptmkernels {
 
-const StepKernels kWideStepKernels = {wide::step_scratch_bytes, wide::run_step};
+const WordVectorKernels kWideWordVectors = {wide::step_scratch_bytes, wide::run_step,
+                                            wide::product_of, wide::add_to, wide::widen_to};
 
 }  // namespace ptmkernels

@@ -1,0 +1,29 @@
+"""`ptmkernels neighbors VECTORS WORD`: the nearest words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptmkernels.cli import app
+
+
+@app.command()
+def neighbors(
+    vectors: Annotated[Path, typer.Argument(help="A file that `embed` wrote.")],
+    words: Annotated[list[str], typer.Argument(help="Words; one with a leading ~ is subtracted.")],
+    count: Annotated[int, typer.Option(help="How many neighbours.")] = 10,
+) -> None:
+    """Print the words nearest to a word, or to a sum of words such as: king woman ~man."""
+    from ptmkernels.models.shallow.word2vec import load_any
+
+    found = load_any(vectors)
+    positive = [w for w in words if not w.startswith("~")]
+    negative = [w[1:] for w in words if w.startswith("~")]
+    unknown = [w for w in positive + negative if w not in found]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: not in the vocabulary of {len(found)} words")
+    for word, cosine in found.most_similar(positive, negative, count):
+        typer.echo(f"{cosine:7.4f}  {word}")

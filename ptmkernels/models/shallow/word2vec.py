@@ -1,0 +1,264 @@
+"""word2vec: CBOW and skip-gram with negative sampling or hierarchical softmax.
+
+Mikolov et al., "Efficient estimation of word representations in vector space" (2013), and "Distributed
+representations of words and phrases and their compositionality" (NeurIPS 2013).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ptmkernels.data.word_stream import Source, Vocabulary, WordStream
+from ptmkernels.models.shallow.vectors import WordVectors
+from ptmkernels.ops.hierarchical_softmax import HuffmanTree
+from ptmkernels.ops.negative_sampling import AliasTable
+from ptmkernels.ops.word_vectors import cbow_step_, keep_thresholds, skipgram_step_
+
+__all__ = ["FitProgress", "Word2Vec"]
+
+ARCHITECTURES = ("skip-gram", "cbow")
+LOSSES = ("negative-sampling", "hierarchical-softmax")
+_PIECE = 1 << 20  # tokens between two reports
+_PADDING = 16  # columns: rows are whole vectors of the widest instruction set
+
+
+@dataclasses.dataclass(frozen=True)
+class FitProgress:
+    """A report of the training.
+
+    Attributes:
+        done, total: tokens of the training stream, all epochs together.
+        loss: of a sample of the last piece, per pair (CBOW: per window).
+        words_per_second: tokens trained, sub-sampled ones included, over the last piece.
+    """
+
+    done: int
+    total: int
+    loss: float
+    words_per_second: float
+
+
+@dataclasses.dataclass
+class Word2VecConfig:
+    """Options of :class:`Word2Vec`, as word2vec.c has them."""
+
+    architecture: str = "skip-gram"
+    loss: str = "negative-sampling"
+    vector_size: int = 100
+    window: int = 5
+    negative: int = 5
+    min_count: int = 5
+    sample: float = 1e-3
+    learning_rate: float | None = None
+    noise_power: float = 0.75
+    max_vocabulary: int = 0
+    huffman_ties: str = "queue"
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"architecture is {self.architecture!r}; expected one of {ARCHITECTURES}"
+            )
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss is {self.loss!r}; expected one of {LOSSES}")
+        for name in ("vector_size", "window", "min_count"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not self.sample >= 0:
+            raise ValueError(
+                f"sample is {self.sample}; expected a number >= 0 (0 = keep every word)"
+            )
+        if self.learning_rate is None:
+            self.learning_rate = 0.05 if self.architecture == "cbow" else 0.025
+
+
+class Word2Vec:
+    """Word vectors trained on windows of text.
+
+    Args:
+        options: fields of :class:`Word2VecConfig`: architecture "skip-gram" or "cbow", loss
+            "negative-sampling" or "hierarchical-softmax", vector_size, window, negative, min_count, sample
+            (0 = keep every word), learning_rate (default 0.025, CBOW 0.05; falls linearly to a floor of
+            1e-4 of itself), noise_power, seed, and huffman_ties ("queue" as word2vec.c, "heap" as gensim).
+
+    Raises:
+        ValueError: an option does not fit; the message names it.
+    """
+
+    config_class = Word2VecConfig
+
+    def __init__(self, **options):
+        self.config = self.config_class(**options)
+        self.vocabulary: Vocabulary | None = None
+        self.input: Tensor | None = None  # (rows, padded D)
+        self.output: Tensor | None = None
+        self.done = 0  # tokens of the training stream
+        self.subwords: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def wv(self) -> WordVectors:
+        """The trained vectors by word."""
+        return WordVectors(self._trained().words, self.word_matrix())
+
+    def word_matrix(self) -> np.ndarray:
+        """float32 (V, D): one row a word."""
+        return self.input[: len(self._trained()), : self.config.vector_size].numpy().copy()
+
+    def most_similar(self, positive, negative=(), count: int = 10) -> list[tuple[str, float]]:
+        """See :meth:`WordVectors.most_similar`."""
+        return self.wv.most_similar(positive, negative, count)
+
+    def fit(
+        self,
+        source: Source,
+        *,
+        epochs: int = 5,
+        threads: int = 1,
+        device: str = "cpu",
+        progress: Callable[[FitProgress], None] | None = None,
+    ) -> Word2Vec:
+        """Train on a text file (UTF-8, a sentence a line) or on sentences (lists of words, read twice).
+
+        Training that was interrupted, or loaded from a file that was saved meanwhile, goes on where it
+        stopped when it is given the same text and number of epochs.
+
+        Raises:
+            ValueError: the text holds no word often enough, is not UTF-8 (file and byte are named), or an
+                argument does not fit.
+        """
+        if device != "cpu":
+            raise ValueError(f"device is {device!r}; the training steps run on 'cpu'")
+        if epochs < 1 or threads < 1:
+            raise ValueError(
+                f"epochs is {epochs} and threads is {threads}; expected at least 1 of each"
+            )
+        if self.vocabulary is None:
+            self._begin(
+                Vocabulary.count(source, self.config.min_count, self.config.max_vocabulary, threads)
+            )
+        stream = WordStream(source, self.vocabulary, threads)
+        self._train(stream, epochs, threads, progress)
+        return self
+
+    def _trained(self) -> Vocabulary:
+        if self.vocabulary is None:
+            raise RuntimeError("the model has no vocabulary yet: call fit or load first")
+        return self.vocabulary
+
+    def _begin(self, vocabulary: Vocabulary) -> None:
+        """Starting weights: input rows uniform in +-1 / (2 D), output rows 0."""
+        self.vocabulary = vocabulary
+        width = self.config.vector_size
+        generator = torch.Generator().manual_seed(self.config.seed)
+        rows = self._prepare_rows()
+        self.input = torch.zeros(rows, -(-width // _PADDING) * _PADDING)
+        self.input[:, :width] = (torch.rand(rows, width, generator=generator) - 0.5) / width
+        tree = self.config.loss == "hierarchical-softmax"
+        self.output = torch.zeros(len(vocabulary) - tree, self.input.shape[1])
+        self.done = 0
+
+    def _prepare_rows(self) -> int:
+        """The number of input rows; sets `subwords` where words have several."""
+        return len(self.vocabulary)
+
+    def _keep_probability(self) -> np.ndarray:
+        """(sqrt(f / t) + 1) t / f with f the share of a word and t = sample."""
+        share = self.vocabulary.counts / self.vocabulary.counts.sum()
+        return (np.sqrt(share / self.config.sample) + 1) * self.config.sample / share
+
+    def _train(self, stream: WordStream, epochs: int, threads: int, progress) -> None:
+        config = self.config
+        counts = self.vocabulary.counts
+        noise = config.loss == "negative-sampling"
+        options = {
+            "window": config.window,
+            "learning_rate": config.learning_rate,
+            "min_learning_rate": config.learning_rate * 1e-4,
+            "total": epochs * len(stream),
+            "sampler": AliasTable.from_counts(counts, config.noise_power) if noise else None,
+            "tree": None if noise else HuffmanTree.from_counts(counts, config.huffman_ties),
+            "num_negatives": config.negative,
+            "keep": keep_thresholds(self._keep_probability()) if config.sample else None,
+            "subwords": self.subwords,
+            "seed": torch.tensor([config.seed]),
+            "threads": threads,
+        }
+        step = cbow_step_ if config.architecture == "cbow" else skipgram_step_
+        while self.done < options["total"]:
+            epoch_start = self.done - self.done % len(stream)
+            for place, ids in stream.pieces(_PIECE, self.done - epoch_start):
+                started = time.perf_counter()
+                seen = step(
+                    self.input, self.output, torch.from_numpy(ids),
+                    position=epoch_start + place, **options,
+                )  # fmt: skip
+                self.done = epoch_start + place + len(ids)
+                if progress:
+                    rate = len(ids) / (time.perf_counter() - started)
+                    progress(FitProgress(self.done, options["total"], seen.loss, rate))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write everything, the state of the training too, to a safetensors file, atomically."""
+        vocabulary = self._trained()
+        width = self.config.vector_size
+        words = np.frombuffer("\n".join(vocabulary.words).encode(), np.uint8).copy()
+        tensors = {
+            "input": self.input[:, :width].contiguous(),
+            "output": self.output[:, :width].contiguous(),
+            "words": torch.from_numpy(words),
+            "counts": torch.from_numpy(vocabulary.counts),
+        }
+        header = {
+            "model": type(self).__name__,
+            "config": json.dumps(dataclasses.asdict(self.config)),
+            "done": str(self.done),
+        }
+        temporary = f"{path}.part"
+        save_file(tensors, temporary, metadata=header)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Word2Vec:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: the file holds another model.
+        """
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if header.get("model") != cls.__name__:
+                raise ValueError(f"{path} holds {header.get('model')!r}; expected {cls.__name__!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        model = cls(**json.loads(header["config"]))
+        words = tensors["words"].numpy().tobytes().decode().split("\n")
+        model._begin(Vocabulary(words, tensors["counts"].numpy()))
+        width = model.config.vector_size
+        model.input[:, :width] = tensors["input"]
+        model.output[:, :width] = tensors["output"]
+        model.done = int(header["done"])
+        return model
+
+
+def load_any(path: str | os.PathLike) -> WordVectors:
+    """The vectors of a word2vec text or binary file, or of a safetensors file that a model saved."""
+    if Path(path).suffix != ".safetensors":
+        return WordVectors.load_word2vec(path)
+    from ptmkernels.models import shallow
+
+    with safe_open(path, "pt") as file:
+        name = (file.metadata() or {}).get("model")
+    if name not in shallow.__all__:
+        raise ValueError(f"{path} holds {name!r}; expected one of {shallow.__all__[:3]}")
+    return getattr(shallow, name).load(path).wv

@@ -1,0 +1,99 @@
+"""Hierarchical softmax over a Huffman tree: loss and log-probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptmkernels._library import cpu_library_error, cuda_library_error
+from ptmkernels._selector import select
+from ptmkernels.ops.hierarchical_softmax import autograd, reference
+from ptmkernels.ops.hierarchical_softmax.tree import HuffmanTree
+from ptmkernels.ops.word_vectors.checks import (
+    check_device,
+    check_ids,
+    check_matrix,
+    check_reduction,
+    kernel_refusal,
+    reduce,
+)
+
+__all__ = ["HuffmanTree", "hierarchical_softmax_log_prob", "hierarchical_softmax_loss"]
+
+if cpu_library_error() is None:
+    cuda_library_error()
+    autograd.register()
+
+
+def hierarchical_softmax_loss(
+    hidden: Tensor,
+    target: Tensor,
+    node_weight: Tensor,
+    tree: HuffmanTree,
+    *,
+    sparse: bool = False,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """-log p(target | h) with p a product of decisions along the target's path in a binary tree.
+
+    p = prod_t sigmoid((1 - 2 code_t) h.v_t) (Morin and Bengio 2005; Mikolov et al. 2013, equation 3):
+    about log2(V) products instead of V, and the probabilities of all words sum to 1.
+
+    Args:
+        hidden: (B, D), float32 or bfloat16; other floating types are served by `reference`.
+        target: (B,) int64 or int32, ids below V.
+        node_weight: (V - 1, D), a row for each inner node.
+        tree: over V words.
+        sparse: the gradient of `node_weight` is a sparse tensor, a row for each step of each path.
+        reduction: "none" gives (B,), else "mean" or "sum".
+        backend: "cpu" or "reference"; None = the environment variable, else the fastest that can serve.
+
+    Returns:
+        float32 (float64 for float64 inputs), (B,) or one number.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it.
+    """
+    _check(hidden, node_weight, tree)
+    check_ids("target", target, (hidden.shape[0],), len(tree), hidden.device)
+    check_reduction(reduction)
+    target = target.to(torch.int64).contiguous()
+    refusals = {"cpu": kernel_refusal(hidden=hidden, node_weight=node_weight), "reference": None}
+    if select("hierarchical_softmax_loss", refusals, backend) == "reference":
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        loss = reference.hierarchical_softmax_loss(
+            hidden.to(wide), target, node_weight.to(wide), tree
+        )
+        return reduce(loss, reduction)
+    weight = node_weight if node_weight.stride(1) == 1 else node_weight.contiguous()
+    loss = torch.ops.ptmkernels.hierarchical_softmax_forward(
+        hidden.contiguous(), target, weight, tree.offsets, tree.path, sparse
+    )
+    return reduce(loss, reduction)
+
+
+def hierarchical_softmax_log_prob(hidden: Tensor, node_weight: Tensor, tree: HuffmanTree) -> Tensor:
+    """log p(w | h) of every word: (B, V), differentiable; each row's exponentials sum to 1.
+
+    Args:
+        hidden: (B, D).
+        node_weight: (V - 1, D).
+        tree: over V words.
+    """
+    _check(hidden, node_weight, tree)
+    return reference.hierarchical_softmax_log_prob(hidden, node_weight, tree)
+
+
+def _check(hidden: Tensor, node_weight: Tensor, tree: HuffmanTree) -> None:
+    check_matrix("hidden", hidden)
+    check_matrix("node_weight", node_weight)
+    if not isinstance(tree, HuffmanTree):
+        raise TypeError(f"tree is a {type(tree).__name__}; expected a HuffmanTree")
+    if node_weight.shape != (tree.num_nodes, hidden.shape[1]):
+        raise ValueError(
+            f"node_weight has shape {tuple(node_weight.shape)}; expected (V - 1, D) = "
+            f"({tree.num_nodes}, {hidden.shape[1]}) for a tree over {len(tree)} words"
+        )
+    check_device("node_weight", node_weight, hidden.device)
+    check_device("tree", tree.offsets, hidden.device)

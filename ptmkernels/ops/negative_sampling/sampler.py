@@ -1,0 +1,76 @@
+"""The alias table from which the kernels draw negatives."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptmkernels.ops.philox import philox4x32
+
+_WORD = 0xFFFFFFFF
+
+
+@dataclasses.dataclass(frozen=True)
+class AliasTable:
+    """A distribution over V ids as Walker's alias table: one draw costs two look-ups.
+
+    Attributes:
+        table: int64 (V,), threshold << 32 | alias (see ``ptmkernels._corpus.alias_table``).
+        probabilities: float32 (V,), the distribution.
+    """
+
+    table: Tensor
+    probabilities: Tensor
+
+    @staticmethod
+    def from_weights(weights: Tensor | np.ndarray) -> AliasTable:
+        """The distribution in proportion to `weights` (V,): not negative, finite, of positive sum.
+
+        Raises:
+            ValueError: the weights are none; the message names the first that does not fit.
+        """
+        from ptmkernels._corpus import alias_table
+
+        values = np.asarray(weights, dtype=np.float64)
+        if values.ndim != 1:
+            raise ValueError(f"weights has shape {values.shape}; expected one dimension (V,)")
+        table = torch.from_numpy(alias_table(values))
+        return AliasTable(table, torch.from_numpy((values / values.sum()).astype(np.float32)))
+
+    @staticmethod
+    def from_counts(counts: Tensor | np.ndarray, power: float = 0.75) -> AliasTable:
+        """Noise in proportion to count ** power: 0.75 in word2vec, 0.5 in fastText."""
+        return AliasTable.from_weights(np.asarray(counts, dtype=np.float64) ** power)
+
+    def __len__(self) -> int:
+        return self.table.shape[0]
+
+    def to(self, device: torch.device | str) -> AliasTable:
+        return AliasTable(self.table.to(device), self.probabilities.to(device))
+
+    def resolve(self, cell_word: Tensor, threshold_word: Tensor) -> Tensor:
+        """Ids from two uniform 32-bit words each (int64 tensors of one shape)."""
+        cell = (cell_word * len(self)) >> 32
+        entry = self.table[cell]
+        return torch.where(threshold_word < (entry >> 32 & _WORD), cell, entry & _WORD)
+
+    def sample(self, shape: tuple[int, int], seed: Tensor) -> Tensor:
+        """Ids (B, N) as the kernels draw them.
+
+        Draw n of row b takes the Philox words 2 (n mod 2) and the one after it of the counter
+        (b low, b high, n // 2, 0).
+
+        Args:
+            shape: (B, N).
+            seed: int64 (1,).
+        """
+        batch, count = shape
+        rows = torch.arange(batch, device=seed.device)[:, None]
+        calls = torch.arange((count + 1) // 2, device=seed.device)[None, :]
+        zero = torch.zeros_like(calls)
+        words = philox4x32((rows & _WORD, rows >> 32, calls, zero), seed)
+        pairs = words.view(batch, -1, 2)[:, :count]
+        return self.resolve(pairs[..., 0], pairs[..., 1])

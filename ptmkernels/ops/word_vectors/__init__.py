@@ -1,0 +1,410 @@
+"""Fused training steps of word vectors: `skipgram_step_`, `cbow_step_`, `glove_step_`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptmkernels._library import cpu_library_error, cuda_library_error
+from ptmkernels._selector import select
+from ptmkernels.ops.hierarchical_softmax.tree import HuffmanTree
+from ptmkernels.ops.negative_sampling.sampler import AliasTable
+from ptmkernels.ops.word_vectors import reference
+from ptmkernels.ops.word_vectors.checks import (
+    KERNEL_DTYPES,
+    check_device,
+    check_ids,
+    check_matrix,
+    check_number,
+    kernel_refusal,
+)
+
+__all__ = [
+    "ExactState",
+    "StepStatistics",
+    "cbow_step_",
+    "glove_step_",
+    "keep_thresholds",
+    "skipgram_step_",
+    "word2vec_exact_step_",
+]
+
+MAX_WINDOW = 1000
+
+if cpu_library_error() is None:
+    cuda_library_error()
+    for _name, _size in (
+        ("word_vectors_step_", 4),
+        ("word2vec_exact_step_", 4),
+        ("glove_step_", 1),
+    ):
+        torch.library.register_fake(
+            f"ptmkernels::{_name}",
+            lambda first, *rest, _size=_size: first.new_empty((_size,), dtype=torch.float64),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class StepStatistics:
+    """What a training step saw.
+
+    Attributes:
+        loss: mean loss of a (centre, context) pair (CBOW: of a window) before its update, over a sample
+            of one window in 16; NaN where the sample is empty.
+        pairs: (centre, context) pairs trained.
+        words: tokens that sub-sampling kept.
+    """
+
+    loss: float
+    pairs: int
+    words: int
+
+    @staticmethod
+    def of(values) -> StepStatistics:
+        loss, loss_pairs, pairs, words = (float(v) for v in values)
+        return StepStatistics(loss / loss_pairs if loss_pairs else math.nan, int(pairs), int(words))
+
+
+def keep_thresholds(probability: Tensor | np.ndarray) -> Tensor:
+    """int32 (V,), the bits of min(probability, 1) * 2**32: what the steps take as `keep`.
+
+    Args:
+        probability: (V,), with which a token stays; above 1 counts as 1.
+    """
+    scaled = np.asarray(probability, dtype=np.float64) * 2.0**32
+    if not (scaled >= 0).all():
+        raise ValueError("probability holds a negative number or NaN; expected numbers >= 0")
+    bits = np.minimum(scaled, 2.0**32 - 1).astype(np.uint32)
+    return torch.from_numpy(bits.view(np.int32))
+
+
+def skipgram_step_(
+    input_weight: Tensor, output_weight: Tensor, tokens: Tensor, **options
+) -> StepStatistics:
+    """Train skip-gram vectors in place on a stream of words: each context word predicts the centre.
+
+    For every kept token with a window shrunk at random, and every context word c of it: one step of
+    gradient descent on the negative-sampling loss (`sampler`) or the hierarchical softmax (`tree`) of
+    the centre word given input row c (Mikolov et al. 2013, equations 3 and 4). All contexts of a window
+    share its negatives; tiles of 4 contexts take their products before their updates. The random
+    choices depend on `seed` and the place of a token in the stream alone, the result of one thread on
+    nothing else.
+
+    Args:
+        input_weight: (V, D), float32 or bfloat16, updated; with `subwords` any number of rows. bfloat16
+            rows are rounded at random, so that small steps are not lost.
+        output_weight: (V, D), with a tree (V - 1, D), updated; dtype of `input_weight`.
+        tokens: int32 (n,): ids below V, negative ids end a sentence, and 1000 tokens do.
+        window: most words to either side; the reach of each token is uniform in 1..window.
+        learning_rate: at position 0 of the stream; it falls linearly to 0 at its end.
+        min_learning_rate: floor of the learning rate.
+        position: place of tokens[0] in the training stream (all epochs).
+        total: tokens in the whole training stream.
+        sampler: the noise, over V words; or
+        tree: over V words.
+        num_negatives: negatives for each window; those that equal the centre word are left out.
+        keep: int32 (V,) from :func:`keep_thresholds`; None = no sub-sampling.
+        subwords: (offsets int64 (V + 1,), rows int32): word w is the mean of the input rows
+            rows[offsets[w] : offsets[w + 1]] (fastText); None = its own row.
+        seed: int64 (1,).
+        threads: CPU threads; with more than one the result depends on their timing.
+        backend: "cpu" or "reference".
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it.
+    """
+    return _step_(False, input_weight, output_weight, tokens, **options)
+
+
+def cbow_step_(
+    input_weight: Tensor, output_weight: Tensor, tokens: Tensor, **options
+) -> StepStatistics:
+    """Train CBOW vectors in place on a stream of words: the mean of the context predicts the centre.
+
+    The gradient of the mean goes to every context row in full, as in word2vec.c. Arguments and errors as
+    :func:`skipgram_step_`.
+    """
+    return _step_(True, input_weight, output_weight, tokens, **options)
+
+
+def _step_(
+    cbow: bool,
+    input_weight: Tensor,
+    output_weight: Tensor,
+    tokens: Tensor,
+    *,
+    window: int,
+    learning_rate: float,
+    min_learning_rate: float = 0.0,
+    position: int = 0,
+    total: int | None = None,
+    sampler: AliasTable | None = None,
+    tree: HuffmanTree | None = None,
+    num_negatives: int = 5,
+    keep: Tensor | None = None,
+    subwords: tuple[Tensor, Tensor] | None = None,
+    seed: Tensor,
+    threads: int = 1,
+    backend: str | None = None,
+) -> StepStatistics:
+    total = position + tokens.shape[0] if total is None else total
+    size = _check_tables(input_weight, output_weight, sampler, tree, keep, subwords)
+    _check_tokens(tokens, size, input_weight.device)
+    _check_numbers(window, learning_rate, min_learning_rate, position, num_negatives, threads, seed)
+    refusals = {"cpu": _refusal(input_weight, output_weight), "reference": None}
+    if select("cbow_step_" if cbow else "skipgram_step_", refusals, backend) == "reference":
+        values = reference.train_step_(
+            input_weight,
+            output_weight,
+            tokens,
+            cbow=cbow,
+            window=window,
+            learning_rate=learning_rate,
+            min_learning_rate=min_learning_rate,
+            position=position,
+            total=total,
+            seed=seed,
+            keep=keep,
+            sampler=sampler,
+            negatives=0 if tree else num_negatives,
+            tree=tree,
+            subwords=subwords,
+        )
+        return StepStatistics.of(values)
+    offsets, rows = subwords or (None, None)
+    values = torch.ops.ptmkernels.word_vectors_step_(
+        input_weight,
+        output_weight,
+        tokens.contiguous(),
+        keep,
+        sampler.table if sampler else None,
+        tree.offsets if tree else None,
+        tree.path if tree else None,
+        offsets,
+        rows,
+        int((offsets[1:] - offsets[:-1]).max()) if subwords else 1,
+        cbow,
+        window,
+        0 if tree else num_negatives,
+        learning_rate,
+        min_learning_rate,
+        position,
+        total,
+        seed,
+        threads,
+    )
+    return StepStatistics.of(values)
+
+
+def _refusal(input_weight: Tensor, output_weight: Tensor) -> str | None:
+    for name, weight in (("input_weight", input_weight), ("output_weight", output_weight)):
+        if weight.stride(1) != 1:
+            return f"{name} has column stride {weight.stride(1)}; the kernels need 1"
+    return kernel_refusal(input_weight=input_weight, output_weight=output_weight)
+
+
+def _check_tables(input_weight, output_weight, sampler, tree, keep, subwords) -> int:
+    """Checks everything whose size depends on the vocabulary; returns V."""
+    check_matrix("input_weight", input_weight, (*KERNEL_DTYPES, torch.float64))
+    check_matrix("output_weight", output_weight, (*KERNEL_DTYPES, torch.float64))
+    device = input_weight.device
+    if output_weight.dtype != input_weight.dtype or output_weight.shape[1] != input_weight.shape[1]:
+        raise ValueError(
+            f"output_weight is {output_weight.dtype} with {output_weight.shape[1]} columns; "
+            f"expected {input_weight.dtype} with {input_weight.shape[1]} as input_weight"
+        )
+    if (sampler is None) == (tree is None):
+        raise ValueError("exactly one of sampler and tree is needed")
+    size = len(sampler) if tree is None else len(tree)
+    if size < 1:
+        raise ValueError("the vocabulary is empty")
+    rows = size if tree is None else tree.num_nodes
+    if output_weight.shape[0] != rows:
+        raise ValueError(f"output_weight has {output_weight.shape[0]} rows; expected {rows}")
+    check_device("output_weight", output_weight, device)
+    if sampler is not None:
+        check_device("sampler", sampler.table, device)
+    else:
+        check_device("tree", tree.offsets, device)
+    if keep is not None and (keep.dtype != torch.int32 or keep.shape != (size,)):
+        raise ValueError(
+            f"keep is {keep.dtype} {tuple(keep.shape)}; expected torch.int32 ({size},)"
+        )
+    if subwords is None:
+        if input_weight.shape[0] != size:
+            raise ValueError(f"input_weight has {input_weight.shape[0]} rows; expected {size}")
+        return size
+    offsets, ids = subwords
+    if offsets.dtype != torch.int64 or offsets.shape != (size + 1,) or int(offsets[-1]) != len(ids):
+        raise ValueError(f"subwords has offsets that do not fit {size} words and {len(ids)} rows")
+    if bool((offsets[1:] <= offsets[:-1]).any()):
+        raise ValueError("subwords has a word without a row; expected at least its own")
+    if ids.dtype != torch.int32:
+        raise TypeError(f"subwords has rows of {ids.dtype}; expected torch.int32")
+    check_ids("subwords", ids, tuple(ids.shape), input_weight.shape[0], device)
+    return size
+
+
+def _check_tokens(tokens: Tensor, size: int, device: torch.device) -> None:
+    if not isinstance(tokens, Tensor) or tokens.dtype != torch.int32 or tokens.dim() != 1:
+        raise TypeError("tokens must be an int32 tensor of one dimension")
+    check_device("tokens", tokens, device)
+    if len(tokens) and tokens.device.type == "cpu" and int(tokens.max()) >= size:
+        raise ValueError(f"tokens holds {int(tokens.max())}; expected ids below {size}")
+
+
+def _check_numbers(window, learning_rate, floor, position, num_negatives, threads, seed) -> None:
+    check_number("learning_rate", learning_rate, 0.0)
+    check_number("min_learning_rate", floor, 0.0)
+    if not 1 <= window <= MAX_WINDOW:
+        raise ValueError(f"window is {window}; expected 1 to {MAX_WINDOW}")
+    if num_negatives < 0:
+        raise ValueError(f"num_negatives is {num_negatives}; expected at least 0")
+    if threads < 1:
+        raise ValueError(f"threads is {threads}; expected at least 1")
+    if position < 0:
+        raise ValueError(f"position is {position}; expected at least 0")
+    if not isinstance(seed, Tensor) or seed.dtype != torch.int64 or seed.numel() != 1:
+        raise TypeError("seed must be an int64 tensor of one element")
+
+
+@dataclasses.dataclass
+class ExactState:
+    """What word2vec.c keeps between sentences: its generator and its counts of words.
+
+    Attributes:
+        values: int64 (4,): generator, words since the learning rate changed, words before, and those at
+            its last change.
+    """
+
+    values: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(4, dtype=torch.int64))
+
+    def end_epoch(self) -> None:
+        self.values[2] += self.values[1]
+        self.values[1] = 0
+
+
+def word2vec_exact_step_(
+    input_weight: Tensor,
+    output_weight: Tensor,
+    tokens: Tensor,
+    *,
+    counts: Tensor,
+    state: ExactState,
+    cbow: bool,
+    window: int,
+    learning_rate: float,
+    epochs: int,
+    num_negatives: int = 5,
+    sample: float = 1e-3,
+    noise_ends: Tensor | None = None,
+    tree: HuffmanTree | None = None,
+) -> StepStatistics:
+    """word2vec.c on one thread, operation by operation: to compare with, not to be fast.
+
+    Args:
+        input_weight, output_weight: (V, D) and (V, D) or (V - 1, D), float32 with columns together.
+        tokens: int32 (n,); id 0 is the end of a sentence. What follows the last 0 is counted, not trained.
+        counts: int64 (V,), of the training text, ends of sentences included.
+        state: carried from call to call.
+        cbow, window, learning_rate, epochs, num_negatives, sample: as the tool's options.
+        noise_ends: from ``reference.noise_ends(counts)``; or
+        tree: over V words.
+    """
+    check_matrix("input_weight", input_weight, (torch.float32,))
+    check_matrix("output_weight", output_weight, (torch.float32,))
+    size = len(counts)
+    if (noise_ends is None) == (tree is None):
+        raise ValueError("exactly one of noise_ends and tree is needed")
+    if size < 2:
+        raise ValueError(f"counts has {size} words; expected at least 2 (word 0 ends a sentence)")
+    rows = size if tree is None else tree.num_nodes
+    if input_weight.shape[0] != size or output_weight.shape[0] != rows:
+        raise ValueError(
+            f"input_weight and output_weight have {input_weight.shape[0]} and "
+            f"{output_weight.shape[0]} rows; expected {size} and {rows}"
+        )
+    check_number("learning_rate", learning_rate, 0.0)
+    check_ids("tokens", tokens, (len(tokens),), size, input_weight.device)
+    values = torch.ops.ptmkernels.word2vec_exact_step_(
+        input_weight,
+        output_weight,
+        tokens.to(torch.int32).contiguous(),
+        counts.to(torch.int64).contiguous(),
+        state.values,
+        noise_ends,
+        tree.offsets if tree else None,
+        tree.path if tree else None,
+        cbow,
+        window,
+        num_negatives,
+        sample,
+        learning_rate,
+        int(counts.sum()),
+        epochs,
+    )
+    return StepStatistics.of(values)
+
+
+def glove_step_(
+    parameters: dict[str, Tensor],
+    rows: Tensor,
+    columns: Tensor,
+    values: Tensor,
+    *,
+    learning_rate: float = 0.05,
+    x_max: float = 100.0,
+    power: float = 0.75,
+    threads: int = 1,
+) -> float:
+    """One AdaGrad step of GloVe for each pair, in order, in place; returns the summed loss f d^2 / 2.
+
+    Pennington et al. 2014, equation 8, with the published details: vector gradients are clipped to
+    +-100, sums of squares start at 1, and the steps of the biases are not multiplied by the learning rate.
+
+    Args:
+        parameters: word, context (V, D), word_bias, context_bias (V,), and word_sums, context_sums,
+            word_bias_sums, context_bias_sums of the same shapes; all float32 or all float64, contiguous.
+        rows, columns: int32 (n,), ids below V.
+        values: float64 (n,), counts above 0.
+        learning_rate, x_max, power: eta, and those of the weighting (X / x_max) ** power.
+        threads: with more than one the result depends on their timing.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it.
+    """
+    names = ("word", "context", "word_bias", "context_bias")
+    ordered = [parameters[n] for n in (*names, *(f"{n}_sums" for n in names))]
+    shape = ordered[0].shape
+    for name, tensor in zip((*names, *(f"{n}_sums" for n in names)), ordered, strict=True):
+        expected = shape[:1] if "bias" in name else shape
+        if tensor.dtype != ordered[0].dtype or tensor.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"{name} has dtype {tensor.dtype}; expected one of float32 and float64 for all"
+            )
+        if tensor.shape != expected or not tensor.is_contiguous():
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; expected {tuple(expected)}, contiguous"
+            )
+    check_number("learning_rate", learning_rate, 0.0)
+    check_number("x_max", x_max, 0.0, above=True)
+    count = (len(values),)
+    check_ids("rows", rows, count, shape[0], ordered[0].device)
+    check_ids("columns", columns, count, shape[0], ordered[0].device)
+    if values.dtype != torch.float64 or (len(values) and not float(values.min()) > 0):
+        raise ValueError("values must be float64 numbers above 0")
+    loss = torch.ops.ptmkernels.glove_step_(
+        *ordered,
+        rows.to(torch.int32).contiguous(),
+        columns.to(torch.int32).contiguous(),
+        values.contiguous(),
+        learning_rate,
+        x_max,
+        power,
+        max(threads, 1),
+    )
+    return float(loss)

@@ -1,0 +1,73 @@
+"""Checks that the ops of word vectors share; each error names the argument."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+KERNEL_DTYPES = (torch.float32, torch.bfloat16)
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_matrix(name: str, value: object, dtypes: tuple[torch.dtype, ...] = FLOATING) -> None:
+    """A two-dimensional floating tensor of at least one column."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor")
+    if value.dim() != 2 or value.shape[1] == 0:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; expected two dimensions (rows, D)"
+        )
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {value.dtype}; expected one of {dtypes}")
+
+
+def check_ids(name: str, value: object, shape: tuple[int, ...], size: int, device) -> None:
+    """Integers of a shape, each below `size`; the values are read only where that costs no wait."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor")
+    if value.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name} has dtype {value.dtype}; expected torch.int64 or torch.int32")
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
+    check_device(name, value, device)
+    if torch.compiler.is_compiling() or value.device.type != "cpu" or not value.numel():
+        return
+    low, high = int(value.min()), int(value.max())
+    if low < 0 or high >= size:
+        raise ValueError(f"{name} holds {low}..{high}; expected 0..{size - 1}")
+
+
+def check_device(name: str, value: Tensor, device: torch.device) -> None:
+    if value.device != device:
+        raise ValueError(f"{name} is on {value.device}; expected {device}")
+
+
+def check_number(name: str, value: float, low: float, *, above: bool = False) -> None:
+    """A finite number of at least `low`, or above it."""
+    fits = math.isfinite(value) and (value > low if above else value >= low)
+    if not fits:
+        raise ValueError(
+            f"{name} is {value}; expected a finite number {'>' if above else '>='} {low}"
+        )
+
+
+def check_reduction(reduction: str) -> None:
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}; expected 'none', 'mean' or 'sum'")
+
+
+def reduce(loss: Tensor, reduction: str) -> Tensor:
+    """`loss` (B,) as `reduction` says."""
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+def kernel_refusal(**tensors: Tensor) -> str | None:
+    """Why the compiled CPU kernels cannot take these tensors."""
+    for name, tensor in tensors.items():
+        if tensor.device.type != "cpu":
+            return f"{name} is on {tensor.device}"
+        if tensor.dtype not in KERNEL_DTYPES:
+            return f"{name} has dtype {tensor.dtype}; the kernels have float32 and bfloat16"
+    return None

@@ -1,0 +1,168 @@
+"""word2vec, fastText and GloVe: what they learn, their files, and going on after a stop."""
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from ptmkernels.models import FastText, GloVe, Word2Vec
+from ptmkernels.models.shallow.vectors import WordVectors
+
+TOPICS, WORDS = 8, 12
+
+
+def sentences(count=3000, seed=1, strays=0.0):
+    """Half of the words of a sentence come from its topic (a share of them from any topic), the others
+    from a common head."""
+    rng = np.random.default_rng(seed)
+
+    def word(topic):
+        if rng.random() < 0.5:
+            return f"c{rng.zipf(1.5) % 30}"
+        stray = rng.random() < strays
+        return f"t{rng.integers(TOPICS) if stray else topic}w{rng.integers(WORDS)}"
+
+    return [[word(topic) for _ in range(12)] for topic in rng.integers(TOPICS, size=count)]
+
+
+def precision(vectors: WordVectors, count: int = 5) -> float:
+    """The share of a topic word's neighbours that are of its topic."""
+    words = [f"t{t}w{w}" for t in range(TOPICS) for w in range(WORDS)]
+    hits = [
+        n.split("w")[0] == w.split("w")[0]
+        for w in words
+        for n, _ in vectors.most_similar(w, count=count)
+    ]
+    return float(np.mean(hits))
+
+
+@pytest.mark.parametrize("architecture", ["skip-gram", "cbow"])
+@pytest.mark.parametrize("loss", ["negative-sampling", "hierarchical-softmax"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_planted_topics_are_found(architecture, loss, threads):
+    model = Word2Vec(
+        architecture=architecture, loss=loss, vector_size=24, window=5, min_count=1, sample=1e-2
+    )
+    losses = []
+    model.fit(sentences(), epochs=12, threads=threads, progress=lambda p: losses.append(p.loss))
+    assert precision(model.wv) > 0.95
+    assert losses[-1] < losses[0]
+
+
+def test_glove_finds_planted_topics():
+    # GloVe learns from pairs that occur: words of different topics must meet now and then.
+    model = GloVe(vector_size=16, window=5, min_count=1, x_max=10.0)
+    model.fit(sentences(strays=0.4), epochs=30)
+    assert precision(model.wv) > 0.9
+
+
+def test_training_goes_on_where_it_stopped(tmp_path):
+    text = sentences(300)
+    whole = Word2Vec(vector_size=10, min_count=1).fit(text, epochs=3)
+    stopped = Word2Vec(vector_size=10, min_count=1)
+
+    def stop(progress):
+        if progress.done == progress.total * 2 // 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(text, epochs=3, progress=stop)
+    stopped.save(tmp_path / "state.safetensors")
+    again = Word2Vec.load(tmp_path / "state.safetensors")
+    assert 0 < again.done < whole.done
+    again.fit(text, epochs=3)
+    assert torch.equal(again.input, whole.input)
+    assert torch.equal(again.output, whole.output)
+
+
+def test_word2vec_files_go_both_ways_with_gensim(tmp_path):
+    gensim = pytest.importorskip("gensim.models")
+    model = Word2Vec(vector_size=7, min_count=1).fit([["naïve", "日本", "b"]] * 30, epochs=1)
+    for binary in (False, True):
+        model.wv.save_word2vec(tmp_path / "ours", binary=binary)
+        theirs = gensim.KeyedVectors.load_word2vec_format(str(tmp_path / "ours"), binary=binary)
+        assert theirs.index_to_key == model.wv.words
+        np.testing.assert_array_equal(theirs.vectors, model.wv.vectors)
+        theirs.save_word2vec_format(str(tmp_path / "theirs"), binary=binary)
+        back = WordVectors.load_word2vec(tmp_path / "theirs")
+        assert back.words == model.wv.words
+        np.testing.assert_allclose(back.vectors, model.wv.vectors, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["negative-sampling", "hierarchical-softmax"])
+def test_fasttext_files_go_both_ways(tmp_path, loss):
+    fasttext = pytest.importorskip("fasttext")
+    text = [["naïve", "Straße", "日本語", "plain"]] * 40
+    model = FastText(vector_size=8, min_count=1, bucket=500, loss=loss).fit(text, epochs=2)
+    model.save_fasttext(tmp_path / "ours.bin")
+    theirs = fasttext.load_model(str(tmp_path / "ours.bin"))
+    for word in ("naïve", "日本語", "unseen", "Straßen"):
+        np.testing.assert_allclose(theirs.get_word_vector(word), model.vector(word), atol=1e-7)
+        assert theirs.get_subwords(word)[1].tolist() == model.subword_ids(word).tolist()
+    (tmp_path / "text").write_text("\n".join(" ".join(s) for s in text))
+    theirs = fasttext.train_unsupervised(
+        str(tmp_path / "text"), minCount=1, dim=6, bucket=300, epoch=1, verbose=0, minn=2, maxn=4,
+        loss="ns" if loss == "negative-sampling" else "hs",
+    )  # fmt: skip
+    theirs.save_model(str(tmp_path / "theirs.bin"))
+    back = FastText.load_fasttext(tmp_path / "theirs.bin")
+    for word in ("naïve", "日本語", "unseen"):
+        np.testing.assert_allclose(back.vector(word), theirs.get_word_vector(word), atol=1e-7)
+    np.testing.assert_array_equal(
+        back.output[: len(back.output), :6], theirs.get_output_matrix()[: len(back.output)]
+    )
+
+
+def test_fasttext_learns_from_spelling():
+    rng = np.random.default_rng(1)
+    text = [
+        [f"{s}{rng.integers(30)}xyz" for s in rng.choice([["run", "walk"], ["cat", "dog"]])] * 4
+        for _ in range(800)
+    ]
+    model = FastText(vector_size=16, min_count=1, bucket=2000, sample=0, learning_rate=0.05).fit(
+        text, epochs=5
+    )
+    unseen, near, far = (model.vector(w) for w in ("running", "run1xyz", "cat1xyz"))
+    cosine = [a @ unseen / np.linalg.norm(a) / np.linalg.norm(unseen) for a in (near, far)]
+    assert cosine[0] > cosine[1]
+
+
+def test_command_line(tmp_path):
+    from ptmkernels.cli import app
+
+    corpus = tmp_path / "text"
+    corpus.write_text("\n".join(" ".join(s) for s in sentences(800)))
+    run = CliRunner().invoke
+    for model, name in (
+        ("word2vec", "v.txt"),
+        ("fasttext", "v.bin"),
+        ("glove", "g.txt"),
+        ("word2vec", "v.safetensors"),
+    ):
+        out = tmp_path / name
+        result = run(app, [
+            "embed", str(corpus), "--model", model, "--dim", "12", "--epochs", "2", "--min-count", "1",
+            "--output", str(out), "--plot", str(tmp_path / "map.png"),
+        ])  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert out.exists()
+        assert (tmp_path / "map.png").stat().st_size > 1000
+        if model == "word2vec":
+            result = run(app, ["neighbors", str(out), "t1w1", "--count", "3"])
+            assert len(result.output.splitlines()) == 3, result.output
+
+
+def test_errors(tmp_path):
+    with pytest.raises(ValueError, match="architecture is 'skipgram'"):
+        Word2Vec(architecture="skipgram")
+    with pytest.raises(ValueError, match="the vocabulary is empty"):
+        Word2Vec().fit([["a", "b"]])
+    with pytest.raises(RuntimeError, match="fit or load"):
+        _ = Word2Vec().wv
+    with pytest.raises(ValueError, match="device is 'cuda'"):
+        Word2Vec().fit([["a"]], device="cuda")
+    (tmp_path / "broken").write_text("2 3\na 1 2 3\nb 1 2\n")
+    with pytest.raises(ValueError, match="line 3 has 2 numbers; expected 3"):
+        WordVectors.load_word2vec(tmp_path / "broken")
+    with pytest.raises(KeyError, match="'x' is not in"):
+        WordVectors(["a"], np.ones((1, 2)))["x"]

@@ -1,0 +1,93 @@
+"""The hierarchical softmax: kernels against the reference in float64, probabilities, opcheck, errors."""
+
+import pytest
+import torch
+
+from ptmkernels.ops import HuffmanTree, hierarchical_softmax_log_prob, hierarchical_softmax_loss
+from tests.tolerances import assert_close_to_reference
+
+
+def case(batch=13, width=41, size=29, dtype=torch.float32, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    tree = HuffmanTree.from_counts(torch.tensor([1000 // (i + 1) + 1 for i in range(size)]))
+    hidden = torch.randn(batch, width, generator=generator).to(dtype)
+    weight = (torch.randn(size - 1, width, generator=generator) * 0.3).to(dtype)
+    return hidden, torch.randint(0, size, (batch,), generator=generator), weight, tree
+
+
+def run(backend, hidden, target, weight, tree, dtype=None, **options):
+    hidden, weight = (t.to(dtype or t.dtype).detach().requires_grad_() for t in (hidden, weight))
+    loss = hierarchical_softmax_loss(
+        hidden, target, weight, tree, reduction="none", backend=backend, **options
+    )
+    scale = torch.linspace(0.5, 2, len(loss), dtype=loss.dtype)
+    grads = torch.autograd.grad((loss * scale).sum(), (hidden, weight))
+    return [loss, *(g.to_dense() if g.is_sparse else g for g in grads)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width,size", [(1, 2), (26, 29), (100, 300)])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_kernels(dtype, width, size, sparse):
+    inputs = case(width=width, size=size, dtype=dtype)
+    actual = run("cpu", *inputs, sparse=sparse)
+    low = run("reference", *inputs)
+    exact = run("reference", *inputs, dtype=torch.float64)
+    for name, a, b, c in zip(("loss", "hidden", "weight"), actual, low, exact, strict=True):
+        assert_close_to_reference(a, b, c, name)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 29, 500])
+def test_probabilities_of_all_words_sum_to_one(size):
+    hidden, _, weight, tree = case(size=size)
+    log_prob = hierarchical_softmax_log_prob(hidden.double(), weight.double(), tree)
+    assert log_prob.shape == (13, size)
+    torch.testing.assert_close(log_prob.exp().sum(1), torch.ones(13, dtype=torch.float64))
+    every = torch.arange(size)
+    loss = hierarchical_softmax_loss(
+        hidden[:1].expand(size, -1), every, weight, tree, reduction="none"
+    )
+    torch.testing.assert_close(-loss.double(), log_prob[0], rtol=1e-4, atol=1e-5)
+
+
+def test_log_prob_has_gradients():
+    hidden, _, weight, tree = case(batch=3, width=4, size=7)
+    inputs = (hidden.double().requires_grad_(), weight.double().requires_grad_())
+    assert torch.autograd.gradcheck(lambda h, w: hierarchical_softmax_log_prob(h, w, tree), inputs)
+
+
+def test_opcheck_and_compile():
+    hidden, target, weight, tree = case()
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    arguments = (hidden, target, weight, tree.offsets, tree.path, False)
+    torch.library.opcheck(torch.ops.ptmkernels.hierarchical_softmax_forward.default, arguments)
+
+    def loss(h, w):
+        return hierarchical_softmax_loss(h, target, w, tree)
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled(hidden, weight), weight)[0],
+        torch.autograd.grad(loss(hidden, weight), weight)[0],
+    )
+
+
+def test_errors():
+    hidden, target, weight, tree = case()
+
+    def refuse(match, *args, error=ValueError, **options):
+        with pytest.raises(error, match=match):
+            hierarchical_softmax_loss(*args, **options)
+
+    refuse("target holds 0..29", hidden, torch.tensor([29] + [0] * 12), weight, tree)
+    refuse(
+        r"node_weight has shape \(27, 41\); expected .* \(28, 41\)",
+        hidden,
+        target,
+        weight[1:],
+        tree,
+    )
+    refuse("tree is a tuple", hidden, target, weight, (1, 2), error=TypeError)
+    refuse("reduction", hidden, target, weight, tree, reduction="max")
+    assert hierarchical_softmax_loss(hidden[:0], target[:0], weight, tree, reduction="sum") == 0

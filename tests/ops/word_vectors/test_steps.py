@@ -1,0 +1,237 @@
+"""The fused steps against the reference, pair by pair, and the distributions of their draws."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from ptmkernels.ops import AliasTable, HuffmanTree, cbow_step_, skipgram_step_
+from ptmkernels.ops.word_vectors import keep_thresholds, reference
+
+# Sums in another order: some hundred updates of rows of size 1, each with round-off of float32.
+TOLERANCE = {"rtol": 1e-4, "atol": 2e-6}
+
+
+def case(vocabulary=23, width=41, tokens=400, dtype=torch.float32, seed=1):
+    """Random rows, Zipf tokens with short and empty sentences."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.tensor([1000 // (i + 1) + 1 for i in range(vocabulary)])
+    ids = torch.multinomial(counts.float(), tokens, replacement=True, generator=generator)
+    ends = torch.rand(tokens, generator=generator) < 0.1
+    ids[ends] = -1
+    matrices = [torch.randn(vocabulary, width, generator=generator) * 0.3 for _ in range(2)]
+    return counts, ids.int(), [m.to(dtype) for m in matrices]
+
+
+def both(step, matrices, tokens, **options):
+    """The matrices and statistics after the kernel and after the reference in float64."""
+    results = []
+    for backend in ("cpu", "reference"):
+        a, b = (m.clone() for m in matrices)
+        if backend == "reference":
+            a, b = a.double(), b.double()
+        s = step(a, b, tokens, backend=backend, seed=torch.tensor([77]), **options)
+        results.append((a.double(), b.double(), s))
+    return results
+
+
+def assert_same(results, **tolerance):
+    (a, b, s), (ra, rb, rs) = results
+    torch.testing.assert_close(a, ra, **(tolerance or TOLERANCE))
+    torch.testing.assert_close(b, rb, **(tolerance or TOLERANCE))
+    assert (s.pairs, s.words) == (rs.pairs, rs.words)
+    assert s.loss == pytest.approx(rs.loss, rel=tolerance.get("rtol", 1e-3), nan_ok=True)
+
+
+@pytest.mark.parametrize("step", [skipgram_step_, cbow_step_])
+@pytest.mark.parametrize("width", [1, 4, 7, 26, 32, 100, 104])
+def test_negative_sampling(step, width):
+    counts, tokens, matrices = case(width=width)
+    assert_same(
+        both(
+            step,
+            matrices,
+            tokens,
+            window=4,
+            learning_rate=0.05,
+            sampler=AliasTable.from_counts(counts),
+            keep=keep_thresholds(np.linspace(0.3, 1.2, len(counts))),
+            position=2**33,
+            total=2**34,
+        )
+    )
+
+
+@pytest.mark.parametrize("step", [skipgram_step_, cbow_step_])
+@pytest.mark.parametrize("negatives", [0, 1, 2, 9])
+def test_numbers_of_negatives(step, negatives):
+    counts, tokens, matrices = case()
+    sampler = AliasTable.from_counts(counts)
+    options = {"window": 2, "learning_rate": 0.05, "sampler": sampler, "num_negatives": negatives}
+    assert_same(both(step, matrices, tokens, **options))
+
+
+@pytest.mark.parametrize("step", [skipgram_step_, cbow_step_])
+@pytest.mark.parametrize("vocabulary", [2, 3, 23, 200])
+def test_hierarchical_softmax(step, vocabulary):
+    counts, tokens, (a, b) = case(vocabulary=vocabulary)
+    tree = HuffmanTree.from_counts(counts)
+    assert_same(both(step, [a, b[1:]], tokens, window=5, learning_rate=0.05, tree=tree))
+
+
+@pytest.mark.parametrize("step", [skipgram_step_, cbow_step_])
+def test_vocabulary_of_one_word(step):
+    _, tokens, (a, b) = case(vocabulary=1)
+    options = {"window": 5, "learning_rate": 0.05}
+    sampler = AliasTable.from_counts(torch.tensor([5]))
+    assert_same(both(step, [a, b], tokens, sampler=sampler, **options))
+    tree = HuffmanTree.from_counts(torch.tensor([5]))
+    before = a.clone()
+    step(a, b[1:], tokens, tree=tree, seed=torch.tensor([1]), **options)
+    assert torch.equal(a, before)
+
+
+@pytest.mark.parametrize("step", [skipgram_step_, cbow_step_])
+@pytest.mark.parametrize("loss", ["negatives", "tree"])
+def test_subwords(step, loss):
+    counts, tokens, (_, b) = case()
+    size = len(counts)
+    generator = torch.Generator().manual_seed(3)
+    a = torch.randn(size + 40, 41, generator=generator) * 0.3
+    rows = [
+        [w, *torch.randint(size, size + 40, (w % 7,), generator=generator).tolist()]
+        for w in range(size)
+    ]
+    offsets = torch.tensor([0, *np.cumsum([len(r) for r in rows])])
+    subwords = (offsets, torch.tensor([r for row in rows for r in row], dtype=torch.int32))
+    options = {"window": 3, "learning_rate": 0.05, "subwords": subwords}
+    if loss == "negatives":
+        options["sampler"] = AliasTable.from_counts(counts)
+    else:
+        options["tree"], b = HuffmanTree.from_counts(counts), b[1:]
+    assert_same(both(step, [a, b], tokens, **options))
+
+
+@pytest.mark.parametrize("step", [skipgram_step_, cbow_step_])
+def test_bfloat16_stays_near_the_reference(step):
+    counts, tokens, matrices = case(tokens=60, dtype=torch.bfloat16)
+    options = {"window": 3, "learning_rate": 0.02, "sampler": AliasTable.from_counts(counts)}
+    # Each store of a row rounds to 8 bits, some tens of times for the most frequent word.
+    assert_same(both(step, matrices, tokens, **options), rtol=0.05, atol=0.03)
+
+
+def test_bfloat16_rounding_has_no_drift():
+    """Steps far below the last bit of a row still move it, by the right amount on average."""
+    width, steps = 1024, 200
+    tokens = torch.tensor([0, 1] * steps, dtype=torch.int32).view(-1, 2)
+    tokens = torch.cat([tokens, torch.full((steps, 1), -1, dtype=torch.int32)], 1).flatten()
+    results = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.full((2, width), 1.0).to(dtype) / 32
+        b = torch.full((2, width), 1.0).to(dtype)
+        skipgram_step_(
+            a, b, tokens, window=1, learning_rate=1e-4, total=10**9, num_negatives=0,
+            sampler=AliasTable.from_counts(torch.tensor([1, 1])), seed=torch.tensor([1]),
+        )  # fmt: skip
+        results[dtype] = a.double().mean().item() - 1 / 32
+    assert results[torch.bfloat16] == pytest.approx(results[torch.float32], rel=0.1)
+
+
+def test_rows_may_be_parts_of_wider_ones():
+    counts, tokens, matrices = case(width=20)
+    options = {"window": 3, "learning_rate": 0.05, "sampler": AliasTable.from_counts(counts)}
+    wide = [torch.cat([m, torch.full_like(m, 7.0)], 1) for m in matrices]
+    views = [w[:, :20] for w in wide]
+    skipgram_step_(*views, tokens, seed=torch.tensor([5]), **options)
+    skipgram_step_(*matrices, tokens, seed=torch.tensor([5]), **options)
+    for m, w in zip(matrices, wide, strict=True):
+        assert torch.equal(w[:, :20], m)
+        assert (w[:, 20:] == 7).all()
+
+
+def test_long_sentences_are_cut_alike():
+    counts, tokens, matrices = case(tokens=2500, width=8)
+    tokens = tokens.abs()
+    options = {"window": 2, "learning_rate": 0.01, "sampler": AliasTable.from_counts(counts)}
+    assert_same(both(skipgram_step_, matrices, tokens, **options))
+
+
+def test_pieces_of_the_stream_give_what_the_whole_gives():
+    counts, tokens, matrices = case(tokens=600)
+    cut = int(torch.nonzero(tokens < 0)[20]) + 1
+    options = {
+        "window": 3, "learning_rate": 0.05, "total": 1000,
+        "sampler": AliasTable.from_counts(counts), "seed": torch.tensor([9]),
+    }  # fmt: skip
+    whole = [m.clone() for m in matrices]
+    skipgram_step_(*whole, tokens, position=10, **options)
+    skipgram_step_(*matrices, tokens[:cut], position=10, **options)
+    skipgram_step_(*matrices, tokens[cut:], position=10 + cut, **options)
+    for a, b in zip(whole, matrices, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_train_every_pair_once(threads):
+    counts, tokens, matrices = case(vocabulary=500, tokens=60_000, width=16)
+    options = {"window": 3, "learning_rate": 0.01, "sampler": AliasTable.from_counts(counts)}
+    one = skipgram_step_(*[m.clone() for m in matrices], tokens, seed=torch.tensor([1]), **options)
+    many = skipgram_step_(*matrices, tokens, seed=torch.tensor([1]), threads=threads, **options)
+    assert (one.pairs, one.words) == (many.pairs, many.words)
+    assert many.loss == pytest.approx(one.loss, rel=0.02)
+    assert all(torch.isfinite(m).all() for m in matrices)
+
+
+def test_draws_pass_chi_square():
+    weights = np.arange(1, 31) ** 0.75
+    sampler = AliasTable.from_weights(weights)
+    keep_word, reach, negatives = reference.draws(
+        torch.arange(40_000) + 2**40, torch.tensor([123]), 7, 5, sampler
+    )
+    assert stats.chisquare(np.bincount(reach, minlength=8)[1:]).pvalue > 1e-4
+    expected = weights / weights.sum() * negatives.numel()
+    for column in (slice(None), 0, 4):
+        drawn = np.bincount(negatives[:, column].reshape(-1), minlength=30)
+        assert stats.chisquare(drawn, expected * drawn.sum() / expected.sum()).pvalue > 1e-4
+    kept = keep_word < (keep_thresholds([0.3]).long() & 0xFFFFFFFF)
+    assert stats.binomtest(int(kept.sum()), len(kept), 0.3).pvalue > 1e-4
+
+
+def test_errors_name_the_argument():
+    counts, tokens, (a, b) = case()
+    good = {
+        "window": 3, "learning_rate": 0.05, "seed": torch.tensor([1]),
+        "sampler": AliasTable.from_counts(counts),
+    }  # fmt: skip
+
+    def refuse(match, *args, error=ValueError, **change):
+        with pytest.raises(error, match=match):
+            skipgram_step_(*(args or (a, b, tokens)), **(good | change))
+
+    refuse("learning_rate is nan", learning_rate=float("nan"))
+    refuse("window is 0", window=0)
+    refuse("num_negatives is -1", num_negatives=-1)
+    refuse("threads is 0", threads=0)
+    refuse("exactly one of sampler and tree", sampler=None)
+    refuse("input_weight has 22 rows; expected 23", a[1:], b, tokens)
+    refuse("output_weight has 22 rows; expected 23", a, b[1:], tokens)
+    refuse("tokens holds 23", a, b, torch.tensor([23], dtype=torch.int32))
+    refuse("tokens must be an int32", a, b, tokens.long(), error=TypeError)
+    refuse("seed must be", seed=3, error=TypeError)
+    refuse("keep is", keep=torch.zeros(4, dtype=torch.int32))
+    refuse(
+        "output_weight has 23 rows; expected 22", sampler=None, tree=HuffmanTree.from_counts(counts)
+    )
+    refuse("empty", a[:0], b[:0], tokens, sampler=AliasTable(torch.empty(0).long(), torch.empty(0)))
+    refuse("dtype torch.float16", a.half(), b.half(), tokens, error=TypeError)
+    with pytest.raises(ValueError, match="probability"):
+        keep_thresholds([float("nan")])
+
+
+def test_no_tokens():
+    counts, _, (a, b) = case()
+    s = skipgram_step_(
+        a, b, torch.empty(0, dtype=torch.int32), window=1, learning_rate=0.1,
+        sampler=AliasTable.from_counts(counts), seed=torch.tensor([1]),
+    )  # fmt: skip
+    assert (s.pairs, s.words) == (0, 0)

@@ -1,0 +1,265 @@
+"""The loop: accumulation, precision, resuming, stopping, failing."""
+
+import errno
+import json
+import resource
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ptmkernels import from_pretrained
+from ptmkernels.objectives import BertPretraining, Outcome
+from ptmkernels.training import TrainingConfig, checkpoints, checkpoints_of, latest_checkpoint
+from tests.training.runs import same_bits, tiny_dataset, tiny_trainer, weights
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def finished(output=None, **settings):
+    trainer = tiny_trainer(output, **settings)
+    return trainer, trainer.run()
+
+
+def test_the_loss_falls():
+    _, result = finished(steps=40, log_every=10, evaluate_every=20, warmup=4)
+    losses = [row["loss"] for row in result.history.training]
+    assert losses[-1] < losses[0] - 0.2
+    held_out = [row["mlm_loss"] for row in result.history.evaluation]
+    assert [row["step"] for row in result.history.evaluation] == [20, 40]
+    assert held_out[-1] < losses[0]
+
+
+def test_accumulation_equals_one_large_batch():
+    """Rows of different lengths have different numbers of predictions; the mean is over all of them."""
+    large, _ = finished(batch_size=8, dropout=0.0)
+    small, _ = finished(batch_size=2, accumulation=4, dropout=0.0)
+    for name, weight in weights(large).items():
+        torch.testing.assert_close(weights(small)[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    plain, _ = finished(steps=3)
+    less_memory, _ = finished(steps=3, checkpoint_activations=True)
+    for name, weight in weights(plain).items():
+        torch.testing.assert_close(weights(less_memory)[name], weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb", "adafactor"])
+@pytest.mark.parametrize("duplicates", [None, 2], ids=["dynamic", "static"])
+def test_a_resumed_run_has_the_same_bits(tmp_path, optimizer, duplicates):
+    settings = {"optimizer": optimizer, "accumulation": 2, "warmup": 2, "steps": 7}
+    data = tiny_dataset(duplicates=duplicates)
+    whole, result = finished(data=data, **settings)
+    first, _ = finished(tmp_path, data=data, save_every=3, keep=9, **settings)
+    assert same_bits(weights(whole), weights(first))
+    for number in (3, 6):
+        again = tiny_trainer(tmp_path, data=data, **settings)
+        again.resume(tmp_path / "checkpoints" / f"step-{number:08d}")
+        assert not same_bits(weights(whole), weights(again))
+        rest = again.run().history.training
+        assert same_bits(weights(whole), weights(again))
+        assert [row["loss"] for row in rest] == [
+            row["loss"] for row in result.history.training[number:]
+        ]
+        assert again.state.tokens == whole.state.tokens
+
+
+def test_a_checkpoint_is_a_model_and_nothing_is_pickled(tmp_path):
+    trainer, result = finished(tmp_path, save_every=2, keep=2)
+    assert [path.name for path in checkpoints_of(tmp_path)] == ["step-00000004", "step-00000006"]
+    assert result.checkpoint == latest_checkpoint(tmp_path)
+    for folder in (result.checkpoint, tmp_path):
+        model = from_pretrained(folder)
+        assert same_bits(dict(model.state_dict()), weights(trainer))
+    names = {path.name for path in result.checkpoint.iterdir()}
+    assert names == {
+        "config.json",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "random.safetensors",
+        "state.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    }
+    state = json.loads((result.checkpoint / "state.json").read_text())
+    assert state["step"] == 6
+    moments = load_file(result.checkpoint / "optimizer.safetensors")
+    assert {key.partition("|")[2] for key in moments} == {"exp_avg", "exp_avg_sq", "step"}
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_another_run_is_refused(tmp_path):
+    finished(tmp_path, steps=2)
+    checkpoint = latest_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match=r"learning_rate = 0\.01, not 0\.5"):
+        tiny_trainer(steps=2, learning_rate=0.5).resume(checkpoint)
+    with pytest.raises(ValueError, match="other data"):
+        tiny_trainer(steps=2, data=tiny_dataset(5)).resume(checkpoint)
+    tiny_trainer(steps=2, log_every=2, save_every=1).resume(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["model", "optimizer", "random"])
+def test_a_damaged_checkpoint_names_the_file(tmp_path, name):
+    finished(tmp_path, steps=1)
+    path = latest_checkpoint(tmp_path) / f"{name}.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=f"{name}.safetensors is not a whole safetensors file"):
+        tiny_trainer(steps=1).resume(path.parent)
+
+
+def test_a_damaged_state_names_the_file(tmp_path):
+    finished(tmp_path, steps=1)
+    path = latest_checkpoint(tmp_path) / "state.json"
+    for text, message in (("{", "is not JSON"), ('{"step": 1}', "is no state of a run")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"state\.json {message}"):
+            tiny_trainer(steps=1).resume(path.parent)
+
+
+def test_state_of_a_stranger_is_refused(tmp_path):
+    finished(tmp_path, steps=1)
+    path = latest_checkpoint(tmp_path) / "state.json"
+    content = json.loads(path.read_text())
+    content["optimizer"] = {"no.such.weight": {"step": 1.0}}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"state of 'no\.such\.weight'"):
+        tiny_trainer(steps=1).resume(path.parent)
+
+
+def nan_from(step):
+    class Broken(BertPretraining):
+        calls = 0
+
+        def __call__(self, model, batch, counts=None):
+            outcome = super().__call__(model, batch, counts)
+            Broken.calls += counts is not None
+            scale = float("nan") if Broken.calls >= step else 1.0
+            return Outcome(outcome.loss * scale, outcome.metrics)
+
+    return Broken()
+
+
+def test_a_nan_stops_the_run_and_names_the_step(tmp_path):
+    trainer = tiny_trainer(tmp_path, objective=nan_from(5), save_every=2, log_every=3, steps=9)
+    with pytest.raises(RuntimeError, match="the loss is nan at step 5"):
+        trainer.run()
+    last = latest_checkpoint(tmp_path)
+    assert last.name == "step-00000004"
+    assert all(t.isfinite().all() for t in load_file(last / "model.safetensors").values())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    """A limit on the size of files stands for the full disk: the system refuses to write on."""
+    finished(tmp_path, steps=2)
+    before = {path: path.read_bytes() for path in latest_checkpoint(tmp_path).iterdir()}
+    again = tiny_trainer(tmp_path, steps=4)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = max(len(content) for content in before.values())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+    try:
+        with pytest.raises(
+            OSError, match=r"step-00000000 could not be written.*step-00000002 is kept"
+        ):
+            again.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_failure_at_any_point_of_writing_leaves_no_half_checkpoint(tmp_path, monkeypatch):
+    trainer, _ = finished(tmp_path, steps=2)
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def refuse(*arguments, **options):
+        raise full
+
+    for name in ("save_file", "flush_tree", "flush"):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, name, refuse)
+            with pytest.raises(OSError, match="No space left on device"):
+                trainer.save()
+    assert [path.name for path in checkpoints_of(tmp_path)] == ["step-00000002"]
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_leftovers_of_a_killed_run_are_swept(tmp_path):
+    leftover = tmp_path / "checkpoints" / ".step-00000001.77.tmp"
+    leftover.mkdir(parents=True)
+    (leftover / "model.safetensors").write_bytes(b"half")
+    assert latest_checkpoint(tmp_path) is None
+    finished(tmp_path, steps=1)
+    assert not leftover.exists()
+
+
+def test_a_file_system_without_links(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(checkpoints.os, "link", refuse)
+    trainer, _ = finished(tmp_path, steps=1)
+    assert same_bits(dict(from_pretrained(tmp_path).state_dict()), weights(trainer))
+
+
+def test_evaluation_draws_nothing_and_repeats():
+    trainer = tiny_trainer(steps=1)
+    before = torch.get_rng_state()
+    first = trainer.evaluate()
+    assert torch.equal(before, torch.get_rng_state())
+    assert trainer.evaluate() == first
+    assert set(first) == {"mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy"}
+    with pytest.raises(ValueError, match="held_out is None"):
+        tiny_trainer(held_out=False).evaluate()
+
+
+def test_without_a_folder_there_is_nowhere_to_save():
+    with pytest.raises(ValueError, match="output is None"):
+        tiny_trainer().save()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works here")
+def test_fp16_needs_a_gpu():
+    with pytest.raises(ValueError, match="precision is 'fp16', which needs a GPU"):
+        tiny_trainer(precision="fp16")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 0},
+        {"steps": 9, "batch_size": 0},
+        {"steps": 9, "warmup": 10},
+        {"steps": 9, "learning_rate": float("nan")},
+        {"steps": 9, "betas": (0.9, 1.0)},
+        {"steps": 9, "optimizer": "sgd"},
+        {"steps": 9, "schedule": "cosine"},
+        {"steps": 9, "precision": "fp8"},
+        {"steps": 9, "max_gradient_norm": 0.0},
+        {"steps": 9, "seed": -1},
+        {"steps": 9, "keep": 0},
+        {"steps": 9, "save_every": -1},
+    ],
+)
+def test_bad_settings_are_named(settings):
+    with pytest.raises(ValueError, match=f"{list(settings)[-1]} is"):
+        TrainingConfig(**settings)
+
+
+def test_finished_runs_do_nothing_more(tmp_path):
+    trainer, _ = finished(tmp_path, steps=2)
+    again = tiny_trainer(tmp_path, steps=2)
+    again.resume(latest_checkpoint(tmp_path))
+    result = again.run()
+    assert result.step == 2
+    assert not result.interrupted
+    assert same_bits(weights(trainer), weights(again))
+    shutil.rmtree(tmp_path)
