@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 # Name on the command line -> what it measures. Each is a module here that defines BENCHMARK.
 OPS = {
+    "bert": "BERT-base, inference and training step, beside Transformers'",
+    "hierarchical_softmax": "the loss beside padded paths in PyTorch, and training beside gensim",
     "masked_attention": "attention over interval masks, beside SDPA, FlexAttention and eager PyTorch",
+    "negative_sampling": "the loss beside plain PyTorch, and training beside gensim",
+    "relative_attention": "Transformer-XL's and XLNet's attention, beside Transformers' and SDPA",
+    "two_stream_attention": "XLNet's two streams, beside two calls of Transformers' and our content stream",
 }
 
 

@@ -25,7 +25,8 @@ FORWARD, BACKWARD, BOTH = MODES = ("forward", "backward", "forward+backward")
 
 # Largest RMS(answer - reference) / RMS(reference) of a right answer, the reference being float32 or
 # wider: some hundred units of round-off of float32; a few of the low precisions, in which a provider
-# may round the attention weights and every partial result.
+# may round the attention weights and every partial result. Errors of layers in a row add up like a
+# random walk's steps.
 ANSWER_BOUND = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 MIN_SAMPLE_SECONDS = (
@@ -48,6 +49,7 @@ class Case:
         work: what must be done, for each mode.
         setup: whatever the providers need beside the inputs.
         modes: the modes that make sense here.
+        depth: layers that the result passes through; the bound on its error grows with the root.
     """
 
     series: str
@@ -60,6 +62,7 @@ class Case:
     work: dict[str, Work]
     setup: object = None
     modes: tuple[str, ...] = MODES
+    depth: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,14 @@ class Provider:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A measurement that is no function of tensors, such as a training: its name, and what takes it."""
+
+    name: str
+    measure: Callable[[], list[Row]]
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """An op's setup: cases, providers, and the goals as data.
 
@@ -87,6 +98,7 @@ class Benchmark:
         providers: the providers for a case; ours, named "ptmkernels", comes first.
         goal: how many times as fast as a provider we want to be in a mode of a case, or None.
         peer: the provider that plots compare with.
+        comparisons: what else to measure for the options.
     """
 
     op: str
@@ -94,6 +106,7 @@ class Benchmark:
     cases: Callable[[Options], Iterable[Case]]
     providers: Callable[[Case, Options], Sequence[Provider]]
     goal: Callable[[Case, str, str], float | None]
+    comparisons: Callable[[Options], Iterable[Comparison]] = lambda options: ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +135,10 @@ class _Call:
     def __init__(self, function: Callable[..., Tensor], inputs: dict, grad: Tensor, mode: str):
         self.function, self.inputs, self.grad, self.mode = function, inputs, grad, mode
         self.leaves = {n: t for n, t in inputs.items() if t.requires_grad}
+        if (
+            mode == FORWARD
+        ):  # FlexAttention refuses leaves on the CPU even where no gradient is asked for
+            self.inputs = {n: t.detach() for n, t in inputs.items()}
 
     @cached_property
     def kept(self) -> Tensor:
@@ -175,6 +192,9 @@ def run(
                     torch.set_num_threads(threads)
                     on_start(describe(case, mode, threads))
                     yield problem.measure(options.budget)
+        for comparison in benchmark.comparisons(options):
+            on_start(comparison.name)
+            yield comparison.measure()
     finally:
         torch.set_num_threads(threads_before)
 
@@ -182,7 +202,7 @@ def run(
 def count(benchmark: Benchmark, options: Options) -> int:
     """How many lists of rows `run` will yield."""
     modes = sum(len(wanted_modes(case, options)) for case in benchmark.cases(options))
-    return modes * len(options.threads)
+    return modes * len(options.threads) + len(list(benchmark.comparisons(options)))
 
 
 def wanted_modes(case: Case, options: Options) -> list[str]:
@@ -243,7 +263,8 @@ class _Problem:
         except Exception as error:  # as above
             return _Trial(trial.provider, status="failed", reason=_first_line(error))
         errors = {name: _rms_error(answers.get(name), right) for name, right in expected.items()}
-        worst, bound = max(errors, key=errors.__getitem__), ANSWER_BOUND[self.case.dtype]
+        worst = max(errors, key=errors.__getitem__)
+        bound = ANSWER_BOUND[self.case.dtype] * self.case.depth**0.5
         checked = _Trial(trial.provider, trial.call, error=errors[worst])
         if not checked.error <= bound:
             checked.status = "wrong"

@@ -42,6 +42,7 @@ class Row:
     speedup: float | None = None  # how many times as fast as this provider ours is
     goal: float | None = None  # what that should be
     goal_met: bool | None = None
+    quality: str = ""  # of what was trained
     versions: str = ""
     commit: str = ""
 
@@ -74,7 +75,7 @@ def table(rows: Sequence[Row]) -> Table:
         own = by_name[ours]
         series, size, dtype, threads, mode = key
         result.add_row(
-            *(f"{series} {size}", dtype, str(threads), _SHORT[mode]),
+            *(f"{series} {size}", dtype, str(threads), _SHORT.get(mode, mode)),
             _milliseconds(own),
             "" if own.of_floor is None else f"{own.of_floor:.0%}",
             "" if own.peak_bytes is None else f"{own.peak_bytes / 2**20:.1f} MiB",
@@ -84,13 +85,17 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def remarks(rows: Iterable[Row]) -> list[str]:
-    """Why some providers have no time, each reason once with the cases that it holds for."""
+    """The quality of trainings; and why some providers have no time, each reason once with its cases."""
     cases: dict[tuple[str, str, str], list[str]] = {}
+    qualities: list[str] = []
     for row in rows:
         if row.status != "ok":
             text = f"{row.series} {row.size} {row.dtype} {row.mode}"
             cases.setdefault((row.provider, row.status, row.reason), []).append(text)
-    return [
+        if row.quality:
+            threads = f"threads: {row.threads}"
+            qualities.append(f"{row.provider}, {row.series} {row.size}, {threads}: {row.quality}")
+    return qualities + [
         f"{provider} {status}: {reason} ({_shortened(texts)})"
         for (provider, status, reason), texts in cases.items()
     ]

@@ -8,7 +8,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
   list(APPEND ptmkernels_variants avx2 avx512 avx512_bf16)
   set(ptmkernels_flags_wide ${ptmkernels_avx2})
   set(ptmkernels_flags_avx2 ${ptmkernels_avx2})
-  set(ptmkernels_flags_avx512 ${ptmkernels_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+  # GCC 12 takes its own "undefined" vectors in the AVX-512 headers for uninitialised ones.
+  set(ptmkernels_flags_avx512 ${ptmkernels_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl
+    -Wno-maybe-uninitialized -Wno-uninitialized)
   set(ptmkernels_flags_avx512_bf16 ${ptmkernels_flags_avx512} -mavx512bf16)
 endif()
 

@@ -10,6 +10,6 @@ enable_language(CUDA)
 function(ptmkernels_cuda_library target)
   target_compile_definitions(${target} PRIVATE USE_CUDA)
   target_compile_options(${target} PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr --threads=2 -Xptxas=-v>)
+    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr --threads=2>)
   set_target_properties(${target} PROPERTIES CUDA_VISIBILITY_PRESET hidden)
 endfunction()

@@ -12,21 +12,37 @@ namespace {
 const std::string kAttentionOptions =
     "Tensor? key_rank, Tensor? query_low, Tensor? query_high, Tensor? tree, Tensor? allowed, "
     "Tensor? bias, Tensor? bias_table, Tensor? bias_bucket, "
-    "float scale, float dropout_p, Tensor? seed";
+    "float scale, float dropout_p, Tensor? seed, "
+    "Tensor? relative_key, Tensor? relative_value, int relative_offset, Tensor? content_bias, "
+    "Tensor? position_bias, Tensor? segment_bias, Tensor? segment_key, Tensor? query_segment, "
+    "Tensor? key_segment, Tensor? query_position";
+
+// Bit n of wanted_grads asks for the gradient of the n-th of the options below; the others come
+// back empty.
+const std::string kAttentionGradients =
+    "Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias, "
+    "Tensor grad_bias_table, Tensor grad_relative_key, Tensor grad_relative_value, "
+    "Tensor grad_content_bias, Tensor grad_position_bias, Tensor grad_segment_bias, "
+    "Tensor grad_segment_key";
+
+const std::string kAttentionForward = "(Tensor query, Tensor key, Tensor value, " +
+                                      kAttentionOptions + ") -> (Tensor output, Tensor lse)";
+
+const std::string kAttentionBackward =
+    "(Tensor grad_output, Tensor? grad_lse, Tensor query, Tensor key, Tensor value, Tensor output, "
+    "Tensor lse, " +
+    kAttentionOptions + ", int wanted_grads) -> (" + kAttentionGradients + ")";
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY(ptmkernels, m) {
+  m.def("cpu_arch() -> str");
   m.def("template_op(Tensor x, Tensor y, float alpha) -> Tensor");
-  m.def(("attention_forward(Tensor query, Tensor key, Tensor value, " + kAttentionOptions +
-         ") -> (Tensor output, Tensor lse)")
-            .c_str());
-  m.def(("attention_backward(Tensor grad_output, Tensor? grad_lse, Tensor query, Tensor key, "
-         "Tensor value, Tensor output, Tensor lse, " +
-         kAttentionOptions +
-         ", bool bias_needs_grad, bool table_needs_grad) -> (Tensor grad_query, Tensor grad_key, "
-         "Tensor grad_value, Tensor grad_bias, Tensor grad_bias_table)")
-            .c_str());
+  // On CUDA float32 products are exact in the first pair of ops, in TF32 in the second.
+  for (const std::string suffix : {"", "_tf32"}) {
+    m.def(("attention_forward" + suffix + kAttentionForward).c_str());
+    m.def(("attention_backward" + suffix + kAttentionBackward).c_str());
+  }
   m.def(
       "word_vectors_step_(Tensor(a!) input_weight, Tensor(b!) output_weight, Tensor tokens, "
       "Tensor? keep, Tensor? alias, Tensor? tree_offsets, Tensor? tree_path, "

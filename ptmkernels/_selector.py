@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from functools import cache
 
 import torch
@@ -84,14 +85,37 @@ def select(op: str, refusals: dict[str, str | None], argument: str | None = None
         RuntimeError: the forced backend cannot serve, or none can; the message says why.
     """
     forced = forced_backend(argument)
-    reasons = {}
+    reasons, missing = {}, {}
     for backend in [forced] if forced else refusals:
         if backend not in refusals:
             reasons[backend] = "the op has no such backend"
             continue
         reason = unavailable(backend) or refusals[backend]
         if reason is None:
+            if backend == "reference" and missing:
+                _warn_of_reference(op, _listed(missing))
             return backend
+        if refusals[backend] is None and not forced:
+            missing[backend] = reason
         reasons[backend] = reason
-    listed = "; ".join(f"{backend}: {reason}" for backend, reason in reasons.items())
-    raise RuntimeError(f"{op}: no backend can serve this call ({listed})")
+    raise RuntimeError(f"{op}: no backend can serve this call ({_listed(reasons)})")
+
+
+def _listed(reasons: dict[str, str]) -> str:
+    return "; ".join(f"{backend}: {reason}" for backend, reason in reasons.items())
+
+
+@torch.compiler.assume_constant_result
+def _warn_of_reference(op: str, reasons: str) -> None:
+    """Says once that the slow formula serves, so that a broken installation does not pass for a slow one."""
+    _warn_once(op, reasons)
+
+
+@cache
+def _warn_once(op: str, reasons: str) -> None:
+    warnings.warn(
+        f"{op} runs as plain PyTorch, slowly, since no kernel can serve ({reasons}); "
+        "`ptmkernels info` tells more",
+        RuntimeWarning,
+        stacklevel=2,
+    )

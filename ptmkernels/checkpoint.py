@@ -169,14 +169,15 @@ def write_checkpoint(
     """
     folder = Path(folder)
     shards = _shards(tensors, max_shard_bytes)
-    with atomic_files(folder) as at:
+    # Weights of an earlier save in the other form would be read in place of the new ones.
+    stale = SINGLE if len(shards) > 1 else INDEX
+    with atomic_files(folder, remove=(stale,)) as at:
         for file_name, names in shards.items():
             _save({name: tensors[name] for name in names}, at(file_name), folder / file_name)
         if len(shards) > 1:
             _write_json(at(INDEX), _index(tensors, shards))
         if config is not None:
             _write_json(at(CONFIG), config)
-    _remove_stale(folder, SINGLE if len(shards) > 1 else INDEX)
 
 
 def _save(tensors: dict[str, Tensor], path: Path, final: Path) -> None:
@@ -210,8 +211,3 @@ def _index(tensors: Mapping[str, Tensor], shards: Mapping[str, list[str]]) -> di
         "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
         "weight_map": {name: shard for shard, names in shards.items() for name in names},
     }
-
-
-def _remove_stale(folder: Path, name: str) -> None:
-    """Weights of an earlier save in the other form would be read in place of the new ones."""
-    (folder / name).unlink(missing_ok=True)

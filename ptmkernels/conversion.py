@@ -107,15 +107,19 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     return content
 
 
-def _drop_redundant(tensors: dict[str, Tensor], config: Path) -> None:
+def _drop_redundant(tensors: dict[str, Tensor], path: Path) -> None:
     """Leave out what the model ties or makes itself, where config.json says which model it is."""
-    if not config.is_file():
+    if not path.is_file():
         return
-    published: dict[str, Any] = read_json(config)
+    published: dict[str, Any] = read_json(path)
     architecture = architectures().get(str(published.get("model_type")))
-    if architecture is not None and published.get("tie_word_embeddings", True):
-        for name in architecture.redundant:
-            tensors.pop(name, None)
+    if architecture is None:
+        return
+    config = architecture.config.from_dict(published)
+    weights = {n for head in architecture.heads for n in architecture.weight_names(head, config)}
+    for name in tensors.keys() - weights:
+        if architecture.is_redundant(name):
+            del tensors[name]
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,48 +1,100 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all.
+
+Several files of a folder cannot be replaced in one step. So, when all new ones are safe on the disk under
+temporary names, a journal is put beside them that says what is to be renamed and removed. From then on the
+change counts as made: whoever comes by after a kill (:func:`settle`) carries out what is left of it.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_files", "flush", "flush_tree"]
+__all__ = ["atomic_files", "flush", "flush_tree", "settle"]
+
+_JOURNAL = ".pending."  # and the number of the process
 
 
 @contextmanager
-def atomic_files(folder: str | Path) -> Iterator[Callable[[str], Path]]:
+def atomic_files(
+    folder: str | Path, remove: tuple[str, ...] = ()
+) -> Iterator[Callable[[str], Path]]:
     """Write several files of a folder; they take their names together, when all are safe on the disk.
 
     Yields a function from the name of a file to the path to write it at. Where anything fails (a full disk,
-    Ctrl-C), what was there before stays and nothing half-written is left.
+    Ctrl-C), what was there before stays and nothing half-written is left. A kill leaves the old files, or,
+    once :func:`settle` has been there, the new ones.
 
     Args:
         folder: is made where it does not exist.
+        remove: names of files that the new ones take the place of, where they are there.
 
     Raises:
         OSError: the folder cannot be made or written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    written: dict[Path, Path] = {}
+    settle(folder)
+    written: dict[str, Path] = {}
+    journal = folder / f"{_JOURNAL}{os.getpid()}"
+    draft = journal.with_name(f"{journal.name}.tmp")
 
     def at(name: str) -> Path:
-        temporary = folder / f".{name}.{os.getpid()}.tmp"
-        written[folder / name] = temporary
-        return temporary
+        written[name] = folder / f".{name}.{os.getpid()}.tmp"
+        return written[name]
 
     try:
         yield at
         for temporary in written.values():
             flush(temporary)
-        for path, temporary in written.items():
-            os.replace(temporary, path)
-        flush(folder)
-    finally:
-        for temporary in written.values():
-            with suppress(FileNotFoundError):
-                temporary.unlink()
+        renames = {temporary.name: name for name, temporary in written.items()}
+        draft.write_text(json.dumps({"rename": renames, "remove": remove}), encoding="utf-8")
+        flush(draft)
+        os.replace(draft, journal)
+    except BaseException:
+        for temporary in (*written.values(), draft):
+            temporary.unlink(missing_ok=True)
+        raise
+    flush(folder)
+    _carry_out(journal)
+
+
+def settle(folder: Path) -> None:
+    """Finish what a process that was killed while it replaced files of the folder has left to do.
+
+    Raises:
+        OSError: the folder cannot be written.
+        ValueError: a journal is damaged; names it.
+    """
+    for journal in folder.glob(f"{_JOURNAL}*"):
+        if journal.suffix != ".tmp":
+            _carry_out(journal)
+
+
+def _carry_out(journal: Path) -> None:
+    """Rename and remove what the journal says; what is done already, perhaps by another, is passed over."""
+    folder = journal.parent
+    try:
+        content = json.loads(journal.read_text(encoding="utf-8"))
+        renames, removed = dict(content["rename"]), list(content["remove"])
+        names = [*renames, *renames.values(), *removed]
+        plain = all(Path(name).name == name for name in names)
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):
+        plain = False
+    if not plain:
+        raise ValueError(f"{journal} is no list of renames in its folder; remove it") from None
+    for temporary, name in renames.items():
+        with suppress(FileNotFoundError):
+            os.replace(folder / temporary, folder / name)
+    for name in removed:
+        (folder / name).unlink(missing_ok=True)
+    flush(folder)
+    journal.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

@@ -22,10 +22,11 @@ from ptmkernels.checkpoint import (
     write_checkpoint,
 )
 from ptmkernels.config import Config, nearest
+from ptmkernels.files import settle
 from ptmkernels.models.base import Architecture, Model
 from ptmkernels.registry import architectures, empty_model
 
-__all__ = ["from_pretrained", "save_pretrained"]
+__all__ = ["from_pretrained", "local_folder", "save_pretrained"]
 
 # What a folder of a model may hold that we or a tokeniser read; pickles are not even downloaded.
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -56,7 +57,8 @@ def from_pretrained(
         ValueError: config.json asks for something unknown; a tensor is missing, unexpected or of another
             shape or kind; a file is damaged; only a pickle is there. The message names file and tensor.
     """
-    folder = _folder(source, revision)
+    folder = local_folder(source, revision)
+    settle(folder)
     published = read_json(folder / CONFIG)
     architecture = _architecture(published, folder / CONFIG)
     saved = _saved_head(published, architecture)
@@ -105,7 +107,7 @@ def save_pretrained(
     write_checkpoint(folder, model.published_weights(), config, max_shard_bytes)
 
 
-def _folder(source: str | Path, revision: str | None) -> Path:
+def local_folder(source: str | Path, revision: str | None = None) -> Path:
     """The folder itself, or the one that the hub's files were put into."""
     path = Path(source)
     if path.is_dir():
@@ -181,7 +183,7 @@ def _match(model: Model, entries: list[Entry], saved_head: str, folder: Path) ->
     architecture = model.architecture
     wanted = {architecture.published_name(name): name for name in model.state_dict()}
     found = _by_full_name(entries, architecture, set(wanted))
-    saved = _full_names(architecture, saved_head, model.config)
+    saved = architecture.weight_names(saved_head, model.config)
     where = folder / (SINGLE if (folder / SINGLE).is_file() else INDEX)
     for published in wanted:
         if published in saved and published not in found:
@@ -220,21 +222,14 @@ def modern_name(name: str) -> str:
     return f"{stem}.{renamed}" if stem and renamed else name
 
 
-def _full_names(architecture: Architecture, head: str, config: Config) -> set[str]:
-    """The published names of a model with that head, backbone prefix included."""
-    with torch.device("meta"):
-        model = architecture.build(head, config)
-    return {architecture.published_name(name) for name in model.state_dict()}
-
-
 def _refuse_strangers(
     found: dict[str, Entry], known: set[str], architecture: Architecture, config: Config
 ) -> None:
     """Tensors of other heads, and tied copies, are left alone; any other is an error."""
-    strangers = set(found) - known - set(architecture.redundant)
+    strangers = {name for name in set(found) - known if not architecture.is_redundant(name)}
     if strangers:
         strangers -= {
-            name for head in architecture.heads for name in _full_names(architecture, head, config)
+            name for head in architecture.heads for name in architecture.weight_names(head, config)
         }
     if strangers:
         entry = found[min(strangers)]

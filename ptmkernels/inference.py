@@ -1,4 +1,4 @@
-"""What a trained model says: the words that it puts in the place of [MASK]."""
+"""What a trained model says: the words it puts in the place of [MASK]."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ptmkernels.data.tokenizer import WordPieceTokenizer
-from ptmkernels.hub import from_pretrained
+from ptmkernels.hub import from_pretrained, local_folder
 from ptmkernels.models.base import Model
 
 __all__ = ["MaskFiller", "Prediction"]
@@ -16,50 +16,65 @@ __all__ = ["MaskFiller", "Prediction"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """A word piece and its probability."""
+    """A token and its probability."""
 
     token: str
     probability: float
 
 
+@dataclass(frozen=True, eq=False)
 class MaskFiller:
-    """Predicts the [MASK] tokens of texts.
+    """Predicts the masked words of a text.
 
     Args:
-        model: with the head "masked-lm".
-        tokenizer: the one that the model was trained with.
+        model: with the head "masked-lm"; is put into evaluation mode.
+        tokenizer: of the model.
     """
 
-    def __init__(self, model: Model, tokenizer: WordPieceTokenizer) -> None:
-        self.model = model.eval()
-        self.tokenizer = tokenizer
+    model: Model
+    tokenizer: WordPieceTokenizer
+
+    def __post_init__(self) -> None:
+        self.model.eval()
 
     @classmethod
-    def load(cls, folder: str | Path) -> MaskFiller:
-        """Model and tokenizer of a folder.
+    def load(cls, source: str | Path) -> MaskFiller:
+        """From a folder with a model and its tokenizer, such as that of a run, or a name on the hub.
 
         Raises:
-            OSError, ValueError: as `from_pretrained`, or the folder holds no tokenizer.
+            OSError, ValueError: as :func:`ptmkernels.from_pretrained` and :meth:`WordPieceTokenizer.load`.
         """
+        folder = local_folder(source)
         return cls(from_pretrained(folder, head="masked-lm"), WordPieceTokenizer.load(folder))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self, text: str, top: int = 5) -> list[list[Prediction]]:
-        """The `top` likeliest word pieces for each [MASK] of a text, likeliest first.
+        """The likeliest tokens for each [MASK] of a text, in their order.
 
         Raises:
-            ValueError: the text has no [MASK], `top` is below 1, or the text is longer than the positions.
+            ValueError: there is no [MASK], the text is longer than the model's positions, or `top` is out
+                of range.
         """
-        if top < 1:
-            raise ValueError(f"top is {top}; expected a number >= 1")
+        if not 1 <= top <= self.tokenizer.vocab_size:
+            raise ValueError(f"top is {top}; expected 1 to {self.tokenizer.vocab_size}")
         ids = torch.tensor(self.tokenizer.encode([text], special_tokens=True))
-        masked = ids[0] == self.tokenizer.mask_id
-        if not masked.any():
-            raise ValueError(f"the text has no [MASK]: {text!r}")
-        logits = self.model(ids).logits[0, masked]
-        best = logits.softmax(-1).topk(min(top, logits.shape[-1]))
-        tokens = self.tokenizer.tokens
+        positions = (ids[0] == self.tokenizer.mask_id).nonzero()[:, 0]
+        if not len(positions):
+            raise ValueError(f"the text {text!r} has no [MASK]")
+        longest = self.model.config.max_position_embeddings
+        if ids.shape[1] > longest:
+            raise ValueError(
+                f"the text has {ids.shape[1]} tokens with [CLS] and [SEP]; expected at most {longest}, "
+                "the positions of the model"
+            )
+        logits = self.model(ids.to(self.model.device)).logits[0, positions]
+        best = logits.float().softmax(-1).cpu().topk(top)
         return [
-            [Prediction(tokens[i], p) for p, i in zip(row_p, row_i, strict=True)]
-            for row_p, row_i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            [
+                Prediction(self.tokenizer.tokens[token], probability)
+                for token, probability in zip(tokens, probabilities, strict=True)
+            ]
+            for tokens, probabilities in zip(
+                best.indices.tolist(), best.values.tolist(), strict=True
+            )
         ]

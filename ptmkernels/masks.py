@@ -6,7 +6,8 @@ of size query_len x key_len is built for padding, causal, prefix, document, wind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,6 +35,17 @@ __all__ = ["AttentionMask"]
 # What the ranks of a mask mean, which says what `&` may do with it: every interval holds all of them, so
 # that any order of the keys will do; they are the key positions; they are an order of the mask's own.
 _ANY, _POSITION, _OWN = range(3)
+
+
+class _OfClassToo:
+    """A method that may be called on the class as well, with None for `self`."""
+
+    def __init__(self, function: Callable[..., AttentionMask]) -> None:
+        self._function = function
+        functools.update_wrapper(self, function)
+
+    def __get__(self, mask: AttentionMask | None, owner: type) -> Callable[..., AttentionMask]:
+        return functools.wraps(self._function)(functools.partial(self._function, mask))
 
 
 class AttentionMask:
@@ -435,8 +447,11 @@ class AttentionMask:
             rows[4] = dense.expand(-1, heads, -1, -1)
         return [None if t is None else t.expand(self.batch_size, *t.shape[1:]) for t in rows]
 
-    def pack(self, lengths: Tensor | Sequence[int]) -> AttentionMask:
+    @_OfClassToo
+    def pack(self: AttentionMask | None, lengths: Tensor | Sequence[int]) -> AttentionMask:
         """The mask of a right-padded batch whose real tokens are laid out as one row.
+
+        ``AttentionMask.pack(lengths)`` packs the full mask: each token sees all of its own row.
 
         Args:
             lengths: (B,) the number of real tokens of each row, which come first in it. B is the batch
@@ -448,7 +463,12 @@ class AttentionMask:
         Raises:
             ValueError: a length is negative or more than L; or as :meth:`gather`.
         """
-        lengths = torch.as_tensor(lengths, device=self.device)
+        lengths = torch.as_tensor(lengths, device=None if self is None else self.device)
+        if lengths.numel():
+            check_integers("lengths", lengths)
+        if self is None:
+            longest = int(lengths.max()) if lengths.numel() else 0
+            self = AttentionMask.full(max(longest, 0), device=lengths.device)
         if lengths.dim() != 1 or self.batch_size not in (1, lengths.shape[0]):
             raise ValueError(
                 f"lengths has shape {tuple(lengths.shape)}; expected (B,), B = {self.batch_size}"

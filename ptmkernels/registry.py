@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,10 @@ class Card:
         authors, paper, year, link: who wrote the paper, its title, when, and where it is to be found.
         encoder: what turns tokens into vectors, in a few words.
         objective: what it is trained on, in a few words.
-        architecture: what builds it.
-        presets: published sizes; each gives the values in which it differs from the configuration's
-            defaults.
+        architecture: what builds it; or
+        build: for a model that learns from a text of its own, with its vocabulary, what makes it from the
+            values of a preset.
+        presets: published sizes; each gives the values in which it differs from the defaults.
         aliases: other short names of presets.
     """
 
@@ -44,7 +45,8 @@ class Card:
     link: str
     encoder: str
     objective: str
-    architecture: Architecture = field(repr=False)
+    architecture: Architecture | None = field(default=None, repr=False)
+    build: Callable[..., Any] | None = field(default=None, repr=False)
     presets: Mapping[str, Mapping[str, Any]]
     aliases: Mapping[str, str] = field(default_factory=dict)
 
@@ -52,12 +54,23 @@ class Card:
         """The full names, as :func:`create_model` takes them."""
         return [f"{self.name}-{preset}" for preset in self.presets]
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The tasks by name; none for a model that learns from a text of its own."""
+        return () if self.architecture is None else tuple(self.architecture.heads)
+
+    def values(self, preset: str) -> Mapping[str, Any]:
+        """In what a preset, by its full name, differs from the defaults."""
+        return self.presets[preset.removeprefix(f"{self.name}-")]
+
     def config(self, preset: str) -> Config:
         """The configuration of a preset, by its full name."""
-        return self.architecture.config(**self.presets[preset.removeprefix(f"{self.name}-")])
+        return self.architecture.config(**self.values(preset))
 
-    def num_parameters(self, preset: str) -> int:
-        """How many weights the bare backbone of a preset has, by its full name."""
+    def num_parameters(self, preset: str) -> int | None:
+        """How many weights the bare backbone of a preset has; None where the vocabulary decides."""
+        if self.architecture is None:
+            return None
         with torch.device("meta"):
             return self.architecture.build("backbone", self.config(preset)).num_parameters()
 
@@ -69,8 +82,10 @@ def register(card: Card) -> None:
     """Make a model known; called by its file.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, or it is not clear what builds the model.
     """
+    if (card.architecture is None) == (card.build is None):
+        raise ValueError(f"exactly one of architecture and build is needed for {card.name!r}")
     if card.name in _CARDS:
         raise ValueError(f"a model named {card.name!r} is registered already")
     _CARDS[card.name] = card
@@ -84,7 +99,8 @@ def cards() -> list[Card]:
 
 def architectures() -> dict[str, Architecture]:
     """Every architecture by its `model_type`."""
-    return {card.architecture.model_type: card.architecture for card in cards()}
+    found = (card.architecture for card in cards())
+    return {architecture.model_type: architecture for architecture in found if architecture}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -146,20 +162,28 @@ def create_model(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **overrides: Any,
-) -> Model:
+) -> Any:
     """A new model with starting weights as its paper gives them.
+
+    A :class:`~ptmkernels.models.base.Model`; for the shallow family an object of its class, such as
+    :class:`~ptmkernels.models.Word2Vec`.
 
     Args:
         name: full name of a preset, such as "bert-base-uncased" (:func:`list_models`).
         head: the task, such as "masked-lm"; None = the bare backbone.
         device, dtype: of the weights; None = torch's defaults.
-        overrides: values of the configuration, such as `num_hidden_layers=4`.
+        overrides: values of the configuration, such as `num_hidden_layers=4`; those without a default,
+            such as the `vocab_size` of "nnlm", must be there.
 
     Raises:
         ValueError: the name, the head or an override is unknown (the nearest names are given), or a value
             cannot be.
     """
     card, preset = _find(name)
+    if card.build is not None:
+        if (head, device, dtype) != (None, None, None):
+            raise ValueError(f"{name} has no head, device or dtype to choose")
+        return card.build(**{**card.values(preset), **overrides})
     config = card.config(preset).replace(**overrides)
     model = empty_model(card.architecture, head or "backbone", config, device, dtype)
     model.initialise()

@@ -1,6 +1,6 @@
 import os
 
-pytest_plugins = ["tests.interpreter"]
+pytest_plugins = ["tests.interpreter", "tests.simt.plugin"]
 
 
 def pytest_configure(config):

@@ -120,7 +120,7 @@ def test_another_head_takes_what_it_knows(tmp_path, saved, head, recwarn):
     first = model.backbone.stack.layers[0].attention.query.weight
     assert torch.equal(first, make(saved).backbone.stack.layers[0].attention.query.weight)
     warned = [str(w.message) for w in recwarn]
-    assert any("classifier.weight" in text for text in warned) == (head == "token-classification")
+    assert any("tagger.weight" in text for text in warned) == (head == "token-classification")
 
 
 def test_a_bare_encoder_gets_a_head(tmp_path):
@@ -410,6 +410,64 @@ def test_what_was_there_stays_when_saving_is_cut_off(folder, monkeypatch, error)
     with pytest.raises(type(error) if isinstance(error, OSError) else error):
         make(hidden_size=12).save_pretrained(folder)
     assert files(folder) == before
+
+
+def killed_after(calls, save):
+    """Run `save` in a process that dies at its `calls`-th change of a name; whether it died."""
+    child = os.fork()
+    if child == 0:
+        left = [calls]
+
+        def fatal(change):
+            def changed(*arguments, **options):
+                left[0] -= 1
+                if left[0] < 0:
+                    os._exit(9)
+                return change(*arguments, **options)
+
+            return changed
+
+        os.replace, os.unlink = fatal(os.replace), fatal(os.unlink)
+        save()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.mark.parametrize("shard_bytes", [10**6, 1000], ids=["single", "sharded"])
+@pytest.mark.parametrize("before_bytes", [10**6, 1000], ids=["over-single", "over-sharded"])
+def test_a_kill_between_the_renames_leaves_a_whole_model(tmp_path, before_bytes, shard_bytes):
+    old, new = make(), make(hidden_size=12)
+    sizes = []
+    for calls in range(100):
+        folder = tmp_path / str(calls)
+        old.save_pretrained(folder, max_shard_bytes=before_bytes)
+        died = killed_after(
+            calls, lambda f=folder: new.save_pretrained(f, max_shard_bytes=shard_bytes)
+        )
+        loaded = ptm.from_pretrained(folder)
+        expected = old if loaded.config.hidden_size == 10 else new
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(loaded.parameters(), expected.parameters(), strict=True)
+        )
+        assert not list(folder.glob(".pending.*[0-9]"))
+        sizes.append(loaded.config.hidden_size)
+        if not died:
+            break
+    assert not died
+    assert sizes == sorted(sizes)
+    assert sizes.count(12) >= 4  # killed between the renames as well as at the end
+    assert sizes[0] == 10
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"rename": {"a": "../b"}, "remove": []}', '{"rename": {}, "remove": ["/b"]}'],
+)
+def test_a_journal_that_leads_elsewhere_is_refused(folder, content):
+    (folder / ".pending.7").write_text(content)
+    with pytest.raises(ValueError, match=r"\.pending\.7 is no list of renames"):
+        ptm.from_pretrained(folder)
 
 
 def test_a_full_disk(folder):

@@ -437,6 +437,18 @@ def test_packed_masks_take_padding_and_nothing_at_all():
         assert mask.pack([0, 0, 0]).key_len == 0
 
 
+def test_pack_on_the_class_packs_the_full_mask():
+    documents = AttentionMask.documents(torch.tensor([0, 0, 2, 2, 2]))
+    for lengths in ([2, 0, 3], torch.tensor([2, 0, 3], dtype=torch.int32)):
+        assert_mask(AttentionMask.pack(lengths), documents.to_dense())
+    assert AttentionMask.pack([]).key_len == 0
+    assert "laid out as one row" in AttentionMask.pack.__doc__
+    with pytest.raises(TypeError, match="lengths has dtype"):
+        AttentionMask.pack([2.0, 3.0])
+    with pytest.raises(ValueError, match=r"lengths holds \[2, -1\]"):
+        AttentionMask.pack([2, -1])
+
+
 def test_pack_refuses():
     mask = MASKS["keys"]
     with pytest.raises(ValueError, match="lengths"):

@@ -1,15 +1,20 @@
-"""Draws the figures of the documentation, checks its links and runs the examples of the README."""
+"""Draws the figures of the documentation, checks its links and runs its examples."""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
 import torch
 
 import ptmkernels as ptm
+from ptmkernels.ops.attention.options import AttentionOptions
+from ptmkernels.ops.attention.reference import relative_rows
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -46,9 +51,45 @@ def draw_masks() -> Path:
         axis.set(title=name, xlabel="", ylabel="", xticks=[], yticks=[])
     figure.supxlabel("key")
     figure.supylabel("query")
+    return _saved(figure, "masks.png")
+
+
+def draw_streams() -> Path:
+    """Distances, the band of a tile, and XLNet's two streams as one mask."""
+    length, tile = 16, (4, 8)  # the first query and the first key of a tile of 4 x 4
+    shape = torch.zeros(1, 1, length, 4)
+    rows = torch.zeros(1, 1, 2 * length, 4)
+    options = AttentionOptions.of(shape, None, None, None, 0.0, None, relative_key=rows)
+    distance = relative_rows(replace(options, relative_offset=length), length, length)[0]
+    band = torch.zeros(4, 2 * length)
+    for query in range(4):
+        band[query, distance[tile[0] + query, tile[1] : tile[1] + 4]] = 1
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(3))[None]
+    targets = order >= length - 4
+    index = targets[0].nonzero()[:, 0]
+    content = ptm.AttentionMask.permutation(order, targets)
+    stream = ptm.AttentionMask.permutation(order, targets, "query", query_index=index[None])
+    seen = torch.cat([mask.to_dense()[0].float() for mask in (content, stream)])
+
+    figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), width_ratios=(1, 1.5, 0.9))
+    axes[0].imshow(distance, cmap="viridis")
+    axes[0].add_patch(
+        plt.Rectangle((tile[1] - 0.5, tile[0] - 0.5), 4, 4, fill=False, ec="white", lw=2)
+    )
+    axes[0].set(title="row of r for query i, key j", xlabel="key", ylabel="query")
+    axes[1].imshow(band, cmap="Blues", aspect="auto")
+    axes[1].set(title="what the tile's queries read of (q + v) rᵀ", xlabel="row of r", yticks=[])
+    axes[2].imshow(seen, cmap="Blues", vmin=0, vmax=1)
+    axes[2].axhline(length - 0.5, color="black", lw=1)
+    axes[2].set(title="two streams, one call", xlabel="key", yticks=[])
+    axes[2].set_ylabel("predicted rows | content rows")
+    return _saved(figure, "streams.png")
+
+
+def _saved(figure, name: str) -> Path:
     figure.tight_layout()
     IMAGES.mkdir(parents=True, exist_ok=True)
-    path = IMAGES / "masks.png"
+    path = IMAGES / name
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
@@ -65,18 +106,26 @@ def broken_links() -> list[str]:
 
 
 def run_examples(page: Path) -> int:
-    """Runs every Python block of a page, each for itself; returns how many there were."""
+    """Runs every Python block of a page, each for itself in an empty folder; returns how many there were."""
     text = page.read_text(encoding="utf-8")
     blocks = list(EXAMPLE.finditer(text))
     for block in blocks:
         above = text.count("\n", 0, block.start(1))  # so that a traceback names the page's own line
-        exec(compile("\n" * above + block[1], str(page), "exec"), {})
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            try:
+                exec(compile("\n" * above + block[1], str(page), "exec"), {})
+            finally:
+                os.chdir(ROOT)
     return len(blocks)
 
 
 if __name__ == "__main__":
-    print(f"drawn: {draw_masks().relative_to(ROOT)}")
+    for draw in (draw_masks, draw_streams):
+        print(f"drawn: {draw().relative_to(ROOT)}")
     if broken := broken_links():
         sys.exit("broken links:\n  " + "\n  ".join(broken))
     print(f"links: whole in {len(pages())} pages")
-    print(f"examples: {run_examples(ROOT / 'README.md')} of README.md ran")
+    for page in pages():
+        if count := run_examples(page):
+            print(f"examples: {count} of {page.relative_to(ROOT)} ran")

@@ -4,7 +4,10 @@
     python tools/gpu.py test memcheck        # some of them, each short enough to be run alone
 
 The output of each stage goes to out/gpu/<stage>.log, a record with device, commit, seconds and exit
-status to out/gpu/<stage>.json.
+status to out/gpu/<stage>.json. A stage that takes more than ten minutes is ended, with status 124.
+
+The stage "build" does nothing where ptmkernels/lib holds the CUDA library: one that was built on a
+machine without a GPU can be brought along.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from ptmkernels.benchmarks import OPS
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "out" / "gpu"
+LIMIT_S = 600
+TIMED_OUT = 124
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 # A small selection: the sanitizer makes a kernel some hundred times slower.
 SANITIZED = ("tests/ops", "-m", "gpu", "-k", "sanitizer")
@@ -30,15 +35,19 @@ TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
 def stages() -> dict[str, list[str]]:
     """The command of each stage."""
+    python = (sys.executable, "-m")
+    install = [*python, "pip", "install", "--no-build-isolation", "--no-deps", "--editable", "."]
+    brought = any((ROOT / "ptmkernels" / "lib").glob("*ptmkernels_cuda.*"))
     found = {
-        "info": [sys.executable, "-m", "ptmkernels", "info", "--json"],
-        "test": [*PYTEST, "tests/ops"],
+        "build": [sys.executable, "-c", "print('the library is there')"] if brought else install,
+        "info": [*python, "ptmkernels", "info", "--json"],
+        "test": [*PYTEST, "tests/ops", "tests/test_selector.py"],
     }
     for tool in TOOLS:
         check = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
         found[tool] = [*check, "--target-processes", "all", *PYTEST, *SANITIZED]
     for op in OPS:
-        bench = [sys.executable, "-m", "ptmkernels", "bench", op, "--device", "cuda"]
+        bench = [*python, "ptmkernels", "bench", op, "--device", "cuda"]
         found[f"bench-{op}"] = [*bench, "--output", str(OUTPUT)]
     return found
 
@@ -47,7 +56,11 @@ def run(name: str, command: list[str]) -> int:
     """Run a stage; returns its exit status."""
     start = time.perf_counter()
     with (OUTPUT / f"{name}.log").open("w", encoding="utf-8") as log:
-        status = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT).returncode
+        output = {"stdout": log, "stderr": subprocess.STDOUT}
+        try:
+            status = subprocess.run(command, cwd=ROOT, timeout=LIMIT_S, **output).returncode
+        except subprocess.TimeoutExpired:
+            status = TIMED_OUT
     record = {
         "stage": name,
         "status": status,

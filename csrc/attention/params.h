@@ -51,6 +51,34 @@ struct Mask {
   Scores allowed;
 };
 
+// (B or 1, length)
+struct Integers {
+  const int32_t* data = nullptr;
+  int64_t batch = 0;
+};
+
+// The terms of distances and segments:
+//
+//     s_ij = scale · [(q_i + u)·k_j + (q_i + v)·r_row(i,j) + (q_i + w)·g_[seg_i != seg_j]] + ...
+//     o_i = sum_j a_ij (v_j + rv_row(i,j))        row(i,j) = clamp(j - pos_i + offset, 0, R - 1)
+//
+// Z. Dai et al., "Transformer-XL", 2019, section 3.3; Z. Yang et al., "XLNet", 2019, section 2.6;
+// P. Shaw et al., "Self-Attention with Relative Position Representations", 2018, eq. 3 and 4.
+// Parts whose data is null are not there; strides of 0 repeat.
+struct Relative {
+  Heads key;                // r (B or 1, H or 1, R, D)
+  Heads value;              // rv (B or 1, H or 1, R, D)
+  int64_t rows = 0;         // R
+  int64_t offset = 0;       // the row of query position 0 and key 0
+  Heads content_bias;       // u (H, D)
+  Heads position_bias;      // v (H, D)
+  Heads segment_bias;       // w (H, D)
+  Heads segment_key;        // g (2, H, D), a row for each of same and different
+  Integers query_segment;   // (B or 1, L)
+  Integers key_segment;     // (B or 1, S)
+  Integers query_position;  // (B or 1, L); null: pos_i = i
+};
+
 struct Options {
   Mask mask;
   Scores bias;  // added to the scaled product
@@ -62,6 +90,8 @@ struct Options {
   int64_t table_column = 0;
   int64_t table_rows = 0;           // N
   const int32_t* bucket = nullptr;  // (L + S - 1)
+
+  Relative relative;
 
   float scale = 1;
 
@@ -101,6 +131,15 @@ struct BackwardParams {
   // where it is not wanted.
   Scores grad_bias;
   float* grad_table = nullptr;  // (N, H), contiguous; null where it is not wanted
+
+  // float32, in the shapes of what they belong to, a stride of 0 where that repeats. Null where it
+  // is not wanted.
+  Heads grad_relative_key;
+  Heads grad_relative_value;
+  float* grad_content_bias = nullptr;   // (H, D), contiguous
+  float* grad_position_bias = nullptr;  // (H, D), contiguous
+  float* grad_segment_bias = nullptr;   // (H, D), contiguous
+  float* grad_segment_key = nullptr;    // (2, H, D), contiguous
 };
 
 }  // namespace ptmkernels::attention

@@ -92,6 +92,19 @@ PTMKERNELS_INLINE Vec min(Vec a, Vec b) {
 #endif
 }
 
+// p[index] in each lane.
+PTMKERNELS_INLINE Vec gather(const float* p, IntVec index) {
+#if defined(__AVX512F__) && PTMKERNELS_SIMD_WIDTH == 16
+  return (Vec)_mm512_i32gather_ps((__m512i)index, p, 4);
+#elif defined(__AVX2__) && PTMKERNELS_SIMD_WIDTH == 8
+  return (Vec)_mm256_i32gather_ps(p, (__m256i)index, 4);
+#else
+  Vec v;
+  for (int lane = 0; lane < kWidth; ++lane) v[lane] = p[index[lane]];
+  return v;
+#endif
+}
+
 PTMKERNELS_INLINE float sum(Vec v) {
 #if PTMKERNELS_SIMD_WIDTH > 4
   typedef float Half __attribute__((vector_size(kWidth * 2)));

@@ -67,9 +67,13 @@ PTMKERNELS_INLINE Vec load_elements(const Float16* p) {
 PTMKERNELS_INLINE void store_elements(float* p, Vec v) { store(p, v); }
 
 PTMKERNELS_INLINE HalfVec round_to_bfloat16(Vec v) {
+#if defined(__AVX512BF16__) && PTMKERNELS_SIMD_WIDTH == 16
+  return (HalfVec)_mm512_cvtneps_pbh((__m512)v);
+#else
   const UintVec bits = (UintVec)v;
   const UintVec rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
   return narrow(v == v ? rounded : splat(uint32_t{0x7fc0}));
+#endif
 }
 
 PTMKERNELS_INLINE void store_elements(BFloat16* p, Vec v) { store_as(p, round_to_bfloat16(v)); }

@@ -7,6 +7,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -24,7 +28,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-constexpr int64_t kChunk = 8192;  // tokens that a thread takes at once
+constexpr int64_t kChunk = 1024;  // tokens that a thread takes at once
 
 template <class T>
 const T* data(const OptionalTensor& tensor) {
@@ -45,6 +49,23 @@ std::vector<int64_t> chunk_ends(const int32_t* tokens, int64_t count) {
   }
   if (start < count) ends.push_back(count);
   return ends;
+}
+
+// Rows are visited at random: with pages of 4 KiB almost every one costs a walk of the page table.
+// A wish only, which the system may refuse; it costs nothing where it has been fulfilled before.
+void ask_for_huge_pages(const Tensor& weight) {
+#if defined(__linux__)
+  constexpr uintptr_t kHugePage = 2 << 20;
+  constexpr int kCollapse = 25;  // MADV_COLLAPSE, of Linux 6.1 and later
+  const auto address = reinterpret_cast<uintptr_t>(weight.data_ptr());
+  const int64_t elements = (weight.size(0) - 1) * weight.stride(0) + weight.size(1);
+  const uintptr_t bytes =
+      static_cast<uintptr_t>(elements) * (weight.scalar_type() == ScalarType::BFloat16 ? 2 : 4);
+  const uintptr_t begin = (address + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = (address + bytes) / kHugePage * kHugePage;
+  if (weight.numel() > 0 && begin < end)
+    madvise(reinterpret_cast<void*>(begin), end - begin, kCollapse);
+#endif
 }
 
 struct Free {
@@ -114,6 +135,8 @@ Tensor word_vectors_step_(Tensor input_weight, Tensor output_weight, const Tenso
   options.total = total;
   options.seed = static_cast<uint64_t>(*static_cast<const int64_t*>(seed.data_ptr()));
 
+  ask_for_huge_pages(input_weight);
+  ask_for_huge_pages(output_weight);
   const std::vector<int64_t> ends = chunk_ends(options.tokens, options.token_count);
   const int64_t used = std::clamp<int64_t>(threads, 1, std::max<int64_t>(ends.size(), 1));
   const StepStatistics sums = run_chunks(options, ends, used);

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ptmkernels.backbones.linear import Linear
+
 __all__ = ["InputEmbeddings", "Pooler", "check_ids"]
 
 
@@ -14,7 +16,7 @@ class InputEmbeddings(nn.Module):
     Args:
         vocab_size: V.
         hidden_size: E.
-        max_positions: rows of the position table.
+        max_positions: rows of the position table; 0 = there is none.
         segments: number of segments (token types); 0 = none.
         embedding_size: width of the tables; None = E. Narrower ones are projected (ALBERT, ELECTRA).
         pad_token_id: its row starts at zero and takes no gradient here.
@@ -37,27 +39,28 @@ class InputEmbeddings(nn.Module):
         super().__init__()
         width = hidden_size if embedding_size is None else embedding_size
         self.tokens = nn.Embedding(vocab_size, width, padding_idx=pad_token_id)
-        self.positions = nn.Embedding(max_positions, width)
+        self.positions = nn.Embedding(max_positions, width) if max_positions else None
         self.segments = nn.Embedding(segments, width) if segments else None
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.dropout = nn.Dropout(dropout)
-        self.projection = nn.Linear(width, hidden_size) if width != hidden_size else None
+        self.projection = Linear(width, hidden_size) if width != hidden_size else None
 
     @property
-    def max_positions(self) -> int:
-        return self.positions.num_embeddings
+    def max_positions(self) -> int | None:
+        """The longest text; None = any length."""
+        return None if self.positions is None else self.positions.num_embeddings
 
     def forward(
         self,
         input_ids: Tensor | None,
-        position_ids: Tensor,
+        position_ids: Tensor | None,
         token_type_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """
         Args:
             input_ids: (B, L) token ids, or None where `inputs_embeds` is given.
-            position_ids: (B or 1, L).
+            position_ids: (B or 1, L), or None where there is no position table.
             token_type_ids: (B, L) segments; None = all 0.
             inputs_embeds: (B, L, width) in place of the token embeddings.
 
@@ -70,8 +73,12 @@ class InputEmbeddings(nn.Module):
         if inputs_embeds is None:
             check_ids("input_ids", input_ids, self.tokens.num_embeddings)
             inputs_embeds = self.tokens(input_ids)
-        check_ids("position_ids", position_ids, self.max_positions)
-        hidden = self._add_segments(inputs_embeds, token_type_ids) + self.positions(position_ids)
+        hidden = self._add_segments(inputs_embeds, token_type_ids)
+        if position_ids is not None:
+            if self.positions is None:
+                raise ValueError("position_ids is given; the model has no position table")
+            check_ids("position_ids", position_ids, self.max_positions)
+            hidden = hidden + self.positions(position_ids)
         hidden = self.dropout(self.norm(hidden))
         return hidden if self.projection is None else self.projection(hidden)
 
@@ -107,7 +114,7 @@ class Pooler(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dense = Linear(hidden_size, hidden_size)
 
     def forward(self, first: Tensor) -> Tensor:
         """(B, E) to (B, E)."""

@@ -24,6 +24,7 @@ class Encoded:
         pooled: (B, E), or None where the encoder has no pooler.
         hidden_states: (B, L, E) of each layer, where asked for.
         attentions: (B, H, L, L) of each layer, where asked for.
+        mems: (B, M, E) of each layer, what the next segment is to be given, where the model has memory.
     """
 
     hidden: Tensor
@@ -31,6 +32,7 @@ class Encoded:
     pooled: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = None
 
 
 class Encoder(nn.Module):
@@ -85,10 +87,12 @@ class Encoder(nn.Module):
                 position table.
         """
         tokens = self._check(input_ids, inputs_embeds, attention_mask)
-        if position_ids is None:
+        if position_ids is None and self.embeddings.max_positions is not None:
             position_ids = self.default_positions(tokens, document_ids)
         mask, layout = _mask_and_layout(
-            tokens, attention_mask, document_ids, needed, movable=not output_attentions
+            *(tokens, attention_mask, document_ids, needed),
+            movable=not output_attentions,
+            right_only=self.stack.relative,
         )
         hidden = self.embeddings(
             *(
@@ -137,10 +141,9 @@ class Encoder(nn.Module):
             form = "(B, L)" if dims == 2 else "(B, L, E)"
             raise ValueError(f"{name} has shape {tuple(tokens.shape)}; expected {form}")
         batch, length = tokens.shape[:2]
-        if length > self.embeddings.max_positions:
-            raise ValueError(
-                f"the text has {length} tokens; the model has {self.embeddings.max_positions} positions"
-            )
+        positions = self.embeddings.max_positions
+        if positions is not None and length > positions:
+            raise ValueError(f"the text has {length} tokens; the model has {positions} positions")
         if isinstance(attention_mask, Tensor) and tuple(attention_mask.shape) not in (
             (batch, length),
             (batch, length, length),
@@ -158,8 +161,14 @@ def _mask_and_layout(
     document_ids: Tensor | None,
     needed: Tensor | None,
     movable: bool,
+    right_only: bool,
 ) -> tuple[AttentionMask | None, Padded | Row]:
-    """What each token sees, and how the tokens lie; a mask that hides nothing is None."""
+    """What each token sees, and how the tokens lie; a mask that hides nothing is None.
+
+    Args:
+        movable: padding may be left out.
+        right_only: only where it is on the right, so that distances stay what they are.
+    """
     length = tokens.shape[1]
     visible_values = not torch.compiler.is_compiling()
     documents = None if document_ids is None else AttentionMask.documents(document_ids)
@@ -180,5 +189,14 @@ def _mask_and_layout(
     keep = real if needed is None else real | needed
     if not movable or bool(keep.all()):
         return mask, Padded()
+    if right_only and not _padded_right(keep):
+        return mask, Padded()
     row = Row(keep)
     return row.mask(mask), row
+
+
+def _padded_right(keep: Tensor) -> bool:
+    """Whether the kept tokens of each row come first; column 0 is kept in any case."""
+    keep = keep.clone()
+    keep[:, 0] = True
+    return bool((keep[:, :-1] | ~keep[:, 1:]).all())

@@ -7,6 +7,7 @@ padded, causal and packed input build nothing of size L x S.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +18,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ptmkernels.backbones.cache import KeyValueCache, LayerCache
+from ptmkernels.backbones.linear import Linear
 from ptmkernels.masks import AttentionMask
-from ptmkernels.ops import BucketedBias, attention_weights, masked_attention
+from ptmkernels.ops import (
+    BucketedBias,
+    attention_weights,
+    masked_attention,
+    relative_attention,
+)
 from ptmkernels.ops.attention import draw_seed
 
 __all__ = [
@@ -29,6 +36,7 @@ __all__ = [
     "StackOutput",
     "TransformerLayer",
     "TransformerStack",
+    "run_layer",
 ]
 
 # "gelu" is the erf form (Hendrycks and Gimpel 2016), "gelu_new" the tanh form of Google's and OpenAI's code.
@@ -59,6 +67,8 @@ class LayerConfig:
         bias: linear layers have a bias.
         cross_attention: a second attention, over an encoder's output.
         scale: factor of the attention scores; None = 1 / sqrt(D).
+        max_relative_position: keys and values get fixed sinusoids of their distance, clipped here (NEZHA);
+            None = they do not.
         dropout, attention_dropout, activation_dropout: of a sub-layer's output, of the attention weights,
             inside the feed-forward network.
     """
@@ -75,6 +85,7 @@ class LayerConfig:
     bias: bool = True
     cross_attention: bool = False
     scale: float | None = None
+    max_relative_position: int | None = None
     dropout: float = 0.0
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
@@ -85,6 +96,26 @@ class LayerConfig:
         return kind(self.hidden_size, eps=self.norm_eps)
 
 
+def relative_sinusoids(max_distance: int, width: int, like: Tensor) -> Tensor:
+    """NEZHA's functional relative positions (Wei et al. 2019, section 2.1), fixed.
+
+    Row n, for the distance n - c, holds sin(n / 10000^(2k/D)) in column 2k and cos of the same in 2k + 1.
+
+    Args:
+        max_distance: c, where distances are clipped.
+        width: D.
+        like: gives device and dtype.
+
+    Returns:
+        (1, 1, 2c + 1, D).
+    """
+    rows = torch.arange(2 * max_distance + 1, dtype=torch.float32, device=like.device)
+    columns = torch.arange(width, device=like.device)
+    frequency = torch.exp((columns // 2 * 2).float() * (-math.log(10000.0) / width))
+    angles = rows[:, None] * frequency
+    return torch.where(columns % 2 == 0, angles.sin(), angles.cos()).to(like.dtype)[None, None]
+
+
 class MultiHeadAttention(nn.Module):
     """Self-attention, or cross-attention where a `context` is given, through the fused op."""
 
@@ -92,11 +123,12 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim or config.hidden_size // config.num_heads
         self.scale, self.dropout = config.scale, config.attention_dropout
+        self.max_relative_position = config.max_relative_position
         inner = self.head_dim * config.num_heads
-        self.query = nn.Linear(config.hidden_size, inner, bias=config.bias)
-        self.key = nn.Linear(config.hidden_size, inner, bias=config.bias)
-        self.value = nn.Linear(config.hidden_size, inner, bias=config.bias)
-        self.output = nn.Linear(inner, config.hidden_size, bias=config.bias)
+        self.query = Linear(config.hidden_size, inner, bias=config.bias)
+        self.key = Linear(config.hidden_size, inner, bias=config.bias)
+        self.value = Linear(config.hidden_size, inner, bias=config.bias)
+        self.output = Linear(inner, config.hidden_size, bias=config.bias)
 
     def forward(
         self,
@@ -125,12 +157,19 @@ class MultiHeadAttention(nn.Module):
         dropout_p = self.dropout if self.training else 0.0
         seed = draw_seed(query.device) if dropout_p > 0.0 else None
         shared = {"bias": bias, "scale": self.scale, "dropout_p": dropout_p, "seed": seed}
-        weights = None
-        if need_weights:
-            result, lse = masked_attention(query, key, value, mask, return_lse=True, **shared)
-            weights = attention_weights(query, key, lse, mask, **shared)
-        else:
-            result = masked_attention(query, key, value, mask, **shared)
+        attend, relative_value = masked_attention, {}
+        if self.max_relative_position is not None:
+            table = relative_sinusoids(self.max_relative_position, self.head_dim, query)
+            earlier = key.shape[2] - query.shape[2]
+            shared |= {
+                "relative_key": table,
+                "relative_offset": self.max_relative_position - earlier,
+            }
+            attend, relative_value = relative_attention, {"relative_value": table}
+        result, lse = attend(
+            *(query, key, value), mask=mask, return_lse=True, **shared, **relative_value
+        )
+        weights = attention_weights(query, key, lse, mask, **shared) if need_weights else None
         return self.output(result.transpose(1, 2).flatten(2)), weights
 
     def _heads(self, projected: Tensor) -> Tensor:
@@ -153,9 +192,9 @@ class FeedForward(nn.Module):
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()
         width = config.intermediate_size
-        self.up = nn.Linear(config.hidden_size, width, bias=config.bias)
-        self.gate = nn.Linear(config.hidden_size, width, bias=config.bias) if config.gated else None
-        self.down = nn.Linear(width, config.hidden_size, bias=config.bias)
+        self.up = Linear(config.hidden_size, width, bias=config.bias)
+        self.gate = Linear(config.hidden_size, width, bias=config.bias) if config.gated else None
+        self.down = Linear(width, config.hidden_size, bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]
         self.dropout = nn.Dropout(config.activation_dropout)
 
@@ -278,6 +317,7 @@ class TransformerStack(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(distinct))
         self.order = [depth * distinct // num_layers for depth in range(num_layers)]
         self.final_norm = config.make_norm() if final_norm else None
+        self.relative = config.max_relative_position is not None
         self.gradient_checkpointing = False
 
     def forward(
@@ -295,7 +335,8 @@ class TransformerStack(nn.Module):
         """Arguments as those of :meth:`TransformerLayer.forward`; `cache` holds one entry for each depth."""
         states, attentions, cross_attentions = [hidden], [], []
         for depth, index in enumerate(self.order):
-            hidden, weights, cross_weights = self._run(
+            hidden, weights, cross_weights = run_layer(
+                self,
                 self.layers[index],
                 hidden,
                 mask,
@@ -319,7 +360,9 @@ class TransformerStack(nn.Module):
             tuple(cross_attentions) if crossed else None,
         )
 
-    def _run(self, layer: TransformerLayer, hidden: Tensor, mask, **options):
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(layer, hidden, mask, use_reentrant=False, **options)
-        return layer(hidden, mask, **options)
+
+def run_layer(stack: nn.Module, layer: nn.Module, *arguments, **options):
+    """layer(...), recomputed in the backward pass where `stack.gradient_checkpointing` asks for it."""
+    if stack.gradient_checkpointing and stack.training and torch.is_grad_enabled():
+        return checkpoint(layer, *arguments, use_reentrant=False, **options)
+    return layer(*arguments, **options)

@@ -118,9 +118,11 @@ def _measure(benchmark: Benchmark, options: Options, output: Path) -> bool:
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 160)
-    rows = _run(benchmark, options, console)
-    if not rows:
+    rows, finished = _run(benchmark, options, console)
+    if not rows and finished:
         raise ValueError(f"{benchmark.op} has no case for these options")
+    if not rows:
+        raise typer.Exit(130)
     console.print(report.table(rows))
     for remark in report.remarks(rows):
         console.print(remark, style="dim", markup=False)
@@ -129,10 +131,13 @@ def _measure(benchmark: Benchmark, options: Options, output: Path) -> bool:
     written.append(report.plot(rows, benchmark.peer, output / f"{stem}.png"))
     for path in filter(None, written):
         console.print(f"written: {path}", markup=False, soft_wrap=True)
+    if not finished:
+        raise typer.Exit(130)
     return not any(row.status != "ok" and row.provider.startswith("ptmkernels") for row in rows)
 
 
-def _run(benchmark: Benchmark, options: Options, console) -> list[Row]:
+def _run(benchmark: Benchmark, options: Options, console) -> tuple[list[Row], bool]:
+    """The rows, and whether all of them were measured; Ctrl-C leaves those that were."""
     from rich.progress import Progress
 
     from ptmkernels.benchmarks import harness
@@ -144,7 +149,11 @@ def _run(benchmark: Benchmark, options: Options, console) -> list[Row]:
         def show(text: str) -> None:
             progress.update(task, description=text)
 
-        for group in harness.run(benchmark, options, on_start=show):
-            rows += group
-            progress.advance(task)
-    return rows
+        try:
+            for group in harness.run(benchmark, options, on_start=show):
+                rows += group
+                progress.advance(task)
+        except KeyboardInterrupt:
+            console.print(f"interrupted after {len(rows)} rows, which follow")
+            return rows, False
+    return rows, True

@@ -9,14 +9,16 @@ import typer
 from ptmkernels.cli import app
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from collections.abc import Sequence
+
+    from rich.console import Console
 
     from ptmkernels.inference import Prediction
 
 
 @app.command()
 def fill_mask(
-    folder: Annotated[str, typer.Argument(help="A folder of a model.")],
+    folder: Annotated[str, typer.Argument(help="A folder of a model, or a name on the hub.")],
     texts: Annotated[list[str], typer.Argument(help="Texts with [MASK] in them.")],
     top: Annotated[int, typer.Option(help="Predictions for each [MASK].")] = 5,
 ) -> None:
@@ -25,19 +27,23 @@ def fill_mask(
 
     from ptmkernels.inference import MaskFiller
 
-    console = Console()
     filler = MaskFiller.load(folder)
     for text in texts:
-        for number, predictions in enumerate(filler(text, top), start=1):
-            console.print(table(text, number, predictions))
+        show_predictions(Console(), text, filler(text, top))
 
 
-def table(text: str, number: int, predictions: list[Prediction]) -> Table:
-    """The predictions for the `number`-th [MASK] of a text."""
-    from rich.markup import escape
+def show_predictions(
+    console: Console, text: str, predictions: Sequence[Sequence[Prediction]]
+) -> None:
+    """The text, and a table with two columns for each of its [MASK]: tokens and probabilities."""
     from rich.table import Table
+    from rich.text import Text
 
-    result = Table("word piece", "probability", title=f"{escape(text)}  (mask {number})")
-    for prediction in predictions:
-        result.add_row(escape(prediction.token), f"{prediction.probability:.1%}")
-    return result
+    table = Table()
+    for number in range(1, len(predictions) + 1):
+        table.add_column(Text(f"[MASK] {number}" if len(predictions) > 1 else "[MASK]"))
+        table.add_column("p", justify="right")
+    for row in zip(*predictions, strict=True):
+        cells = [(Text(p.token), f"{p.probability:.3f}") for p in row]
+        table.add_row(*(cell for pair in cells for cell in pair))
+    console.print(Text(text), table)

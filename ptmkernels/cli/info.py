@@ -12,7 +12,13 @@ from ptmkernels.cli import app
 
 # Op -> the backends that it has.
 OP_BACKENDS = {
-    "masked_attention": ("cpu", "cuda", "triton", "reference"),
+    "masked_attention": ("cpu", "triton", "cuda", "reference"),
+    "relative_attention": ("cpu", "triton", "cuda", "reference"),
+    "two_stream_attention": ("cpu", "triton", "cuda", "reference"),
+    "negative_sampling_loss": ("cpu", "reference"),
+    "hierarchical_softmax_loss": ("cpu", "reference"),
+    "skipgram_step_": ("cpu", "reference"),
+    "cbow_step_": ("cpu", "reference"),
     "template_op": ("cpu", "cuda", "reference"),
 }
 CPU_FEATURES = (
@@ -59,6 +65,7 @@ def collect() -> dict:
             "cores": _environment.usable_cores(),
             "threads": torch.get_num_threads(),
             "features": _cpu_features(),
+            "kernels": cpu_kernels(),
         },
         "cuda": {
             "torch_built_with": torch.version.cuda,
@@ -88,6 +95,18 @@ def _cpu_features() -> list[str]:
     lines = (line for line in text.splitlines() if line.lower().startswith(("flags", "features")))
     present = set(next(lines, "").partition(":")[2].split())
     return [name for name in CPU_FEATURES if name in present]
+
+
+def cpu_kernels() -> str | None:
+    """The instruction set that the CPU kernels use, or None where they are not there.
+
+    PTMKERNELS_CPU_ARCH forces one.
+    """
+    import torch
+
+    from ptmkernels._library import cpu_library_error
+
+    return torch.ops.ptmkernels.cpu_arch() if cpu_library_error() is None else None
 
 
 def cuda_driver() -> str | None:
@@ -153,7 +172,8 @@ def _show(found: dict) -> None:
     console.print(
         f"CPU:      {cpu['name']}, {cpu['cores']} cores, {cpu['threads']} threads", **plain
     )
-    console.print(f"          {' '.join(cpu['features'])}", **plain)
+    features = " ".join(cpu["features"]) or "features unknown"
+    console.print(f"          {features}; kernels for {cpu['kernels'] or 'none'}", **plain)
     console.print(f"CUDA:     {_cuda_line(cuda)}", **plain)
     for device in cuda["devices"]:
         console.print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,8 @@ _OUTSIDE = (
     "held_out_text",
 )
 
+_OBJECTIVES = {"transformer-xl": "lm", "xlnet": "plm"}  # of a model, where it is not BERT's
+
 
 def _option(text: str, panel: str, *names: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel)
@@ -34,7 +37,10 @@ def _option(text: str, panel: str, *names: str) -> Any:
 @app.command()
 def pretrain(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="bert; `ptmkernels zoo` lists the models.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="bert, transformer-xl, xlnet; `ptmkernels zoo` lists the models."),
+    ],
     output: Annotated[Path, _option("Folder of the run.", _RUN)],
     resume: Annotated[bool, _option("Go on from the newest checkpoint.", _RUN, "--resume")] = False,
     save_every: Annotated[int, _option("Steps between checkpoints; 0: at the end.", _RUN)] = 1000,
@@ -71,8 +77,9 @@ def pretrain(
     ] = True,
     max_length: Annotated[int, _option("Tokens in an example.", _DATA)] = 128,
     objective: Annotated[
-        str, _option("mlm+nsp (BERT), or mlm on full sentences.", _DATA)
-    ] = "mlm+nsp",
+        str | None,
+        _option("mlm+nsp, mlm (on full sentences), lm, plm. [as the model's paper]", _DATA),
+    ] = None,
     static: Annotated[
         bool, _option("Mask once, as BERT did, or anew.", _DATA, "--static/--dynamic")
     ] = False,
@@ -119,6 +126,7 @@ def pretrain(
 
 def run(config: PretrainingConfig, output: Path, *, resume: bool = False) -> TrainingResult:
     """Prepare and train; says where the model lies, or how to go on."""
+    from ptmkernels.registry import model_card
     from ptmkernels.training import prepare_pretraining
 
     trainer = prepare_pretraining(config, output, resume=resume)
@@ -129,12 +137,11 @@ def run(config: PretrainingConfig, output: Path, *, resume: bool = False) -> Tra
     if main_process and result.interrupted:
         typer.echo(
             f"Stopped after step {result.step} of {config.training.steps}; {result.checkpoint} is whole. "
-            f"Go on with: ptmkernels pretrain {config.model.partition('-')[0]} --output {output} --resume"
+            f"Go on with: ptmkernels pretrain {model_card(config.model).name} --output {output} --resume"
         )
     elif main_process:
-        typer.echo(
-            f"The model lies in {output}; try: ptmkernels fill-mask {output} 'A [MASK] text'"
-        )
+        hint = f"; try: ptmkernels fill-mask {output} 'A [MASK] text'"
+        typer.echo(f"The model lies in {output}{hint if config.objective[:3] == 'mlm' else ''}")
     return result
 
 
@@ -150,22 +157,26 @@ def _set_threads(threads: int) -> None:
 def _config(given: dict[str, Any]) -> PretrainingConfig:
     """The settings that the options say."""
     from ptmkernels.registry import resolve
-    from ptmkernels.training import PretrainingConfig
+    from ptmkernels.training import PretrainingConfig, TrainingConfig
 
     given = dict(given)
     if given["warmup"] is None:
         given["warmup"] = given["steps"] // 10
-    config = PretrainingConfig(
+    settings = _settings(given)
+    loop = {f.name for f in fields(TrainingConfig)}
+    return PretrainingConfig(
         model=resolve(given["model"], given["preset"]),
         overrides=parse_overrides(given["overrides"]),
+        training=TrainingConfig(**{n: v for n, v in settings.items() if n in loop}),
+        **{n: v for n, v in settings.items() if n not in loop},
     )
-    return config.changed(**_settings(given))
 
 
 def _settings(given: dict[str, Any]) -> dict[str, Any]:
     """Options as settings of the run."""
     settings = {name: value for name, value in given.items() if name not in _OUTSIDE}
     settings["corpus"] = given["corpus"] or ["python-topics"]
+    settings["objective"] = given["objective"] or _OBJECTIVES.get(given["model"], "mlm+nsp")
     settings["duplicates"] = given["duplicates"] if given["static"] else None
     if given["held_out_text"] is not None:
         settings["held_out"] = given["held_out_text"]

@@ -44,15 +44,16 @@ def _family_table(family: str, cards: list[Card], names: set[str]) -> Table:
     from rich.table import Table
 
     table = Table(title=family, title_justify="left")
-    for column in ("model", "paper", "encoder", "objective"):
+    table.add_column("model", no_wrap=True)
+    for column in ("paper", "encoder", "objective"):
         table.add_column(column, overflow="fold")
     table.add_column("presets", justify="right")
     table.add_column("weights", justify="right", no_wrap=True)
     for card in cards:
         presets = [name for name in card.preset_names() if name in names]
-        sizes = [card.num_parameters(name) for name in presets]
+        sizes = [n for name in presets if (n := card.num_parameters(name)) is not None]
         paper = f"{card.authors} {card.year}, {card.link}"
-        span = " to ".join(dict.fromkeys(map(_millions, (min(sizes), max(sizes)))))
+        span = " to ".join(dict.fromkeys(map(_millions, sorted(sizes)[:: len(sizes) - 1 or 1])))
         table.add_row(card.name, paper, card.encoder, card.objective, str(len(presets)), span)
     return table
 
@@ -63,16 +64,18 @@ def _show_model(console: Console, card: Card) -> None:
     console.print(f"[bold]{card.title}[/] ({card.authors} {card.year}, {card.link})")
     console.print(card.paper)
     console.print(f"family: {card.family}; encoder: {card.encoder}; objective: {card.objective}")
-    console.print(f"heads: {', '.join(card.architecture.heads)}")
+    if card.heads:
+        console.print(f"heads: {', '.join(card.heads)}")
     table = Table()
     table.add_column("preset", no_wrap=True)
     table.add_column("weights", justify="right", no_wrap=True)
     table.add_column("differs from the defaults in")
-    defaults = card.architecture.config()
+    defaults = card.architecture.config() if card.architecture else None
     for name in card.preset_names():
-        values = card.presets[name.removeprefix(f"{card.name}-")].items()
-        said = [f"{field} {value}" for field, value in values if value != getattr(defaults, field)]
-        table.add_row(name, _millions(card.num_parameters(name)), ", ".join(said))
+        values = card.values(name).items()
+        said = [f"{field} {v}" for field, v in values if v != getattr(defaults, field, None)]
+        size = card.num_parameters(name)
+        table.add_row(name, "" if size is None else _millions(size), ", ".join(said))
     console.print(table)
 
 

@@ -14,7 +14,9 @@ from ptmkernels.data.masking import (
     whole_word_units,
 )
 from ptmkernels.data.packing import FullSentences
+from ptmkernels.data.permutation import Permutation
 from ptmkernels.data.python_topics import python_topics
+from ptmkernels.data.segments import CausalSegments, PermutedSegments
 from ptmkernels.data.sentence_pairs import SentencePairs, truncate_pairs
 from ptmkernels.data.sentences import split_sentences
 from ptmkernels.data.tokenizer import WordPieceTokenizer
@@ -22,6 +24,7 @@ from ptmkernels.data.tokenizer import WordPieceTokenizer
 __all__ = [
     "DEFAULT_CORPUS",
     "IGNORED",
+    "CausalSegments",
     "Corpus",
     "Cursor",
     "EncodedCorpus",
@@ -30,6 +33,8 @@ __all__ = [
     "FullSentences",
     "MaskedDataset",
     "Masking",
+    "Permutation",
+    "PermutedSegments",
     "SentencePairs",
     "WordPieceTokenizer",
     "budget",

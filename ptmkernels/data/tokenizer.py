@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ptmkernels.data.wordpiece import CONTINUATION, learn_pieces
-from ptmkernels.files import atomic_files
+from ptmkernels.files import atomic_files, settle
 
 __all__ = ["WordPieceTokenizer"]
 
@@ -91,6 +91,7 @@ class WordPieceTokenizer:
             ValueError: a file is damaged; names it.
         """
         folder = Path(folder)
+        settle(folder)
         settings = _read_config(folder / CONFIG)
         lowercase = bool(settings.get("do_lower_case", True))
         length = settings.get("model_max_length")

@@ -6,10 +6,11 @@ from pkgutil import walk_packages
 for _module in walk_packages(__path__, prefix=f"{__name__}."):
     import_module(_module.name)
 
-_SHALLOW = ("FastText", "GloVe", "Word2Vec")
+_shallow = import_module(f"{__name__}.shallow")
 
 
 def __getattr__(name: str):
-    if name in _SHALLOW:
-        return getattr(import_module(f"{__name__}.shallow"), name)
+    """The shallow models, which are classes of their own: `ptmkernels.models.Word2Vec`."""
+    if name in _shallow.__all__:
+        return getattr(_shallow, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ptmkernels.backbones.transformer import TransformerStack
 from ptmkernels.config import Config, nearest
 
 __all__ = ["Architecture", "Head", "Model", "init_truncated_normal"]
@@ -63,7 +63,9 @@ class Architecture:
         heads: the tasks by name; "backbone" is the bare one.
         prefix: what published names of the backbone's weights begin with where a head is there too.
         renames: (ours, published) parts of weight names, replaced one after another.
-        redundant: published names that may stand in a file and mean nothing: tied copies, buffers.
+        redundant: patterns of published names that may stand in a file and mean nothing where no weight has
+            that name: tied copies, buffers.
+        constants: fixed tensors that a published file holds beside the weights, by their published names.
         initialise: fills one module's own parameters.
     """
 
@@ -73,6 +75,7 @@ class Architecture:
     prefix: str
     renames: tuple[tuple[str, str], ...]
     redundant: tuple[str, ...] = ()
+    constants: Callable[[Config], Mapping[str, Tensor]] = lambda config: {}
     initialise: Callable[[nn.Module, Config], None] = field(default=init_truncated_normal)
 
     @property
@@ -100,6 +103,18 @@ class Architecture:
         model = self.head(head).model(config, self)
         model.architecture, model.head = self, head
         return model
+
+    def is_redundant(self, published: str) -> bool:
+        """Whether a tensor of that name means nothing, unless a weight is called so."""
+        return any(fnmatchcase(published, pattern) for pattern in self.redundant)
+
+    def weight_names(self, head: str, config: Config) -> set[str]:
+        """The published names of the weights with that head, backbone prefix included."""
+        config = config.replace(
+            num_labels=2
+        )  # any head can be built with two, and names are the same
+        with torch.device("meta"):
+            return set(map(self.published_name, self.build(head, config).state_dict()))
 
     def published_name(self, name: str) -> str:
         """The published name of our parameter `name`, backbone prefix included."""
@@ -151,14 +166,17 @@ class Model(nn.Module):
         return names
 
     def published_weights(self) -> dict[str, Tensor]:
-        """The weights under their published names; not copied."""
+        """The weights under their published names, not copied, and the constants that go with them."""
         state = self.state_dict()
-        return {published: state[name] for name, published in self.published_names().items()}
+        weights = {published: state[name] for name, published in self.published_names().items()}
+        prefix = self.architecture.prefix if self.head == "backbone" else ""
+        constants = self.architecture.constants(self.config)
+        return weights | {name.removeprefix(prefix): value for name, value in constants.items()}
 
     def gradient_checkpointing_enable(self, enabled: bool = True) -> None:
         """Keep only each layer's input in training, and compute the rest again in the backward pass."""
         for module in self.modules():
-            if isinstance(module, TransformerStack):
+            if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = enabled
 
     def gradient_checkpointing_disable(self) -> None:

@@ -28,10 +28,12 @@ class Output:
     Args:
         hidden_states: the embeddings and each layer's output (B, L, E), where asked for.
         attentions: each layer's weights (B, H, L, L), where asked for.
+        mems: each layer's memory (B, M, E) for the next segment, where the model has any.
     """
 
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = None
 
 
 @output
@@ -60,9 +62,37 @@ class LogitsOutput(Output):
 
 
 @output
+class CausalLMOutput(Output):
+    """`logits` (B, L, V), or where labels are given `losses` (B, L - 1 or L) and `loss`, their mean."""
+
+    logits: Tensor | None = None
+    losses: Tensor | None = None
+    loss: Tensor | None = None
+
+
+@output
 class QuestionAnsweringOutput(Output):
     """`start_logits` and `end_logits` (B, L), `loss` the mean of both."""
 
     start_logits: Tensor
     end_logits: Tensor
     loss: Tensor | None = None
+
+
+@output
+class AnswerSpanOutput(Output):
+    """The K best first tokens, the K' best last tokens for each, and whether there is no answer.
+
+    Args:
+        loss: where positions were given; the others where they were not.
+        start_top_log_probs, start_top_index: (B, K) probabilities (the published name says log) and columns.
+        end_top_log_probs, end_top_index: (B, K' * K), the last tokens by first token within rank.
+        cls_logits: (B,), above 0 = no answer.
+    """
+
+    loss: Tensor | None = None
+    start_top_log_probs: Tensor | None = None
+    start_top_index: Tensor | None = None
+    end_top_log_probs: Tensor | None = None
+    end_top_index: Tensor | None = None
+    cls_logits: Tensor | None = None

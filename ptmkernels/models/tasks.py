@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptmkernels.backbones.encoder import Encoded
+from ptmkernels.backbones.linear import Linear, linear
 from ptmkernels.backbones.transformer import ACTIVATIONS
 from ptmkernels.config import Config
 from ptmkernels.models.base import Architecture, Model
@@ -33,19 +34,19 @@ class LanguageModelHead(nn.Module):
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, width)
+        self.dense = Linear(config.hidden_size, width)
         self.activation = ACTIVATIONS[config.hidden_act]
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.decoder = None
         if not config.tie_word_embeddings:
-            self.decoder = nn.Linear(width, config.vocab_size, bias=False)
+            self.decoder = Linear(width, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         """(..., E) and the token embedding (V, width) to logits (..., V)."""
         hidden = self.norm(self.activation(self.dense(hidden)))
         weight = embedding if self.decoder is None else self.decoder.weight
-        return F.linear(hidden, weight, self.bias)
+        return linear(hidden, weight, self.bias)
 
 
 class EncoderModel(Model):
@@ -59,7 +60,7 @@ class EncoderModel(Model):
         return EncoderOutput(
             last_hidden_state=encoded.layout.scatter(encoded.hidden),
             pooler_output=encoded.pooled,
-            **_kept(encoded),
+            **kept(encoded),
         )
 
 
@@ -95,7 +96,7 @@ class MaskedLM(Model):
             input_ids, attention_mask, token_type_ids, needed=_labelled(labels), **inputs
         )
         logits, loss = self._predict(encoded, labels, labelled_only)
-        return LogitsOutput(logits=logits, loss=loss, **_kept(encoded))
+        return LogitsOutput(logits=logits, loss=loss, **kept(encoded))
 
     def _predict(
         self, encoded: Encoded, labels: Tensor | None, labelled_only: bool
@@ -111,7 +112,7 @@ class MaskedLM(Model):
             logits = self.lm_head(encoded.hidden[chosen], embedding)
             return logits, F.cross_entropy(logits, labels[chosen])
         logits = self.lm_head(encoded.hidden, embedding)
-        return encoded.layout.scatter(logits), _cross_entropy(logits, labels)
+        return encoded.layout.scatter(logits), cross_entropy(logits, labels)
 
 
 class PreTraining(MaskedLM):
@@ -121,7 +122,7 @@ class PreTraining(MaskedLM):
 
     def __init__(self, config: Config, architecture: Architecture) -> None:
         super().__init__(config, architecture)
-        self.next_sentence = nn.Linear(config.hidden_size, 2)
+        self.next_sentence = Linear(config.hidden_size, 2)
 
     def forward(
         self,
@@ -149,14 +150,14 @@ class PreTraining(MaskedLM):
         logits, loss = self._predict(encoded, labels, labelled_only)
         relation = self.next_sentence(encoded.pooled)
         if loss is not None and next_sentence_label is not None:
-            loss = loss + _cross_entropy(relation, next_sentence_label)
+            loss = loss + cross_entropy(relation, next_sentence_label)
         else:
             loss = None
         return PreTrainingOutput(
             loss=loss,
             prediction_logits=logits,
             seq_relationship_logits=relation,
-            **_kept(encoded),
+            **kept(encoded),
         )
 
 
@@ -165,7 +166,7 @@ class NextSentence(Model):
 
     def __init__(self, config: Config, architecture: Architecture) -> None:
         super().__init__(config, architecture)
-        self.next_sentence = nn.Linear(config.hidden_size, 2)
+        self.next_sentence = Linear(config.hidden_size, 2)
 
     def forward(
         self,
@@ -179,7 +180,7 @@ class NextSentence(Model):
         """`labels` (B,), 0 = it follows. Returns `logits` (B, 2) and `loss`."""
         encoded = self.backbone(input_ids, attention_mask, token_type_ids, **inputs)
         logits = self.next_sentence(encoded.pooled)
-        return LogitsOutput(logits=logits, loss=_cross_entropy(logits, labels), **_kept(encoded))
+        return LogitsOutput(logits=logits, loss=cross_entropy(logits, labels), **kept(encoded))
 
 
 class SequenceClassification(Model):
@@ -188,7 +189,7 @@ class SequenceClassification(Model):
     def __init__(self, config: Config, architecture: Architecture) -> None:
         super().__init__(config, architecture)
         self.dropout = nn.Dropout(_classifier_dropout(config))
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = Linear(config.hidden_size, config.num_labels)
 
     def forward(
         self,
@@ -209,7 +210,7 @@ class SequenceClassification(Model):
         """
         encoded = self.backbone(input_ids, attention_mask, token_type_ids, **inputs)
         logits = self.classifier(self.dropout(encoded.pooled))
-        return LogitsOutput(logits=logits, loss=self._loss(logits, labels), **_kept(encoded))
+        return LogitsOutput(logits=logits, loss=self._loss(logits, labels), **kept(encoded))
 
     def _loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
         if labels is None:
@@ -219,7 +220,7 @@ class SequenceClassification(Model):
             return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
         if problem == "multi_label_classification":
             return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        return _cross_entropy(logits, labels)
+        return cross_entropy(logits, labels)
 
 
 class MultipleChoice(Model):
@@ -228,7 +229,7 @@ class MultipleChoice(Model):
     def __init__(self, config: Config, architecture: Architecture) -> None:
         super().__init__(config, architecture)
         self.dropout = nn.Dropout(_classifier_dropout(config))
-        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.classifier = Linear(config.hidden_size, 1)
 
     def forward(
         self,
@@ -250,7 +251,7 @@ class MultipleChoice(Model):
         }
         encoded = self.backbone(*ids, inputs_embeds=embeds, **inputs)
         logits = self.classifier(self.dropout(encoded.pooled)).view(-1, choices)
-        return LogitsOutput(logits=logits, loss=_cross_entropy(logits, labels), **_kept(encoded))
+        return LogitsOutput(logits=logits, loss=cross_entropy(logits, labels), **kept(encoded))
 
 
 class TokenClassification(Model):
@@ -261,7 +262,7 @@ class TokenClassification(Model):
     def __init__(self, config: Config, architecture: Architecture) -> None:
         super().__init__(config, architecture)
         self.dropout = nn.Dropout(_classifier_dropout(config))
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.tagger = Linear(config.hidden_size, config.num_labels)
 
     def forward(
         self,
@@ -276,10 +277,10 @@ class TokenClassification(Model):
         encoded = self.backbone(
             input_ids, attention_mask, token_type_ids, needed=_labelled(labels), **inputs
         )
-        logits = self.classifier(self.dropout(encoded.hidden))
+        logits = self.tagger(self.dropout(encoded.hidden))
         labels = None if labels is None else encoded.layout.gather(labels)
-        loss = _cross_entropy(logits, labels)
-        return LogitsOutput(logits=encoded.layout.scatter(logits), loss=loss, **_kept(encoded))
+        loss = cross_entropy(logits, labels)
+        return LogitsOutput(logits=encoded.layout.scatter(logits), loss=loss, **kept(encoded))
 
 
 class QuestionAnswering(Model):
@@ -293,7 +294,7 @@ class QuestionAnswering(Model):
                 f"num_labels is {config.num_labels}; question answering has 2, the first and last token"
             )
         super().__init__(config, architecture)
-        self.span = nn.Linear(config.hidden_size, 2)
+        self.span = Linear(config.hidden_size, 2)
 
     def forward(
         self,
@@ -322,19 +323,20 @@ class QuestionAnswering(Model):
         if start_positions is not None and end_positions is not None:
             loss = (_place_loss(start, start_positions) + _place_loss(end, end_positions)) / 2
         return QuestionAnsweringOutput(
-            loss=loss, start_logits=start, end_logits=end, **_kept(encoded)
+            loss=loss, start_logits=start, end_logits=end, **kept(encoded)
         )
 
 
-def _kept(encoded: Encoded) -> dict[str, Any]:
-    return {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
+def kept(encoded: Encoded) -> dict[str, Any]:
+    """What an output holds beside its own."""
+    return {name: getattr(encoded, name) for name in ("hidden_states", "attentions", "mems")}
 
 
 def _labelled(labels: Tensor | None) -> Tensor | None:
     return None if labels is None else labels != IGNORED
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor | None:
+def cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor | None:
     """Mean over the labels that are not -100."""
     if labels is None:
         return None

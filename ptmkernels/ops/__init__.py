@@ -1,6 +1,13 @@
 """Functions on tensors with autograd, fake tensors and torch.compile."""
 
-from ptmkernels.ops.attention import BucketedBias, attention_weights, masked_attention, t5_buckets
+from ptmkernels.ops.attention import (
+    BucketedBias,
+    attention_weights,
+    masked_attention,
+    relative_attention,
+    t5_buckets,
+    two_stream_attention,
+)
 from ptmkernels.ops.hierarchical_softmax import (
     HuffmanTree,
     hierarchical_softmax_log_prob,
@@ -21,7 +28,9 @@ __all__ = [
     "hierarchical_softmax_loss",
     "masked_attention",
     "negative_sampling_loss",
+    "relative_attention",
     "skipgram_step_",
     "t5_buckets",
     "template_op",
+    "two_stream_attention",
 ]

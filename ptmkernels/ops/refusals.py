@@ -66,11 +66,20 @@ REFUSALS = (
         "torch.func transforms and forward-mode AD are served by reference only",
         lambda tensor: transforms_active(),
     ),
+    *(
+        Refusal(
+            op,
+            KERNELS,
+            "float64 is served by reference only",
+            lambda query: query.dtype == torch.float64,
+        )
+        for op in ("masked_attention", "relative_attention")
+    ),
     Refusal(
-        "masked_attention",
-        KERNELS,
-        "float64 is served by reference only",
-        lambda query: query.dtype == torch.float64,
+        "relative_attention",
+        ("cuda", "triton"),
+        "the relative and segment terms have no kernel in this backend yet",
+        lambda query: True,
     ),
 )
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ptmkernels._library import cpu_library_error, cuda_library_error
 from ptmkernels._selector import select
+from ptmkernels.ops.refusals import refusals
 
 __all__ = ["template_op"]
 
@@ -43,10 +44,7 @@ def template_op(x: Tensor, y: Tensor, alpha: float, *, backend: str | None = Non
         raise ValueError(
             f"y has shape {tuple(y.shape)} on {y.device}; expected {tuple(x.shape)} on {x.device}"
         )
-    on = {
-        kind: None if x.device.type == kind else f"x is on {x.device}" for kind in ("cpu", "cuda")
-    }
-    refusals = {"cuda": on["cuda"], "cpu": on["cpu"], "reference": None}
-    if select("template_op", refusals, backend) == "reference":
+    reasons = refusals("template_op", ("cuda", "cpu", "reference"), x)
+    if select("template_op", reasons, backend) == "reference":
         return alpha * x + y
     return torch.ops.ptmkernels.template_op(x.contiguous(), y.contiguous(), alpha)

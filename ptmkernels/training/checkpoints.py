@@ -89,7 +89,7 @@ def write_checkpoint(
         state: where the run stands.
         model: has `save_pretrained`.
         optimizer: of the model's parameters.
-        random_states: of the generators, uint8 by name.
+        random_states: of the generators, uint8 by name, and what else a process carries from step to step.
         keep: how many checkpoints stay.
         extra: small files beside the model, text by name (the tokenizer's).
 

@@ -48,9 +48,8 @@ def start_local(model: Model, token_counts: np.ndarray) -> None:
         )
     angles = torch.logspace(math.log10(FASTEST), math.log10(SLOWEST), width // 2)
     _place_positions(embeddings, angles, model.config.initializer_range)
-    for layer in layers:
-        _pass_through(layer.attention)
     _look_at_neighbours(layers[0].attention, angles)
+    _pass_through(layers[0].attention)
     _start_at_frequencies(model.lm_head.bias, token_counts)
 
 

@@ -13,19 +13,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 
 from ptmkernels.checkpoint import read_json
 from ptmkernels.data.corpus import DEFAULT_CORPUS, Corpus, choose_held_out
 from ptmkernels.data.dataset import MaskedDataset
-from ptmkernels.data.encoding import encode_corpus
+from ptmkernels.data.encoding import EncodedCorpus, encode_corpus
 from ptmkernels.data.masking import Masking
 from ptmkernels.data.packing import FullSentences
+from ptmkernels.data.permutation import Permutation
+from ptmkernels.data.segments import CausalSegments, PermutedSegments, SegmentDataset
 from ptmkernels.data.sentence_pairs import SentencePairs
 from ptmkernels.data.tokenizer import WordPieceTokenizer
 from ptmkernels.files import atomic_files
 from ptmkernels.models.base import Model
-from ptmkernels.objectives import BertPretraining, MaskedLanguageModelling
-from ptmkernels.registry import create_model
+from ptmkernels.objectives import (
+    BertPretraining,
+    CausalLanguageModelling,
+    MaskedLanguageModelling,
+    PermutationLanguageModelling,
+)
+from ptmkernels.registry import create_model, model_card
 from ptmkernels.training.checkpoints import latest_checkpoint
 from ptmkernels.training.config import TrainingConfig
 from ptmkernels.training.local_start import start_local
@@ -35,7 +43,12 @@ __all__ = ["OBJECTIVES", "PretrainingConfig", "prepare_pretraining"]
 
 SETTINGS = "pretraining.json"  # in the folder of a run
 
-OBJECTIVES = {"mlm+nsp": BertPretraining, "mlm": MaskedLanguageModelling}
+OBJECTIVES = {
+    "mlm+nsp": BertPretraining,
+    "mlm": MaskedLanguageModelling,
+    "lm": CausalLanguageModelling,
+    "plm": PermutationLanguageModelling,
+}
 
 STARTS = ("paper", "local")
 
@@ -59,11 +72,12 @@ class PretrainingConfig:
         tokenizer: a folder to read it from; None = learn one from the training documents.
         vocab_size: pieces to learn.
         lowercase: drop case and accents when learning.
-        objective: "mlm+nsp" (BERT) or "mlm" on full sentences (RoBERTa).
-        max_length: tokens in an example.
+        objective: "mlm+nsp" (BERT), "mlm" on full sentences (RoBERTa), "lm" with memory (Transformer-XL),
+            "plm" (XLNet).
+        max_length: tokens in an example, or in a segment.
         duplicates: None = dynamic masking; a number = static, as many replicas.
         mask_probability: share of the tokens to predict.
-        max_predictions: in an example at most.
+        max_predictions: in an example at most; of "plm": exactly, None = a sixth.
         whole_words: hide whole words.
         short_probability: share of the documents cut to shorter pairs.
         start: the weights that a run starts from: "paper", or "local" (:func:`start_local`).
@@ -97,6 +111,12 @@ class PretrainingConfig:
             )
         if self.start not in STARTS:
             raise ValueError(f"start is {self.start!r}; expected one of {', '.join(STARTS)}")
+        if self.start == "local" and not self.objective.startswith("mlm"):
+            raise ValueError(f"start is 'local', which objective {self.objective!r} does not have")
+        if self.objective == "plm" and (self.max_length % 2 or self.max_length < 10):
+            raise ValueError(
+                f"max_length is {self.max_length}; objective 'plm' needs an even number >= 10"
+            )
 
     @classmethod
     def read(cls, run: Path) -> PretrainingConfig:
@@ -119,9 +139,9 @@ class PretrainingConfig:
             at(SETTINGS).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     def flat(self) -> dict[str, Any]:
-        """Every setting by name, those of the loop included."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return values | asdict(values.pop("training"))
+        """All settings by name, those of the loop among them."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return own | asdict(own.pop("training"))
 
     def changed(self, **settings: Any) -> PretrainingConfig:
         """A copy with other settings, those of the loop included."""
@@ -194,14 +214,15 @@ def _split(config: PretrainingConfig) -> tuple[Documents, Documents | None]:
 
 
 def _build_model(config: PretrainingConfig, head: str, tokenizer: WordPieceTokenizer) -> Model:
-    overrides = {"vocab_size": tokenizer.vocab_size, **config.overrides}
+    overrides = {"vocab_size": tokenizer.vocab_size, **_for_memory(config, tokenizer)}
+    overrides |= config.overrides
     torch.manual_seed(config.training.seed)
     model = create_model(config.model, head=head, **overrides)
     for name, least in (
         ("max_position_embeddings", config.max_length),
         ("vocab_size", tokenizer.vocab_size),
     ):
-        if getattr(model.config, name) < least:
+        if getattr(model.config, name, least) < least:
             raise ValueError(
                 f"{name} is {getattr(model.config, name)}; expected at least {least}, "
                 f"{'the length of an example' if least == config.max_length else 'the vocabulary'}"
@@ -215,8 +236,10 @@ def _dataset(
     tokenizer: WordPieceTokenizer,
     *,
     evaluation: bool = False,
-) -> MaskedDataset:
+) -> MaskedDataset | SegmentDataset:
     corpus = encode_corpus(documents(), tokenizer)
+    if config.objective in ("lm", "plm"):
+        return _segments(config, corpus, tokenizer)
     masking = Masking.of(
         tokenizer,
         whole_words=config.whole_words,
@@ -233,3 +256,31 @@ def _dataset(
         duplicates = math.ceil(min(EVALUATION_TOKENS / corpus.num_tokens, MAX_EVALUATION_REPLICAS))
     seed = config.training.seed
     return MaskedDataset(source, masking, pad_id=tokenizer.pad_id, seed=seed, duplicates=duplicates)
+
+
+def _for_memory(config: PretrainingConfig, tokenizer: WordPieceTokenizer) -> dict[str, Any]:
+    """What the configuration of a model with memory takes from the run, unless it is overridden."""
+    if config.objective == "lm":
+        cutoffs = model_card(config.model).config(config.model).cutoffs
+        return {"cutoffs": [cutoff for cutoff in cutoffs if cutoff < tokenizer.vocab_size]}
+    if config.objective == "plm":  # the published shares: 256 and 384 of 512
+        reuse = config.max_length // 2
+        return {"reuse_len": reuse, "mem_len": 3 * reuse // 2, "bi_data": True}
+    return {}
+
+
+def _segments(
+    config: PretrainingConfig, corpus: EncodedCorpus, tokenizer: WordPieceTokenizer
+) -> SegmentDataset:
+    length = config.max_length
+    options = {
+        "batch_size": config.training.batch_size,
+        "num_processes": PartialState().num_processes,
+        "length": length,
+        "seed": config.training.seed,
+    }
+    if config.objective == "lm":
+        return CausalSegments(corpus, tokenizer, stride=length, **options)
+    reuse = length // 2
+    permutation = Permutation(config.max_predictions or round(length / 6), reuse, reuse)
+    return PermutedSegments(corpus, tokenizer, stride=reuse, permutation=permutation, **options)

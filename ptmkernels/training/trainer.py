@@ -13,11 +13,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from ptmkernels.data.dataset import MaskedDataset, load_batches
+from ptmkernels.data.segments import SegmentDataset
 from ptmkernels.models.base import Model
 from ptmkernels.objectives.base import Mean, Objective
+from ptmkernels.objectives.recurrent import Recurrent
 from ptmkernels.training import checkpoints
 from ptmkernels.training.checkpoints import RunState
 from ptmkernels.training.config import TrainingConfig
@@ -72,11 +75,11 @@ class Trainer:
         self,
         model: Model,
         objective: Objective,
-        data: MaskedDataset,
+        data: MaskedDataset | SegmentDataset,
         config: TrainingConfig,
         *,
         output: str | Path | None = None,
-        held_out: MaskedDataset | None = None,
+        held_out: MaskedDataset | SegmentDataset | None = None,
         files: Mapping[str, str] | None = None,
     ) -> None:
         if config.precision == "fp16" and not torch.cuda.is_available():
@@ -87,10 +90,7 @@ class Trainer:
         self.held_out = held_out
         self.output = None if output is None else Path(output)
         self.files = dict(files or {})
-        # Without `cpu`, several processes on a machine with no GPU would not find each other.
-        self.accelerator = Accelerator(
-            mixed_precision=config.precision, cpu=not torch.accelerator.is_available()
-        )
+        self.accelerator = _create_accelerator(config.precision)
         self.schedule = create_schedule(config.schedule, config.warmup, config.steps, config.power)
         if config.checkpoint_activations:
             model.gradient_checkpointing_enable()
@@ -130,7 +130,10 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state.scaler)
         if state.num_processes == self.accelerator.num_processes:
             rank = self.accelerator.process_index
-            checkpoints.set_random_states({name: t[rank] for name, t in random_states.items()})
+            own = {name: t[rank] for name, t in random_states.items()}
+            checkpoints.set_random_states(own)
+            if isinstance(self.objective, Recurrent):
+                self.objective.load_state(own, self.accelerator.device)
         self.state = replace(
             state, num_processes=self.accelerator.num_processes, config=asdict(self.config)
         )
@@ -168,36 +171,35 @@ class Trainer:
         try:
             with self._signals():
                 while self.state.step < config.steps and not interrupted:
-                    interrupted = self._step(
-                        [next(batches) for _ in range(config.accumulation)], window
-                    )
+                    stop = self._step([next(batches) for _ in range(config.accumulation)], window)
+                    interrupted = stop and self.state.step < config.steps
                     reporter.advance()
-                    self._punctuate(reporter, window, ends=interrupted)
+                    self._punctuate(reporter, window, interrupted)
         finally:
             reporter.close()
         checkpoint = None if self.output is None else checkpoints.latest_checkpoint(self.output)
         return TrainingResult(self.state.step, interrupted, checkpoint, reporter.history)
 
-    def _punctuate(self, reporter: Reporter, window: _Window, *, ends: bool) -> None:
+    def _punctuate(self, reporter: Reporter, window: _Window, interrupted: bool) -> None:
         """Report, evaluate and save where it is time to."""
         config, step = self.config, self.state.step
-        ends = ends or step == config.steps
-        evaluates, saves = (
-            ends or (every and step % every == 0)
-            for every in (config.evaluate_every, config.save_every)
-        )
+
+        def due(every: int) -> bool:
+            return step == config.steps or (every > 0 and step % every == 0)
+
+        saves = interrupted or due(config.save_every)
         # A checkpoint holds no NaN: the losses are looked at before.
-        if ends or saves or step % config.log_every == 0:
+        if saves or due(config.log_every):
             rate = self.optimizer.param_groups[0]["lr"]
             reporter.training(step, *window.close(rate))
-        if evaluates and self.held_out is not None:
+        if due(config.evaluate_every) and self.held_out is not None:
             started = time.perf_counter()
             reporter.evaluation(step, self.evaluate(), started)
         if saves and self.output is not None:
             self.save()
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
-        batches = load_batches(
+        return load_batches(
             self.data,
             self.state.cursor,
             self.config.batch_size,
@@ -205,8 +207,6 @@ class Trainer:
             num_processes=self.accelerator.num_processes,
             workers=self.config.workers,
         )
-        for batch in batches:
-            yield self._on_device(batch)
 
     def _on_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         device = self.accelerator.device
@@ -221,7 +221,7 @@ class Trainer:
         for number, batch in enumerate(batches, start=1):
             last = number == len(batches)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                outcome = self.objective(self.model, batch, counts)
+                outcome = self.objective(self.model, self._on_device(batch), counts)
                 # Gradients are averaged over processes; the loss is a share of the whole already.
                 self.accelerator.backward(outcome.loss * processes)
             window.add(outcome.loss.detach(), outcome.metrics)
@@ -243,16 +243,19 @@ class Trainer:
         return stop
 
     def _totals(self, batches: list[dict[str, Tensor]]) -> tuple[dict[str, Tensor], int, bool]:
-        """Over all batches of all processes: the terms of each mean, the tokens; and whether to stop."""
+        """Over all batches of all processes: the terms of each mean, the tokens; and whether to stop.
+
+        Counted before the batches go to the device, so that one process never waits for its GPU here.
+        """
         rows = [self.objective.counts(batch) for batch in batches]
+        sums = {name: sum(row[name] for row in rows) for name in rows[0]}
         tokens = sum(batch["attention_mask"].sum() for batch in batches)
-        stop = torch.tensor(int(self._stop.is_set()), device=tokens.device)
-        sums = [sum(row[name] for row in rows) for name in rows[0]]
-        totals = torch.stack([*sums, tokens, stop])
+        totals = torch.stack([*sums.values(), tokens, torch.tensor(int(self._stop.is_set()))])
         if self.accelerator.num_processes > 1:
-            totals = self.accelerator.reduce(totals, "sum")
-        *sums, tokens, stop = totals.unbind()
-        return dict(zip(rows[0], sums, strict=True)), int(tokens), bool(stop)
+            totals = self.accelerator.reduce(totals.to(self.accelerator.device), "sum").cpu()
+        *counts, tokens, stop = totals.unbind()
+        on_device = (count.to(self.accelerator.device) for count in counts)
+        return dict(zip(sums, on_device, strict=True)), int(tokens), bool(stop)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -288,10 +291,10 @@ class Trainer:
         """
         if self.output is None:
             raise ValueError("output is None; there is nowhere to save to")
-        random_states = {
-            name: self._of_all_processes(state)
-            for name, state in checkpoints.random_states().items()
-        }
+        own = checkpoints.random_states()
+        if isinstance(self.objective, Recurrent):
+            own |= self.objective.state()
+        random_states = {name: self._of_all_processes(state) for name, state in own.items()}
         scaler = self.accelerator.scaler
         state = replace(self.state, scaler=scaler.state_dict() if scaler is not None else {})
         path = self.output / checkpoints.FOLDER / f"step-{state.step:08d}"
@@ -311,7 +314,7 @@ class Trainer:
         return path
 
     def _of_all_processes(self, state: Tensor) -> Tensor:
-        """(processes, n) uint8."""
+        """(processes, ...), the state of each."""
         if self.accelerator.num_processes == 1:
             return state[None].clone()
         return self.accelerator.gather(state[None].to(self.accelerator.device)).cpu()
@@ -334,6 +337,14 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _create_accelerator(precision: str) -> Accelerator:
+    # Accelerate keeps one precision for all of a process, and refuses another one later. With a state of its
+    # own, each trainer has the precision that it was made with.
+    AcceleratorState._shared_state = {}
+    # Without `cpu`, several processes on a machine with no GPU would not find each other.
+    return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
 
 
 class _Sums:

@@ -83,7 +83,9 @@ def test_a_build_without_torch_says_so(source, tmp_path):
 
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "setuptools").symlink_to(setuptools.__path__[0])
+    installed = Path(setuptools.__path__[0])
+    for package in (installed, installed.parent / "_distutils_hack"):  # its own helper, beside it
+        (tmp_path / "site" / package.name).symlink_to(package)
     printed = run(
         *(tmp_path / "venv" / "bin" / "python", "setup.py", "build_ext"),
         cwd=source,

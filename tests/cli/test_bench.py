@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from ptmkernels import benchmarks
-from ptmkernels.benchmarks import masked_attention
+from ptmkernels.benchmarks import harness, masked_attention
 from ptmkernels.cli import app
 
 SMALL = ["--quick", "--series", "causal", "--size", "65", "--threads", "1", "--seconds", "0.01"]
@@ -46,6 +46,20 @@ def test_a_wrong_answer_of_ours_is_an_error(tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert "no ratio" in result.output
     assert "ptmkernels wrong: output is off by 0.1" in result.output
+
+
+def test_an_interrupted_run_writes_what_it_has(tmp_path, monkeypatch):
+    whole = harness.run
+
+    def interrupted(*arguments, **named):
+        yield next(iter(whole(*arguments, **named)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(harness, "run", interrupted)
+    result = invoke("masked_attention", *SMALL, "--device", "cpu", "--output", str(tmp_path))
+    assert result.exit_code == 130
+    assert "interrupted after" in result.output
+    assert json.loads((tmp_path / "masked_attention-cpu.json").read_text())
 
 
 @pytest.mark.parametrize(

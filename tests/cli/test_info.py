@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import ptmkernels
 from ptmkernels._selector import BACKENDS, unavailable
 from ptmkernels.cli import app, info
-from ptmkernels.ops import attention
+from ptmkernels.ops.attention.call import FORWARD
 
 run = CliRunner().invoke
 
@@ -32,8 +32,20 @@ def test_json_holds_everything():
 def test_the_listed_backends_are_those_of_the_ops():
     for op in info.OP_BACKENDS:
         assert hasattr(ptmkernels.ops, op)
-    refusals = attention._refusals(torch.zeros(1, 1, 1, 1))
-    assert set(info.OP_BACKENDS["masked_attention"]) == set(refusals)
+    for op in ("masked_attention", "relative_attention", "two_stream_attention"):
+        assert set(info.OP_BACKENDS[op]) == set(FORWARD)
+
+
+ARCHS = ("generic", "avx2", "avx512", "avx512_bf16")
+
+
+def test_the_cpu_kernels_are_named_and_can_be_forced(monkeypatch):
+    assert info.cpu_kernels() in ARCHS
+    monkeypatch.setenv("PTMKERNELS_CPU_ARCH", "generic")
+    assert info.cpu_kernels() == "generic"
+    monkeypatch.setenv("PTMKERNELS_CPU_ARCH", "abacus")
+    with pytest.raises(RuntimeError, match="abacus"):
+        info.cpu_kernels()
 
 
 def test_table_names_each_op_and_each_reason():

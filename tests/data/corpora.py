@@ -27,3 +27,11 @@ def random_corpus(num_documents, seed=0, sentences=(3, 30), tokens=(1, 25), voca
         starts.astype(np.int64),
         np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
     )
+
+
+def topical_corpus(num_documents, seed=0, topics=8):
+    """Documents of one token each, of `topics` tokens: the others in the row tell what a masked token was."""
+    corpus = random_corpus(num_documents, seed)
+    topic = np.random.default_rng(seed).integers(5, 5 + topics, size=num_documents)
+    tokens = np.repeat(topic, np.diff(corpus.document_token_starts)).astype(np.uint16)
+    return EncodedCorpus(tokens, corpus.sentence_starts, corpus.document_starts)

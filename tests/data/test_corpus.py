@@ -127,7 +127,7 @@ def test_topics_without_program_text():
     }
     assert list(python_topics(topics)) == [
         ["Only this one paragraph here."],
-        ["Another section has words."],
+        ["Another one has words."],
         [
             "It is quite a nice one, e.g.:",
             "This goes on in strong words-and more.",

@@ -5,6 +5,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import ptmkernels as ptm
 from ptmkernels.models import FastText, GloVe, Word2Vec
 from ptmkernels.models.shallow.vectors import WordVectors
 
@@ -150,6 +151,22 @@ def test_command_line(tmp_path):
         if model == "word2vec":
             result = run(app, ["neighbors", str(out), "t1w1", "--count", "3"])
             assert len(result.output.splitlines()) == 3, result.output
+
+
+def test_cards_of_the_shallow_models():
+    names = ptm.list_models("shallow/*")
+    assert "word2vec-cbow-hierarchical-softmax" in names
+    assert {n.split("-")[0] for n in names} >= {"word2vec", "glove", "fasttext", "bpe", "nnlm"}
+    card = ptm.model_card("word2vec")
+    assert (card.year, card.family, card.heads) == (2013, "shallow", ())
+    model = ptm.create_model("word2vec-cbow-hierarchical-softmax", vector_size=7)
+    assert isinstance(model, Word2Vec)
+    config = model.config
+    assert (config.architecture, config.loss) == ("cbow", "hierarchical-softmax")
+    assert config.vector_size == 7
+    assert ptm.create_model("char-cnn-large", vocab_size=9, char_size=5).width == 1100
+    with pytest.raises(ValueError, match="word2vec-cbow-negative-sampling has no head"):
+        ptm.create_model("word2vec-cbow-negative-sampling", "masked-lm")
 
 
 def test_errors(tmp_path):

@@ -222,7 +222,7 @@ def kernel(inputs: Inputs, backend: str) -> dict[str, torch.Tensor]:
         backend=backend,
         return_lse=True,
     )
-    return _results(inputs, output, lse)
+    return results(inputs, output, lse)
 
 
 def formula(inputs: Inputs, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
@@ -245,7 +245,7 @@ def formula(inputs: Inputs, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor]
     weights, lse = reference.softmax(scores)
     value = reference._for_heads(inputs.value, inputs.query)
     output = rounded(rounded(reference.dropped(rounded(weights), options)) @ value)
-    named = _results(inputs, output, lse, retain_graph=True)
+    named = results(inputs, output, lse, retain_graph=True)
     grad, grad_lse = (g.to(wide) for g in inputs.grads)
     product = (grad @ value.mT).abs() + (grad * output).sum(-1, keepdim=True).abs()
     terms = reference.dropped(weights, options) * product + weights * grad_lse.abs()[..., None]
@@ -260,7 +260,8 @@ def formula(inputs: Inputs, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor]
     return named, sizes
 
 
-def _results(inputs: Inputs, output, lse, retain_graph=False) -> dict[str, torch.Tensor]:
+def results(inputs: Inputs, output, lse, retain_graph=False) -> dict[str, torch.Tensor]:
+    """Output, log-sum-exp and the gradient of every leaf of a case, by name."""
     upstream = [g.to(t.dtype) for g, t in zip(inputs.grads, (output, lse), strict=True)]
     leaves = inputs.leaves
     grads = torch.autograd.grad(

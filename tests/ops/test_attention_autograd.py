@@ -6,6 +6,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from ptmkernels import AttentionMask
 from ptmkernels.ops import BucketedBias, masked_attention
+from ptmkernels.ops.attention.options import AttentionOptions
 from tests.backends import KERNELS, device_of, normal
 
 BACKENDS = [*KERNELS, "reference"]
@@ -180,7 +181,7 @@ def test_transforms_are_refused_by_kernels(name, backend):
 
 def test_vmap_over_the_op_itself_is_refused():
     query = torch.randn(3, 1, 2, 4, 8)
-    options = (None,) * 8 + (1.0, 0.0, None)
+    options = AttentionOptions().astuple()
     with pytest.raises(RuntimeError, match="fold the mapped dimension"):
         torch.func.vmap(lambda t: torch.ops.ptmkernels.attention_forward(t, t, t, *options))(query)
 

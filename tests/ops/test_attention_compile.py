@@ -5,7 +5,7 @@ import torch
 
 from ptmkernels import AttentionMask
 from ptmkernels.ops import BucketedBias, masked_attention, t5_buckets
-from ptmkernels.ops.attention.options import AttentionOptions
+from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions
 from tests.backends import KERNELS, device_of, normal
 from tests.ops.attention_cases import MASKS, Case, build
 
@@ -40,9 +40,11 @@ def test_opcheck(case, backend):
     detached = [t.detach() for t in (*tensors, output, lse)]
     frozen = [t.detach() if isinstance(t, torch.Tensor) else t for t in options]
     grad, grad_lse = inputs.grads
-    wanted = bias is not None and not isinstance(bias, BucketedBias), isinstance(bias, BucketedBias)
-    for given, asked in ((grad_lse, wanted), (None, (False, False))):
-        torch.library.opcheck(op(backend, "backward"), (grad, given, *detached, *frozen, *asked))
+    wanted = 0 if bias is None else 1 << DIFFERENTIABLE.index("bias")
+    if isinstance(bias, BucketedBias):
+        wanted = 1 << DIFFERENTIABLE.index("bias_table")
+    for given, asked in ((grad_lse, wanted), (None, 0)):
+        torch.library.opcheck(op(backend, "backward"), (grad, given, *detached, *frozen, asked))
 
 
 def attend(query, key, value, keys, table, dropout_p, backend):

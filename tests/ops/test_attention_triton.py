@@ -149,7 +149,7 @@ def test_registration():
     options = [o.detach() if isinstance(o, torch.Tensor) else o for o in options]
     torch.library.opcheck(
         torch.ops.ptmkernels.triton_attention_backward,
-        (arguments[0], None, *arguments[1:], *options, True, False),
+        (arguments[0], None, *arguments[1:], *options, 1),
         test_utils=("test_schema", "test_faketensor"),
     )
 

@@ -27,9 +27,10 @@ SIZES = [(63, 63), (1, 1), (1, 130), (63, 1), (17, 150), (33, 33), (65, 129)]
 LONGER_THAN_KEYS = {"none", "full", "keys", "causal", "right_to_left", "window", "dense", "nothing"}
 
 
-def check(case: Case, backend: str) -> None:
+def check(case: Case, backend: str, run=kernel) -> None:
+    """`run(inputs, backend)` gives the results that are held to the 2x rule."""
     inputs = build(case, backend)
-    actual = kernel(inputs, backend)
+    actual = run(inputs, backend)
     assert actual["output"].dtype == case.dtype
     assert actual["lse"].dtype == torch.float32
     (exact, sizes), (low, _) = formula(inputs, torch.float64), formula(inputs, case.dtype)
@@ -42,8 +43,8 @@ def check(case: Case, backend: str) -> None:
         named["lse"] = torch.where(hidden, 0.0, named["lse"])
     for name, value in actual.items():
         assert value.shape == exact[name].shape, (case, name)
-        size = sizes.get(name, 1.0)
-        assert_close_to_reference(value, low[name], exact[name], f"{case} {name}", size)
+        size, terms = sizes.get(name, 1.0), case.dtype if name in sizes else None
+        assert_close_to_reference(value, low[name], exact[name], f"{case} {name}", size, terms)
 
 
 def sampled(count: int) -> list[Case]:
@@ -147,7 +148,7 @@ def test_bias_of_every_broadcast_form(expanded, backend):
         (grad,) = torch.autograd.grad(output.pow(2).sum(), leaf)
         output = masked_attention(*exact(tensors), bias=bias)
         (wanted,) = torch.autograd.grad(output.pow(2).sum(), leaf)
-        torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=3e-4)  # up to 280 terms cancel
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -38,7 +38,8 @@ inline std::pair<Tensor, Tensor> masked_attention(const Tensor& query, const Ten
                                                   const AttentionOptions& options) {
   using torch::stable::detail::from;
   using torch::stable::detail::to;
-  std::array<StableIValue, 14> stack{
+  const std::optional<Tensor> none;  // no relative terms
+  std::array<StableIValue, 24> stack{
       from(query),
       from(key),
       from(value),
@@ -53,6 +54,16 @@ inline std::pair<Tensor, Tensor> masked_attention(const Tensor& query, const Ten
       from(options.scale),
       from(options.dropout_p),
       from(options.seed),
+      from(none),
+      from(none),
+      from(int64_t{0}),
+      from(none),
+      from(none),
+      from(none),
+      from(none),
+      from(none),
+      from(none),
+      from(none),
   };
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("ptmkernels::attention_forward", "", stack.data(), TORCH_ABI_VERSION));

@@ -13,148 +13,11 @@
 // threads.
 #pragma once
 
-#include "attention/cpu/bias_gradient.h"
-#include "attention/cpu/softmax.h"
+#include "attention/cpu/backward_block.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
-constexpr int kBlockPanels = kLanes < 32 ? 64 / kLanes : 2;
-constexpr int kBlockQueries = kBlockPanels * kLanes;
-constexpr int64_t kTilePitch = kBlockQueries + 16;  // see pitch_of
-
-// How the work is cut. A group is the heads that add to the same dK and dV, and to the same
-// gradient of the bias.
-struct BackwardPlan {
-  BackwardPlan(const BackwardParams& params, int64_t threads) {
-    constexpr int64_t kChunkFloats = 16 << 10;
-    constexpr int64_t kFewTasks = 16;
-    const Sizes& size = params.size;
-    const Scores& bias = params.grad_bias;
-    const int64_t tiles = divide_up(size.keys, kKeyTile);
-    chunk_tiles = larger(1, kChunkFloats / (kKeyTile * larger(1, size.dimension)));
-    if (size.batches * size.key_heads * divide_up(tiles, chunk_tiles) < kFewTasks) chunk_tiles = 1;
-    chunk_tiles = smaller(chunk_tiles, larger(1, tiles));
-    chunks = divide_up(tiles, chunk_tiles);
-    group_batches = bias.data && bias.batch == 0 ? size.batches : 1;
-    group_heads = bias.data && bias.head == 0 ? size.key_heads : 1;
-    groups = size.batches / group_batches * (size.key_heads / group_heads);
-    parallel_chunks = chunks > 1 && groups < 4 * threads;
-    copies = parallel_chunks ? chunks : 1;
-  }
-
-  int64_t chunk_tiles;
-  int64_t chunks;
-  int64_t group_batches;
-  int64_t group_heads;  // key heads
-  int64_t groups;
-  bool parallel_chunks;  // chunks of a group are tasks of their own
-  int64_t copies;        // of dQ, until they are summed
-};
-
-struct BackwardScratch {
-  BackwardScratch(Scratch& scratch, const Sizes& size, int64_t chunk_tiles)
-      : start(scratch), diagonals(scratch, size, kBlockQueries) {
-    const int64_t pitch = pitch_of(size.dimension);
-    const int64_t width = round_up(size.dimension, kWidth);
-    const int64_t keys = chunk_tiles * kKeyTile;
-    key = scratch.take<float>(keys * pitch);
-    value = scratch.take<float>(keys * pitch);
-    grad_key = scratch.take<float>(keys * pitch);
-    grad_value = scratch.take<float>(keys * pitch);
-    query_rows = scratch.take<float>(kBlockQueries * pitch);
-    grad_output_rows = scratch.take<float>(kBlockQueries * pitch);
-    query = scratch.take<float>(kBlockQueries * width);
-    grad_output = scratch.take<float>(kBlockQueries * width);
-    grad_query = scratch.take<float>(kBlockQueries * width);
-    base = scratch.take<float>(kBlockQueries);
-    delta = scratch.take<float>(kBlockQueries);
-    weights = scratch.take<float>(kKeyTile * kTilePitch);
-    grad_scores = scratch.take<float>(kKeyTile * kTilePitch);
-    factors = scratch.take<float>(kKeyTile * kLanes);
-    square = scratch.take<float>(kLanes * width);
-  }
-
-  StartScratch start;
-  TableGradient::Diagonals diagonals;
-  float* key;               // (chunk, pitch)
-  float* value;             // (chunk, pitch)
-  float* grad_key;          // (chunk, pitch)
-  float* grad_value;        // (chunk, pitch)
-  float* query_rows;        // (kBlockQueries, pitch)
-  float* grad_output_rows;  // (kBlockQueries, pitch)
-  float* query;             // (kBlockPanels, width, kLanes), scaled
-  float* grad_output;       // (kBlockPanels, width, kLanes)
-  float* grad_query;        // (kBlockPanels, width, kLanes)
-  float* base;   // (kBlockQueries): -lse in units of log2(e); -infinity for a row that sees nothing
-  float* delta;  // (kBlockQueries): -δ
-  float* weights;      // (kKeyTile, kTilePitch)
-  float* grad_scores;  // (kKeyTile, kTilePitch)
-  float* factors;      // (kKeyTile, kLanes)
-  float* square;       // (kLanes, width)
-};
-
-// Of one head: a block of queries; `seen[p]`: panel p has seen a key of the chunk, so its dQ is
-// set.
-struct Block {
-  int64_t batch;
-  int64_t head;
-  int64_t index;
-  int64_t query;    // first
-  int64_t queries;  // <= kBlockQueries
-  int64_t panels;
-  bool loaded = false;
-  bool seen[kBlockPanels] = {};
-  Rows query_rows = {};
-  Rows grad_rows = {};
-};
-
-// The keys of a tile that each panel of a block sees.
-struct KeyRanges {
-  int64_t first[kBlockPanels] = {};
-  int64_t last[kBlockPanels] = {};
-};
-
-// A chunk of keys of one head: its number, its first key and where its rows lie.
-struct Chunk {
-  int64_t index;
-  int64_t key;
-  int64_t keys;
-  Rows key_rows;
-  Rows value_rows;
-};
-
-// weights: scores less lse -> P ∘ Z; grads: dP less δ (with kDropout: dP) -> dS
-template <bool kDropout>
-PTMKERNELS_NOINLINE void differentiate(float* weights, float* grads, int64_t keys,
-                                       const float* factors, const float* delta) {
-  constexpr int kAtOnce = 2 * kVectors;  // two keys, the last time one of them twice
-  const auto at = [](int64_t key, int i) { return key * kTilePitch + i % kVectors * kWidth; };
-  for (int64_t key = 0; key < keys; key += 2) {
-    const int64_t next = key + 1 < keys ? key + 1 : key;
-    Vec p[kAtOnce], grad[kAtOnce];
-    PTMKERNELS_UNROLL
-    for (int i = 0; i < kAtOnce; ++i)
-      p[i] = min(Vec{}, load(weights + at(i < kVectors ? key : next, i)));
-    exp2<kAtOnce>(p);
-    PTMKERNELS_UNROLL
-    for (int i = 0; i < kAtOnce; ++i) {
-      grad[i] = load(grads + at(i < kVectors ? key : next, i));
-      if (kDropout) {
-        const Vec z = load(factors + (i < kVectors ? key : next) * kLanes + i % kVectors * kWidth);
-        grad[i] = p[i] * (z * grad[i] + load(delta + i % kVectors * kWidth));
-        p[i] *= z;
-      } else {
-        grad[i] *= p[i];
-      }
-    }
-    PTMKERNELS_UNROLL
-    for (int i = 0; i < kAtOnce; ++i) {
-      store(weights + at(i < kVectors ? key : next, i), p[i]);
-      store(grads + at(i < kVectors ? key : next, i), grad[i]);
-    }
-  }
-}
-
+template <class Unit>
 class Backward {
  public:
   Backward(const BackwardParams& params, const CpuRuntime& runtime)
@@ -166,8 +29,10 @@ class Backward {
         plan_(params, runtime.threads),
         dense_(params.size, params.grad_bias, plan_.chunks, runtime),
         table_(params, plan_.chunks, runtime),
+        relative_(params, options_.relative, plan_.chunks, plan_.copies, runtime),
         pitch_(pitch_of(size_.dimension)),
         width_(round_up(size_.dimension, kWidth)),
+        depth_(divide_up(size_.dimension, kElements<Unit>)),
         blocks_(divide_up(size_.queries, kBlockQueries)),
         heads_per_key_(size_.heads / size_.key_heads) {
     const int64_t rows = size_.heads * size_.queries;
@@ -183,13 +48,13 @@ class Backward {
 
   void run() const {
     Scratch measure(nullptr);
-    BackwardScratch(measure, size_, plan_.chunk_tiles);
+    BackwardScratch<Unit>(measure, size_, plan_.chunk_tiles, options_.relative);
     for (int64_t i = 0; i < plan_.copies * size_.batches * size_.heads * blocks_; ++i)
       written_[i] = false;
     const int64_t tasks = plan_.groups * plan_.copies;
     parallel(runtime_, tasks, measure.used(), [&](int64_t index, char* block) {
       Scratch memory(block);
-      const BackwardScratch scratch(memory, size_, plan_.chunk_tiles);
+      const BackwardScratch<Unit> scratch(memory, size_, plan_.chunk_tiles, options_.relative);
       const int64_t group = index / plan_.copies;
       if (plan_.parallel_chunks) return run_group(group, index % plan_.copies, scratch);
       for (int64_t chunk = 0; chunk < plan_.chunks; ++chunk) run_group(group, chunk, scratch);
@@ -203,10 +68,11 @@ class Backward {
     });
     dense_.finish();
     table_.finish();
+    relative_.finish(params_.options.scale, runtime_);
   }
 
  private:
-  void run_group(int64_t group, int64_t chunk, const BackwardScratch& scratch) const {
+  void run_group(int64_t group, int64_t chunk, const BackwardScratch<Unit>& scratch) const {
     const int64_t head_groups = size_.key_heads / plan_.group_heads;
     const int64_t first_batch = group / head_groups * plan_.group_batches;
     const int64_t first_head = group % head_groups * plan_.group_heads;
@@ -217,14 +83,10 @@ class Backward {
   }
 
   void run_chunk(int64_t batch, int64_t key_head, int64_t index,
-                 const BackwardScratch& scratch) const {
+                 const BackwardScratch<Unit>& scratch) const {
     const int64_t first_key = index * plan_.chunk_tiles * kKeyTile;
     const int64_t keys = smaller(plan_.chunk_tiles * kKeyTile, size_.keys - first_key);
-    const Rows key_rows = rows_of(params_.key, batch, key_head, first_key, keys, size_.dimension,
-                                  pitch_, scratch.key);
-    const Rows values = rows_of(params_.value, batch, key_head, first_key, keys, size_.dimension,
-                                pitch_, scratch.value);
-    const Chunk chunk = {index, first_key, keys, key_rows, values};
+    const Chunk<Unit> chunk = load_chunk(batch, key_head, index, first_key, keys, scratch);
     fill(scratch.grad_key, keys * pitch_, 0);
     fill(scratch.grad_value, keys * pitch_, 0);
     for (int64_t head = key_head * heads_per_key_; head < (key_head + 1) * heads_per_key_; ++head) {
@@ -232,7 +94,7 @@ class Backward {
       for (int64_t i = 0; i < blocks_; ++i) {
         const int64_t query = i * kBlockQueries;
         const int64_t queries = smaller(kBlockQueries, size_.queries - query);
-        Block block = {batch, head, i, query, queries, divide_up(queries, kLanes)};
+        Block<Unit> block = {batch, head, i, query, queries, divide_up(queries, kLanes)};
         run_block(block, chunk, scratch);
       }
       if (table_.active()) table_.finish_chunk(index, batch, head, scratch.diagonals);
@@ -245,7 +107,20 @@ class Backward {
     }
   }
 
-  void run_block(Block& block, const Chunk& chunk, const BackwardScratch& scratch) const {
+  Chunk<Unit> load_chunk(int64_t batch, int64_t head, int64_t index, int64_t key, int64_t keys,
+                         const BackwardScratch<Unit>& scratch) const {
+    const Rows<Unit> rows =
+        dimension_units(params_.key, batch, head, key, keys, size_.dimension, pitch_, scratch.key);
+    const Rows<Unit> values = dimension_units(params_.value, batch, head, key, keys,
+                                              size_.dimension, pitch_, scratch.value);
+    if constexpr (kElements<Unit> == 1) return {index, key, keys, rows, rows, values};
+    const Rows<Unit> units =
+        row_units(params_.key, batch, head, key, keys, size_.dimension, pitch_, scratch.key_pairs);
+    return {index, key, keys, rows, units, values};
+  }
+
+  void run_block(Block<Unit>& block, const Chunk<Unit>& chunk,
+                 const BackwardScratch<Unit>& scratch) const {
     const int64_t first_panel = block.query / kLanes;
     const QueryBounds bounds =
         options_.bounds.queries(block.batch, first_panel, first_panel + block.panels);
@@ -255,11 +130,11 @@ class Backward {
       if (options_.bounds.visible(bounds, block.batch, tile) == Visible::kNone) continue;
       run_tile(block, chunk, tile, scratch);
     }
-    if (block.loaded) add_grad_query(block, plan_.parallel_chunks ? chunk.index : 0, scratch);
+    if (block.loaded) add_grad_query(block, chunk.index, scratch);
   }
 
-  void run_tile(Block& block, const Chunk& chunk, int64_t index,
-                const BackwardScratch& scratch) const {
+  void run_tile(Block<Unit>& block, const Chunk<Unit>& chunk, int64_t index,
+                const BackwardScratch<Unit>& scratch) const {
     const int64_t key = index * kKeyTile;
     const int64_t row = key - chunk.key;
     Tile tile = {block.batch, block.head, 0, 0, key, smaller(kKeyTile, size_.keys - key)};
@@ -273,8 +148,8 @@ class Backward {
       const Visible visible = options_.bounds.visible(bounds, block.batch, index);
       if (visible == Visible::kNone) continue;
       if (!block.loaded) load_block(block, scratch);
-      const StartTile start =
-          start_tile(options_, tile, bounds, visible, scratch.base + p * kLanes, scratch.start);
+      const StartTile start = start_tile(options_, tile, bounds, visible, scratch.base + p * kLanes,
+                                         terms_of(p, scratch), scratch.start);
       if (start.first >= start.last) continue;
       ranges.first[p] = start.first;
       ranges.last[p] = start.last;
@@ -290,7 +165,7 @@ class Backward {
     add_grad_keys(block, ranges, tile.keys, row, scratch);
   }
 
-  void prefetch_next(const Block& block, int64_t query) const {
+  void prefetch_next(const Block<Unit>& block, int64_t query) const {
     const int64_t rows = smaller(kLanes, size_.queries - query);
     prefetch_rows(params_.query, block.batch, block.head, query, rows, size_.dimension);
     prefetch_rows(params_.grad_output, block.batch, block.head, query, rows, size_.dimension);
@@ -298,14 +173,14 @@ class Backward {
   }
 
   // P, dS and dQ of a panel.
-  void run_panel(Block& block, const Chunk& chunk, const Tile& tile, const StartTile& start,
-                 int64_t p, const BackwardScratch& scratch) const {
+  void run_panel(Block<Unit>& block, const Chunk<Unit>& chunk, const Tile& tile,
+                 const StartTile& start, int64_t p, const BackwardScratch<Unit>& scratch) const {
     const int64_t row = tile.key - chunk.key;
     if (row == 0) prefetch_next(block, tile.query + kBlockQueries);
     const int64_t keys = start.last - start.first;
     float* const weights = scratch.weights + p * kLanes;
     float* const grads = scratch.grad_scores + p * kLanes;
-    Product product;
+    Product<Unit> product;
     product.c = weights;
     product.c_stride = kTilePitch;
     product.start = start.start;
@@ -313,48 +188,125 @@ class Backward {
     product.a = chunk.key_rows.row(row);
     product.a_stride = chunk.key_rows.stride;
     product.b = scratch.query + p * width_ * kLanes;
-    product.depth = size_.dimension;
+    product.depth = depth_;
+    product.factor = scale();
     multiply<Start::kLoad, Layout::kRowMajor>(product, start.first, start.last);
 
     const float* const delta = scratch.delta + p * kLanes;
+    const StartTile from = start_value_scores(tile, start, delta, p, scratch);
     product.c = grads;
-    product.start = delta;
-    product.start_stride = 0;
+    product.start = from.start;
+    product.start_stride = from.stride;
     product.a = chunk.value_rows.row(row);
     product.a_stride = chunk.value_rows.stride;
     product.b = scratch.grad_output + p * width_ * kLanes;
+    product.factor = 1;
     float* const first_weights = weights + start.first * kTilePitch;
     float* const first_grads = grads + start.first * kTilePitch;
+    multiply<Start::kLoad, Layout::kRowMajor>(product, start.first, start.last);
     if (dropout_.active) {
-      multiply<Start::kZero, Layout::kRowMajor>(product, start.first, start.last);
       dropout_.factors(tile, start.first, start.last, scratch.factors);
       differentiate<true>(first_weights, first_grads, keys, scratch.factors + start.first * kLanes,
                           delta);
     } else {
-      multiply<Start::kLoad, Layout::kRowMajor>(product, start.first, start.last);
       differentiate<false>(first_weights, first_grads, keys, nullptr, nullptr);
     }
+    round_panel(scratch.weights, p, start.first, start.last, scratch.weight_rows);
+    round_panel(scratch.grad_scores, p, start.first, start.last, scratch.grad_score_rows);
 
     product.c = scratch.grad_query + p * width_ * kLanes;
     product.c_stride = kLanes;
     product.start = product.c;
     product.start_stride = kLanes;
-    product.a = chunk.key_rows.row(row + start.first);
-    product.a_stride = chunk.key_rows.stride;
-    product.b = first_grads;
-    product.b_stride = kTilePitch;
-    product.depth = keys;
+    product.a = chunk.key_units.row((row + start.first) / kElements<Unit>);
+    product.a_stride = chunk.key_units.stride;
+    product.b = weight_units(first_grads, kTilePitch, keys, scratch.grad_score_pairs);
+    product.b_stride = kElements<Unit> == 1 ? kTilePitch : kLanes;
+    product.depth = divide_up(keys, kElements<Unit>);
     if (block.seen[p]) {
       multiply<Start::kLoad, Layout::kColumnMajor>(product, 0, size_.dimension);
     } else {
       multiply<Start::kZero, Layout::kColumnMajor>(product, 0, size_.dimension);
     }
+    if constexpr (kElements<Unit> == 1) add_relative(block, chunk, tile, start, p, scratch);
     block.seen[p] = true;
   }
 
+  // What dP starts from: -δ, which dropout asks for later, and dO·rv.
+  StartTile start_value_scores(const Tile& tile, const StartTile& start, const float* delta,
+                               int64_t p, const BackwardScratch<Unit>& scratch) const {
+    static constexpr float kZeros[kLanes] = {};
+    StartTile from = {dropout_.active ? kZeros : delta, 0, start.first, start.last};
+    const RelativeTerms& relative = options_.relative;
+    if constexpr (kElements<Unit> == 1) {
+      if (!relative.value) return from;
+      const BandShape shape = relative.shape(tile, start.first, start.last);
+      float* const band = scratch.start.band;
+      relative.multiply_band(relative.value, tile, shape, scratch.grad_output + p * width_ * kLanes,
+                             nullptr, band);
+      float* const to = scratch.start.tile;
+      relative.add_band(tile, shape, band, from.start, from.stride, to + start.first * kLanes);
+      from.start = to;
+      from.stride = kLanes;
+    }
+    return from;
+  }
+
+  // The gradients of the relative and segment terms of a panel, from dS and P ∘ Z.
+  void add_relative(const Block<float>& block, const Chunk<float>& chunk, const Tile& tile,
+                    const StartTile& start, int64_t p,
+                    const BackwardScratch<float>& scratch) const {
+    const RelativeTerms& relative = options_.relative;
+    const float* const grads = scratch.grad_scores + p * kLanes + start.first * kTilePitch;
+    const int64_t copy = plan_.parallel_chunks ? chunk.index : 0;
+    if (relative.key || relative_.value.active()) {
+      const BandShape shape = relative.shape(tile, start.first, start.last);
+      if (relative.key) {
+        const Band band = relative.collect(tile, shape, grads, kTilePitch, scratch.start.band);
+        add_grad_position(block, tile, band, p, scratch);
+        if (relative_.key.active())
+          relative_.key.add(copy, tile, band, block.position.from(p * kLanes));
+      }
+      if (relative_.value.active()) {
+        const float* const weights = scratch.weights + p * kLanes + start.first * kTilePitch;
+        const Band band = relative.collect(tile, shape, weights, kTilePitch, scratch.start.band);
+        relative_.value.add(copy, tile, band, block.grad_units.from(p * kLanes));
+      }
+    }
+    if (relative.segments()) {
+      float* const sums = scratch.grad_segment + p * 2 * kLanes;
+      if (!block.seen[p]) fill(sums, 2 * kLanes, 0);
+      relative.sum_segments(tile, grads, kTilePitch, start.first, start.last, sums);
+    }
+  }
+
+  // The share of a band in the gradient of q + v.
+  void add_grad_position(const Block<float>& block, const Tile& tile, const Band& band, int64_t p,
+                         const BackwardScratch<float>& scratch) const {
+    const RelativeTable& table = options_.relative.key;
+    Product<float> product;
+    product.start = product.c = scratch.grad_position + p * width_ * kLanes;
+    product.a = table.row(tile.batch, tile.head, band.table_row);
+    product.a_stride = table.stride;
+    product.b = band.data;
+    product.depth = band.rows;
+    if (block.seen[p]) {
+      multiply<Start::kLoad, Layout::kColumnMajor>(product, 0, size_.dimension);
+    } else {
+      multiply<Start::kZero, Layout::kColumnMajor>(product, 0, size_.dimension);
+    }
+  }
+
+  PanelTerms terms_of(int64_t p, const BackwardScratch<Unit>& scratch) const {
+    const RelativeTerms& relative = options_.relative;
+    return {relative.key ? scratch.position + p * width_ * kLanes : nullptr,
+            relative.key ? scratch.carry + p : nullptr,
+            relative.segments() ? scratch.segment + p * 2 * kLanes : nullptr};
+  }
+
   // dV += (P ∘ Z)ᵀ·dO and dK += dSᵀ·Q, for runs of keys that the same panels see.
-  void add_grad_keys(const Block& block, const KeyRanges& ranges, int64_t keys, int64_t row,
-                     const BackwardScratch& scratch) const {
+  void add_grad_keys(const Block<Unit>& block, const KeyRanges& ranges, int64_t keys, int64_t row,
+                     const BackwardScratch<Unit>& scratch) const {
     constexpr int64_t kRun = 16;
     int64_t run = 0, run_first = 0, run_last = 0;
     for (int64_t key = 0; key < keys; key += kRun) {
@@ -376,100 +328,111 @@ class Backward {
     add_run(block, run, keys, run_first, run_last, row, scratch);
   }
 
-  // Zeros where a panel does not see keys of [key, end).
-  static void clear_hidden(const KeyRanges& ranges, int64_t p, int64_t key, int64_t end,
-                           const BackwardScratch& scratch) {
-    if (ranges.first[p] <= key && ranges.last[p] >= end) return;
-    for (int64_t j = key; j < end; ++j) {
-      if (j >= ranges.first[p] && j < ranges.last[p]) continue;
-      fill(scratch.weights + j * kTilePitch + p * kLanes, kLanes, 0);
-      fill(scratch.grad_scores + j * kTilePitch + p * kLanes, kLanes, 0);
-    }
-  }
-
-  void add_run(const Block& block, int64_t key, int64_t end, int64_t first, int64_t last,
-               int64_t row, const BackwardScratch& scratch) const {
+  void add_run(const Block<Unit>& block, int64_t key, int64_t end, int64_t first, int64_t last,
+               int64_t row, const BackwardScratch<Unit>& scratch) const {
     if (first >= last) return;
+    const Rows<Unit> weights = tile_rows(scratch.weights, scratch.weight_rows);
+    const Rows<Unit> grads = tile_rows(scratch.grad_scores, scratch.grad_score_rows);
+    const int64_t unit = first * kLanes / kElements<Unit>;
+    Product<Unit> product;
+    product.c_stride = product.start_stride = pitch_;
+    product.depth = (last - first) * kLanes / kElements<Unit>;
     for (int64_t d = 0; d < size_.dimension; d += kLanes) {
-      Product product;
-      product.c = scratch.grad_value + row * pitch_ + d;
-      product.c_stride = pitch_;
-      product.start = product.c;
-      product.start_stride = pitch_;
-      product.a = scratch.weights + first * kLanes;
-      product.a_stride = kTilePitch;
-      product.b = block.grad_rows.row(first * kLanes) + d;
-      product.b_stride = block.grad_rows.stride;
-      product.depth = (last - first) * kLanes;
+      product.start = product.c = scratch.grad_value + row * pitch_ + d;
+      product.a = weights.data + unit;
+      product.a_stride = weights.stride;
+      product.b = block.grad_units.row(unit) + d;
+      product.b_stride = block.grad_units.stride;
       multiply<Start::kLoad, Layout::kRowMajor>(product, key, end);
-      product.c = scratch.grad_key + row * pitch_ + d;
-      product.start = product.c;
-      product.a = scratch.grad_scores + first * kLanes;
-      product.b = block.query_rows.row(first * kLanes) + d;
-      product.b_stride = block.query_rows.stride;
+      product.start = product.c = scratch.grad_key + row * pitch_ + d;
+      product.a = grads.data + unit;
+      product.a_stride = grads.stride;
+      product.b = block.query_units.row(unit) + d;
+      product.b_stride = block.query_units.stride;
       multiply<Start::kLoad, Layout::kRowMajor>(product, key, end);
     }
   }
 
-  void load_block(Block& block, const BackwardScratch& scratch) const {
-    const int64_t padded = block.panels * kLanes;
-    block.query_rows = block_rows(params_.query, block, scratch.query_rows);
-    block.grad_rows = block_rows(params_.grad_output, block, scratch.grad_output_rows);
+  void load_block(Block<Unit>& block, const BackwardScratch<Unit>& scratch) const {
+    block.rows = block_rows(params_.query, block, size_.dimension, pitch_, scratch.query_rows);
+    const Rows<Unit> queries = content_rows(block, scratch);
+    const Rows<Unit> grads =
+        block_rows(params_.grad_output, block, size_.dimension, pitch_, scratch.grad_output_rows);
     for (int64_t p = 0; p < block.panels; ++p) {
-      const int64_t panel = p * width_ * kLanes;
-      const float scale = params_.options.scale * kLog2e;
-      pack_panel(block.query_rows.row(p * kLanes), block.query_rows.stride, size_.dimension, scale,
-                 scratch.query + panel);
-      pack_panel(block.grad_rows.row(p * kLanes), block.grad_rows.stride, size_.dimension, 1,
-                 scratch.grad_output + panel);
+      pack_panel(queries.row(p * kLanes), queries.stride, depth_,
+                 scratch.query + p * width_ * kLanes);
+      pack_panel(grads.row(p * kLanes), grads.stride, depth_,
+                 scratch.grad_output + p * width_ * kLanes);
+      if constexpr (kElements<Unit> == 1) {
+        scale_elements(scratch.query + p * width_ * kLanes, depth_ * kLanes, scale());
+        load_relative(block, p, scratch);
+      }
     }
+    block.query_units =
+        block_units(params_.query, block, queries, size_.dimension, pitch_, scratch.query_pairs);
+    block.grad_units = block_units(params_.grad_output, block, grads, size_.dimension, pitch_,
+                                   scratch.grad_output_pairs);
     const int64_t first_row =
         (block.batch * size_.heads + block.head) * size_.queries + block.query;
-    for (int64_t i = 0; i < padded; ++i) {
+    for (int64_t i = 0; i < block.panels * kLanes; ++i) {
       const bool exists = i < block.queries;
       const float lse = exists ? params_.lse[first_row + i] : -kInfinity;
       scratch.base[i] = lse == -kInfinity ? -kInfinity : -lse * kLog2e;
-      scratch.delta[i] = exists ? negative_delta(block, i, first_row + i, scratch) : 0;
+      scratch.delta[i] = exists ? negative_delta(block, i, first_row + i) : 0;
     }
     block.loaded = true;
   }
 
-  // The rows of a block, with zeros beyond the last query and beyond the head dimension up to whole
-  // panels.
-  Rows block_rows(const Heads& heads, const Block& block, float* copy) const {
-    const bool whole = block.queries == block.panels * kLanes && size_.dimension % kLanes == 0;
-    if (whole)
-      return rows_of(heads, block.batch, block.head, block.query, block.queries, size_.dimension,
-                     pitch_, copy);
-    pack_rows(heads, block.batch, block.head, block.query, block.queries, size_.dimension, pitch_,
-              copy);
-    const int64_t width = round_up(size_.dimension, kLanes);
-    for (int64_t i = 0; i < block.queries; ++i) fill(copy + i * pitch_ + width_, width - width_, 0);
-    for (int64_t i = block.queries; i < block.panels * kLanes; ++i)
-      fill(copy + i * pitch_, width, 0);
-    return {copy, pitch_};
+  // q + u; as a side effect the block's q + v.
+  Rows<Unit> content_rows(Block<Unit>& block, const BackwardScratch<Unit>& scratch) const {
+    if constexpr (kElements<Unit> == 1) {
+      const RelativeTerms& relative = options_.relative;
+      const auto shifted = [&](const float* bias, float* copy) {
+        return shifted_rows(block.rows, bias, block.panels * kLanes,
+                            round_up(size_.dimension, kLanes), pitch_, copy);
+      };
+      if (relative.key)
+        block.position = shifted(relative.position_bias(block.head), scratch.position_rows);
+      return shifted(relative.content_bias(block.head), scratch.content_rows);
+    }
+    return block.rows;
   }
 
-  float negative_delta(const Block& block, int64_t i, int64_t row,
-                       const BackwardScratch& scratch) const {
-    const Heads& output = params_.output;
-    read_row(output.dtype, row_of(output, block.batch, block.head, block.query + i),
-             size_.dimension, 1, scratch.square);
-    const float* const gradient = block.grad_rows.row(i);
-    Vec total = {};
-    for (int64_t d = 0; d < width_; d += kWidth)
-      total += load(scratch.square + d) * load(gradient + d);
-    return (params_.grad_lse ? params_.grad_lse[row] : 0) - sum(total);
+  void load_relative(const Block<float>& block, int64_t p,
+                     const BackwardScratch<float>& scratch) const {
+    const RelativeTerms& relative = options_.relative;
+    if (relative.key) {
+      float* const panel = scratch.position + p * width_ * kLanes;
+      pack_panel(block.position.row(p * kLanes), block.position.stride, depth_, panel);
+      scale_elements(panel, depth_ * kLanes, scale());
+      scratch.carry[p] = {scratch.carried + p * kLanes * kLanes, -1};
+    }
+    if (relative.segments())
+      relative.segment_scores(block.head, block.rows.from(p * kLanes), scale(),
+                              scratch.segment + p * 2 * kLanes);
   }
 
-  // Adds the block's dQ of this chunk to a copy.
-  void add_grad_query(const Block& block, int64_t copy, const BackwardScratch& scratch) const {
+  float negative_delta(const Block<Unit>& block, int64_t i, int64_t row) const {
+    const void* const output = row_of(params_.output, block.batch, block.head, block.query + i);
+    const void* const gradient =
+        row_of(params_.grad_output, block.batch, block.head, block.query + i);
+    return (params_.grad_lse ? params_.grad_lse[row] : 0) -
+           dot_row(params_.output.dtype, output, gradient, size_.dimension);
+  }
+
+  // Adds the block's dQ of a chunk to a copy.
+  void add_grad_query(const Block<Unit>& block, int64_t chunk,
+                      const BackwardScratch<Unit>& scratch) const {
+    const int64_t copy = plan_.parallel_chunks ? chunk : 0;
     bool* const written =
         written_ + ((copy * size_.batches + block.batch) * size_.heads + block.head) * blocks_ +
         block.index;
     for (int64_t p = 0; p < block.panels; ++p) {
       float* const panel = scratch.grad_query + p * width_ * kLanes;
       if (!block.seen[p]) fill(panel, size_.dimension * kLanes, 0);
+      if constexpr (kElements<Unit> == 1) {
+        if (block.seen[p] && relative_.active()) add_panel_gradients(block, chunk, p, scratch);
+      }
       for (int64_t i = 0; i < size_.dimension * kLanes; i += kWidth)
         store(panel + i, load(panel + i) * params_.options.scale);
       fill(panel + size_.dimension * kLanes, (width_ - size_.dimension) * kLanes, 0);
@@ -477,23 +440,18 @@ class Backward {
       const int64_t queries = smaller(kLanes, block.queries - p * kLanes);
       for (int64_t i = 0; i < queries; ++i) {
         float* const to = sum_row(copy, block.batch, block.head, block.query + p * kLanes + i);
-        add_row(scratch.square + i * width_, !*written, to);
+        add_elements(scratch.square + i * width_, size_.dimension, !*written, to);
       }
     }
     *written = true;
   }
 
-  // to += from, or to = from: D elements.
-  void add_row(const float* from, bool first, float* to) const {
-    int64_t d = 0;
-    if (first) {
-      for (; d + kWidth <= size_.dimension; d += kWidth) store(to + d, load(from + d));
-      for (; d < size_.dimension; ++d) to[d] = from[d];
-    } else {
-      for (; d + kWidth <= size_.dimension; d += kWidth)
-        store(to + d, load(to + d) + load(from + d));
-      for (; d < size_.dimension; ++d) to[d] += from[d];
-    }
+  void add_panel_gradients(const Block<float>& block, int64_t chunk, int64_t p,
+                           const BackwardScratch<float>& scratch) const {
+    const PanelGradients panel = {
+        scratch.grad_query + p * width_ * kLanes, scratch.grad_position + p * width_ * kLanes,
+        scratch.grad_segment + p * 2 * kLanes, block.rows.from(p * kLanes)};
+    relative_.add_panel(chunk, block.batch, block.head, panel);
   }
 
   // A row of a copy of dQ.
@@ -511,7 +469,7 @@ class Backward {
       bool none = true;
       for (int64_t copy = 0; copy < plan_.copies; ++copy) {
         if (!written[copy * size_.batches * size_.heads * blocks_]) continue;
-        add_row(sum_row(copy, batch, head, query), none, total);
+        add_elements(sum_row(copy, batch, head, query), size_.dimension, none, total);
         none = false;
       }
       if (none) fill(total, width_, 0);
@@ -519,6 +477,9 @@ class Backward {
                 row_of(params_.grad_query, batch, head, query));
     }
   }
+
+  // Of the scores, in units of log2(e).
+  float scale() const { return params_.options.scale * kLog2e; }
 
   // Chunks of a group that follow each other can add to the result itself.
   bool in_place() const {
@@ -533,8 +494,10 @@ class Backward {
   const BackwardPlan plan_;
   const DenseGradient dense_;
   const TableGradient table_;
+  const RelativeGradient relative_;
   const int64_t pitch_;
   const int64_t width_;
+  const int64_t depth_;  // of the products over the head dimension, in units
   const int64_t blocks_;
   const int64_t heads_per_key_;
   Heads sums_;     // (copies · B, H, L, D), float32: sums of dQ

@@ -108,9 +108,30 @@ inline void add_start(const ScoreOptions& options, const Tile& tile, Visible vis
   }
 }
 
+// scores[j] += of the row of key j among `rows` (see BandShape), for one query.
+inline void add_by_row(const RelativeTerms& relative, const Tile& tile, int64_t position,
+                       const float* rows, float* scores) {
+  const int64_t first = relative.row(tile.key, position);
+  for (int64_t j = 0; j < tile.keys; ++j)
+    scores[j] += rows[relative.row(tile.key + j, position) - first];
+}
+
+// The transpose: weights summed by row. Returns the number of rows.
+inline int64_t sum_by_row(const RelativeTerms& relative, const Tile& tile, int64_t position,
+                          const float* weights, float* rows) {
+  const int64_t first = relative.row(tile.key, position);
+  const int64_t count = relative.row(tile.key + tile.keys - 1, position) - first + 1;
+  fill(rows, count, 0);
+  for (int64_t j = 0; j < tile.keys; ++j)
+    rows[relative.row(tile.key + j, position) - first] += weights[j];
+  return count;
+}
+
 struct DecodeScratch {
   DecodeScratch(Scratch& scratch, int64_t rows, int64_t pitch, int64_t width) {
     query = scratch.take<float>(rows * width);
+    position = scratch.take<float>(rows * width);
+    segment = scratch.take<float>(rows * 2);
     output = scratch.take<float>(rows * width);
     reference = scratch.take<float>(rows);
     sum = scratch.take<float>(rows);
@@ -120,7 +141,9 @@ struct DecodeScratch {
     dense = scratch.take<float>(kKeyTile);
   }
 
-  float* query;      // (rows, width), scaled
+  float* query;      // (rows, width): scale · (q + u)
+  float* position;   // (rows, width): scale · (q + v)
+  float* segment;    // (rows, 2): scale · (q + w)·g for the same segment and for another
   float* output;     // (rows, width)
   float* reference;  // (rows): what is subtracted from the scores
   float* sum;        // (rows)
@@ -164,8 +187,7 @@ class Decode {
                  const DecodeScratch& scratch) const {
     for (int64_t row = 0; row < rows(); ++row) {
       const int64_t head = key_head * heads_per_key_ + row / size_.queries;
-      read_row(params_.query.dtype, row_of(params_.query, batch, head, row % size_.queries),
-               size_.dimension, params_.options.scale * kLog2e, scratch.query + row * width_);
+      load_query(batch, head, row % size_.queries, row, scratch);
     }
     fill(scratch.output, rows() * width_, 0);
     fill(scratch.reference, rows(), -kInfinity);
@@ -177,6 +199,31 @@ class Decode {
                    row % size_.queries, scratch.output + row * width_, scratch.sum[row],
                    scratch.reference[row]);
     }
+  }
+
+  void load_query(int64_t batch, int64_t head, int64_t index, int64_t row,
+                  const DecodeScratch& scratch) const {
+    const RelativeTerms& relative = options_.relative;
+    float* const query = scratch.query + row * width_;
+    float* const position = scratch.position + row * width_;
+    read_row(params_.query.dtype, row_of(params_.query, batch, head, index), size_.dimension, 1,
+             query);
+    const float scale = params_.options.scale * kLog2e;
+    const auto shift = [&](const float* bias, float* to) {
+      for (int64_t d = 0; d < width_; d += kWidth) {
+        const Vec x = load(query + d);
+        store(to + d, scale * (bias ? x + load(bias + d) : x));
+      }
+    };
+    for (int differ = 0; relative.segments() && differ < 2; ++differ) {
+      shift(relative.segment_bias(head), position);
+      Vec total = {};
+      for (int64_t d = 0; d < width_; d += kWidth)
+        total += load(position + d) * load(relative.segment_key(differ, head) + d);
+      scratch.segment[row * 2 + differ] = sum(total);
+    }
+    if (relative.key) shift(relative.position_bias(head), position);
+    shift(relative.content_bias(head), query);
   }
 
   void run_tile(int64_t batch, int64_t key_head, int64_t index,
@@ -218,10 +265,42 @@ class Decode {
       tile.head = key_head * heads_per_key_ + row / size_.queries;
       tile.query = row % size_.queries;
       dot_rows(scratch.query + row * width_, keys, tile.keys, width_, scratch.scores);
+      add_relative(tile, row, scratch);
       add_start(options_, tile, visible, scratch.dense, scratch.scores);
       const float factor = weigh(tile, row, scratch);
-      add_values(scratch.scores, values, tile.keys, width_, factor, scratch.output + row * width_);
+      float* const output = scratch.output + row * width_;
+      add_values(scratch.scores, values, tile.keys, width_, factor, output);
+      if (options_.relative.value) add_relative_values(tile, scratch, output);
     }
+  }
+
+  void add_relative(const Tile& tile, int64_t row, const DecodeScratch& scratch) const {
+    const RelativeTerms& relative = options_.relative;
+    if (relative.key) {
+      const int64_t position = relative.position(tile.batch, tile.query);
+      const int64_t first = relative.row(tile.key, position);
+      const int64_t last = relative.row(tile.key + tile.keys - 1, position);
+      const ElementRows<float> rows = {relative.key.row(tile.batch, tile.head, first),
+                                       relative.key.stride};
+      dot_rows(scratch.position + row * width_, rows, last - first + 1, width_, scratch.dense);
+      add_by_row(relative, tile, position, scratch.dense, scratch.scores);
+    }
+    if (relative.segments()) {
+      const int32_t query = relative.query_segment(tile.batch, tile.query);
+      const int32_t* const keys = relative.key_segments(tile.batch) + tile.key;
+      for (int64_t j = 0; j < tile.keys; ++j)
+        scratch.scores[j] += scratch.segment[row * 2 + (keys[j] != query)];
+    }
+  }
+
+  void add_relative_values(const Tile& tile, const DecodeScratch& scratch, float* output) const {
+    const RelativeTerms& relative = options_.relative;
+    const int64_t position = relative.position(tile.batch, tile.query);
+    const int64_t count = sum_by_row(relative, tile, position, scratch.scores, scratch.dense);
+    const ElementRows<float> rows = {
+        relative.value.row(tile.batch, tile.head, relative.row(tile.key, position)),
+        relative.value.stride};
+    add_values(scratch.dense, rows, count, width_, 1, output);
   }
 
   // Scores to weights, one step of the running softmax; returns the factor of the earlier output.

@@ -1,12 +1,14 @@
 // The one product of all attention: C = start + A·B for a block of rows of C that stays in
 // registers.
 //
-//     C[r, :] = start[r, :] + sum_k A(r, k) · B[k, :]        r < R; C and B are panels of kLanes
-//     columns
+//     C[r, :] = start[r, :] + factor · sum_k A(r, k) · B[k, :]        r < R; C and B are panels of
+//     kLanes columns
 //
-// A is read one element at a time and broadcast; B and C are read as vectors. Every product of the
-// forward and of the backward takes this form, because the queries (or, for the gradients of key
-// and value, the head dimension) lie in the lanes:
+// A is read one unit at a time and broadcast; B and C are read as vectors. A unit is a float, or a
+// pair of bfloat16 along k (then the sum takes half as many steps). The factor is that of pairs
+// only: floats are scaled before, pairs would lose digits by it. Every product of the forward and
+// of the backward takes this form, because the queries (or, for the gradients of key and value, the
+// head dimension) lie in the lanes:
 //
 //     Sᵀ = K·Qᵀ    Oᵀ += Vᵀ·Pᵀ    dPᵀ = V·dOᵀ    dQᵀ += Kᵀ·dSᵀ    dV += Pᵀ·dO    dK += dSᵀ·Q
 //
@@ -16,7 +18,7 @@
 // as soon as the code around it changes.
 #pragma once
 
-#include "common/simd.h"
+#include "common/simd_bfloat16.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
@@ -32,6 +34,19 @@ enum class Start { kZero, kLoad, kScale };
 // How A(r, k) lies in memory: a[r * stride + k] or a[k * stride + r].
 enum class Layout { kRowMajor, kColumnMajor };
 
+template <class Unit>
+constexpr int kElements = 1;  // in a unit
+template <>
+inline constexpr int kElements<Pair> = 2;
+
+PTMKERNELS_INLINE Vec load_units(const float* p) { return load(p); }
+PTMKERNELS_INLINE UintVec load_units(const Pair* p) { return load_as<UintVec>(p); }
+PTMKERNELS_INLINE Vec splat_unit(float x) { return splat(x); }
+PTMKERNELS_INLINE UintVec splat_unit(Pair x) { return splat(x.bits); }
+PTMKERNELS_INLINE Vec multiply_add(Vec a, Vec b, Vec sum) { return sum + a * b; }
+PTMKERNELS_INLINE Vec multiply_add(UintVec a, UintVec b, Vec sum) { return dot_pairs(a, b, sum); }
+
+template <class Unit>
 struct Product {
   float* c = nullptr;  // (rows, kLanes)
   int64_t c_stride = kLanes;
@@ -39,73 +54,79 @@ struct Product {
       nullptr;  // kLoad: (rows, kLanes); a stride of 0 gives every row the same start
   int64_t start_stride = kLanes;
   const float* scale = nullptr;  // kScale: (kLanes)
-  const float* a = nullptr;
+  const Unit* a = nullptr;
   int64_t a_stride = 0;
-  const float* b = nullptr;  // (depth, kLanes)
+  const Unit* b = nullptr;  // (depth, kLanes)
   int64_t b_stride = kLanes;
-  int64_t depth = 0;
+  int64_t depth = 0;  // in units
+  float factor = 1;
   float* maximum = nullptr;  // (kLanes), raised to the maximum of each column of C where asked for
 };
 
-template <int R, Start S, Layout A, bool kMaximum>
-PTMKERNELS_NOINLINE void multiply_rows(const Product& product, int64_t row) {
-  float* const c = product.c + row * product.c_stride;
-  const int64_t c_stride = product.c_stride;
-  Vec sum[R][kVectors];
-  PTMKERNELS_UNROLL
-  for (int r = 0; r < R; ++r) {
-    PTMKERNELS_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      if (S == Start::kZero) {
-        sum[r][v] = Vec{};
-      } else if (S == Start::kLoad) {
-        sum[r][v] = load(product.start + (row + r) * product.start_stride + v * kWidth);
-      } else {
-        sum[r][v] = load(c + r * c_stride + v * kWidth) * load(product.scale + v * kWidth);
-      }
-    }
-  }
-
-  const int64_t a_stride = product.a_stride;
-  const int64_t b_stride = product.b_stride;
-  const float* a = product.a + (A == Layout::kRowMajor ? row * a_stride : row);
-  const float* b = product.b;
-  for (int64_t k = product.depth; k > 0; --k) {
-    Vec column[kVectors];
-    PTMKERNELS_UNROLL
-    for (int v = 0; v < kVectors; ++v) column[v] = load(b + v * kWidth);
+// `count` blocks of R rows.
+template <int R, Start S, Layout A, bool kMaximum, class Unit>
+PTMKERNELS_NOINLINE void multiply_rows(const Product<Unit>& product, int64_t row, int64_t count) {
+  constexpr bool kFactor = kElements<Unit> > 1;
+  for (; count > 0; --count, row += R) {
+    float* const c = product.c + row * product.c_stride;
+    const int64_t c_stride = product.c_stride;
+    const auto start = [&](int r, int v) __attribute__((always_inline)) {
+      if (S == Start::kZero) return Vec{};
+      if (S == Start::kLoad)
+        return load(product.start + (row + r) * product.start_stride + v * kWidth);
+      return load(c + r * c_stride + v * kWidth) * load(product.scale + v * kWidth);
+    };
+    Vec sum[R][kVectors];
     PTMKERNELS_UNROLL
     for (int r = 0; r < R; ++r) {
-      const Vec x = splat(A == Layout::kRowMajor ? a[r * a_stride] : a[r]);
       PTMKERNELS_UNROLL
-      for (int v = 0; v < kVectors; ++v) sum[r][v] += x * column[v];
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = kFactor ? Vec{} : start(r, v);
     }
-    a += A == Layout::kRowMajor ? 1 : a_stride;
-    b += b_stride;
-  }
 
-  PTMKERNELS_UNROLL
-  for (int r = 0; r < R; ++r) {
-    PTMKERNELS_UNROLL
-    for (int v = 0; v < kVectors; ++v) store(c + r * c_stride + v * kWidth, sum[r][v]);
-  }
-  if (kMaximum) {
-    PTMKERNELS_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      Vec top = load(product.maximum + v * kWidth);
+    const int64_t a_stride = product.a_stride;
+    const int64_t b_stride = product.b_stride;
+    const Unit* a = product.a + (A == Layout::kRowMajor ? row * a_stride : row);
+    const Unit* b = product.b;
+    for (int64_t k = product.depth; k > 0; --k) {
+      decltype(load_units(b)) column[kVectors];
       PTMKERNELS_UNROLL
-      for (int r = 0; r < R; ++r) top = max(sum[r][v], top);
-      store(product.maximum + v * kWidth, top);
+      for (int v = 0; v < kVectors; ++v) column[v] = load_units(b + v * kWidth);
+      PTMKERNELS_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const auto x = splat_unit(A == Layout::kRowMajor ? a[r * a_stride] : a[r]);
+        PTMKERNELS_UNROLL
+        for (int v = 0; v < kVectors; ++v) sum[r][v] = multiply_add(x, column[v], sum[r][v]);
+      }
+      a += A == Layout::kRowMajor ? 1 : a_stride;
+      b += b_stride;
+    }
+
+    PTMKERNELS_UNROLL
+    for (int r = 0; r < R; ++r) {
+      PTMKERNELS_UNROLL
+      for (int v = 0; v < kVectors; ++v) {
+        if (kFactor) sum[r][v] = start(r, v) + sum[r][v] * product.factor;
+        store(c + r * c_stride + v * kWidth, sum[r][v]);
+      }
+    }
+    if (kMaximum) {
+      PTMKERNELS_UNROLL
+      for (int v = 0; v < kVectors; ++v) {
+        Vec top = load(product.maximum + v * kWidth);
+        PTMKERNELS_UNROLL
+        for (int r = 0; r < R; ++r) top = max(sum[r][v], top);
+        store(product.maximum + v * kWidth, top);
+      }
     }
   }
 }
 
 // `count` blocks of `height` <= R rows.
-template <Start S, Layout A, bool kMaximum, int R = kRows>
-PTMKERNELS_INLINE void multiply_blocks(const Product& product, int64_t height, int64_t row,
+template <Start S, Layout A, bool kMaximum, int R = kRows, class Unit>
+PTMKERNELS_INLINE void multiply_blocks(const Product<Unit>& product, int64_t height, int64_t row,
                                        int64_t count) {
   if (height == R) {
-    for (; count > 0; --count, row += R) multiply_rows<R, S, A, kMaximum>(product, row);
+    if (count > 0) multiply_rows<R, S, A, kMaximum>(product, row, count);
   } else if constexpr (R > 1) {
     multiply_blocks<S, A, kMaximum, R - 1>(product, height, row, count);
   }
@@ -113,8 +134,8 @@ PTMKERNELS_INLINE void multiply_blocks(const Product& product, int64_t height, i
 
 // The rows [first, last), in blocks of as equal a height as can be: a block of few rows has too few
 // chains to cover the latency.
-template <Start S, Layout A, bool kMaximum = false>
-void multiply(const Product& product, int64_t first, int64_t last) {
+template <Start S, Layout A, bool kMaximum = false, class Unit>
+void multiply(const Product<Unit>& product, int64_t first, int64_t last) {
   const int64_t rows = last - first;
   if (rows <= 0) return;
   const int64_t blocks = (rows + kRows - 1) / kRows;

@@ -109,6 +109,14 @@ PTMKERNELS_INLINE void fill(float* to, int64_t count, float value) {
   for (int64_t i = 0; i < count; ++i) to[i] = value;
 }
 
+// The bits of the first `count` <= kWidth elements.
+PTMKERNELS_INLINE UintVec first_bits(const BFloat16* p, int64_t count) {
+  if (count == kWidth) return widen(load_as<HalfVec>(p));
+  uint16_t buffer[kWidth] = {};
+  __builtin_memcpy(buffer, p, static_cast<size_t>(count) * sizeof(BFloat16));
+  return widen(load_as<HalfVec>(buffer));
+}
+
 template <class T>
 PTMKERNELS_NOINLINE void copy_rows(const T* from, int64_t from_stride, int64_t rows,
                                    int64_t dimension, float* to, int64_t pitch) {
@@ -138,22 +146,102 @@ inline void pack_rows(const Heads& heads, int64_t batch, int64_t head, int64_t f
   }
 }
 
-// Rows of float32 in memory.
+// Rows of units in memory (microkernel.h).
+template <class Unit>
 struct Rows {
-  const float* data;
+  const Unit* data;
   int64_t stride;
 
-  PTMKERNELS_INLINE const float* row(int64_t index) const { return data + index * stride; }
+  PTMKERNELS_INLINE const Unit* row(int64_t index) const { return data + index * stride; }
+  PTMKERNELS_INLINE Rows from(int64_t index) const { return {row(index), stride}; }
 };
 
-// The same rows, where they lie if that is as good as a copy: float32, close together.
-inline Rows rows_of(const Heads& heads, int64_t batch, int64_t head, int64_t first, int64_t rows,
-                    int64_t dimension, int64_t pitch, float* copy) {
-  if (heads.dtype == DType::kFloat32 && heads.row >= dimension && heads.row < 2 * dimension) {
-    return {reinterpret_cast<const float*>(row_of(heads, batch, head, first)), heads.row};
+// Rows that lie closer than twice their length need no copy to be read fast.
+inline bool is_compact(const Heads& heads, int64_t dimension) {
+  return heads.row >= dimension && heads.row < 2 * dimension;
+}
+
+// Copies rows [first, first + rows) of a head -> to (rows, pitch) in units along the dimension,
+// whole vectors, zeros beyond it.
+inline void copy_units(const Heads& heads, int64_t batch, int64_t head, int64_t first, int64_t rows,
+                       int64_t dimension, int64_t pitch, float* to) {
+  pack_rows(heads, batch, head, first, rows, dimension, pitch, to);
+}
+
+inline void copy_units(const Heads& heads, int64_t batch, int64_t head, int64_t first, int64_t rows,
+                       int64_t dimension, int64_t pitch, Pair* to) {
+  const int64_t width = 2 * round_up(divide_up(dimension, 2), kWidth);
+  for (int64_t row = 0; row < rows; ++row) {
+    BFloat16* const elements = reinterpret_cast<BFloat16*>(to + row * pitch);
+    __builtin_memcpy(elements, row_of(heads, batch, head, first + row),
+                     static_cast<size_t>(dimension) * sizeof(BFloat16));
+    __builtin_memset(elements + dimension, 0,
+                     static_cast<size_t>(width - dimension) * sizeof(BFloat16));
   }
-  pack_rows(heads, batch, head, first, rows, dimension, pitch, copy);
+}
+
+PTMKERNELS_INLINE bool holds_units(const Heads& heads, const char*, int64_t, const float*) {
+  return heads.dtype == DType::kFloat32;
+}
+
+PTMKERNELS_INLINE bool holds_units(const Heads& heads, const char* row, int64_t dimension,
+                                   const Pair*) {
+  return dimension % 2 == 0 && heads.row % 2 == 0 &&
+         reinterpret_cast<uintptr_t>(row) % sizeof(Pair) == 0;
+}
+
+// The same rows, in place where that is as good as a copy, (rows, pitch).
+template <class Unit>
+Rows<Unit> dimension_units(const Heads& heads, int64_t batch, int64_t head, int64_t first,
+                           int64_t rows, int64_t dimension, int64_t pitch, Unit* copy) {
+  const char* const from = row_of(heads, batch, head, first);
+  if (is_compact(heads, dimension) && holds_units(heads, from, dimension, copy)) {
+    return {reinterpret_cast<const Unit*>(from), heads.row / kElements<Unit>};
+  }
+  copy_units(heads, batch, head, first, rows, dimension, pitch, copy);
   return {copy, pitch};
+}
+
+// The same rows as whole vectors, with rows of zeros up to `padded_rows`.
+template <class Unit>
+Rows<Unit> padded_units(const Heads& heads, int64_t batch, int64_t head, int64_t first,
+                        int64_t rows, int64_t padded_rows, int64_t dimension, int64_t pitch,
+                        Unit* copy) {
+  if (rows == padded_rows && dimension % (kWidth * kElements<Unit>) == 0) {
+    return dimension_units(heads, batch, head, first, rows, dimension, pitch, copy);
+  }
+  copy_units(heads, batch, head, first, rows, dimension, pitch, copy);
+  const int64_t width = round_up(divide_up(dimension, kElements<Unit>), kWidth);
+  for (int64_t row = rows; row < padded_rows; ++row)
+    fill(reinterpret_cast<float*>(copy + row * pitch), width, 0);
+  return {copy, pitch};
+}
+
+// Rows [first, first + rows) of a head in units along the rows: (rows, pitch) for floats, (rows /
+// 2, pitch) for pairs, whose last may lack its second half.
+inline Rows<float> row_units(const Heads& heads, int64_t batch, int64_t head, int64_t first,
+                             int64_t rows, int64_t dimension, int64_t pitch, float* copy) {
+  return dimension_units(heads, batch, head, first, rows, dimension, pitch, copy);
+}
+
+inline Rows<Pair> row_units(const Heads& heads, int64_t batch, int64_t head, int64_t first,
+                            int64_t rows, int64_t dimension, int64_t pitch, Pair* copy) {
+  for (int64_t row = 0; row < rows; row += 2) {
+    const BFloat16* const even =
+        reinterpret_cast<const BFloat16*>(row_of(heads, batch, head, first + row));
+    const BFloat16* const odd = row + 1 < rows ? even + heads.row : nullptr;
+    Pair* const to = copy + row / 2 * pitch;
+    for (int64_t d = 0; d < dimension; d += kWidth) {
+      const int64_t count = smaller(kWidth, dimension - d);
+      const UintVec low = first_bits(even + d, count);
+      store_as(to + d, odd ? low | first_bits(odd + d, count) << 16 : low);
+    }
+  }
+  return {copy, pitch};
+}
+
+PTMKERNELS_INLINE void scale_elements(float* x, int64_t count, float factor) {
+  for (int64_t i = 0; i < count; i += kWidth) store(x + i, load(x + i) * factor);
 }
 
 // Asks for rows of a head that a later step reads, so that they have arrived in the second-level
@@ -169,13 +257,14 @@ inline void prefetch_rows(const Heads& heads, int64_t batch, int64_t head, int64
   }
 }
 
-// from (kLanes, pitch) -> scale · from in to (dimension, kLanes), a row in each lane; reads whole
-// vectors of each row.
-inline void pack_panel(const float* from, int64_t pitch, int64_t dimension, float scale,
-                       float* to) {
-  transpose(from, pitch, kLanes, dimension, to, kLanes);
-  if (scale == 1) return;
-  for (int64_t i = 0; i < dimension * kLanes; i += kWidth) store(to + i, load(to + i) * scale);
+// from (kLanes, pitch) -> to (units, kLanes), a row in each lane; reads whole vectors of each row.
+PTMKERNELS_INLINE void pack_panel(const float* from, int64_t pitch, int64_t units, float* to) {
+  transpose(from, pitch, kLanes, units, to, kLanes);
+}
+
+PTMKERNELS_INLINE void pack_panel(const Pair* from, int64_t pitch, int64_t units, Pair* to) {
+  transpose(reinterpret_cast<const float*>(from), pitch, kLanes, units,
+            reinterpret_cast<float*>(to), kLanes);
 }
 
 // from (round_up(dimension, kWidth), kLanes), a row in each lane -> to (kLanes, round_up(dimension,

@@ -1,14 +1,15 @@
 // What the product Q·K starts from: everything of a score but the product itself.
 //
-//     start_ij = base_i + log2(e) · (bias_ij + table[bucket[j - i + L - 1]]),  -infinity where the
-//     mask hides key j from query i
+//     start_ij = base_i + log2(e) · (bias_ij + table[bucket[j - i + L - 1]] + scale · (q_i +
+//     v)·r_ij
+//     + scale · (q_i + w)·g_ij),  -infinity where the mask hides key j from query i
 //
 // The micro-kernel loads it as its initial accumulators, so a bias or a mask costs one pass over
 // the tiles that it touches and nothing elsewhere; every further term of a score is one more
 // summand here. Scores are in units of log2(e): the softmax is one of powers of 2.
 #pragma once
 
-#include "attention/cpu/mask.h"
+#include "attention/cpu/relative.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
@@ -25,7 +26,11 @@ PTMKERNELS_INLINE const uint8_t* allowed_row(const Scores& allowed, int64_t row)
 // The options of one call in the form that the kernels read.
 struct ScoreOptions {
   ScoreOptions(const Sizes& sizes, const Options& options, const CpuRuntime& runtime)
-      : size(sizes), mask(options.mask), bias(options.bias), bounds(sizes, options.mask, runtime) {
+      : size(sizes),
+        mask(options.mask),
+        bias(options.bias),
+        bounds(sizes, options.mask, runtime),
+        relative(sizes, options.relative, runtime) {
     if (options.table) expand_table(options, runtime);
   }
 
@@ -39,6 +44,7 @@ struct ScoreOptions {
   const Mask& mask;
   const Scores& bias;
   MaskBounds bounds;
+  RelativeTerms relative;
   const float* diagonal = nullptr;
   int64_t diagonal_stride = 0;
 
@@ -65,18 +71,9 @@ struct ScoreOptions {
   }
 };
 
-// Of one head: a tile of at most kKeyTile keys against a panel of kLanes queries.
-struct Tile {
-  int64_t batch;
-  int64_t head;
-  int64_t query;    // first
-  int64_t queries;  // of which exist, <= kLanes
-  int64_t key;      // first
-  int64_t keys;
-};
-
 // What `start_tile` finds: rows (keys) outside of [first, last) are hidden from every query of the
-// panel.
+// panel. `first` is even, and so is `last` unless it is the tile's, so that two rows can make a
+// pair.
 struct StartTile {
   const float* start;
   int64_t stride;
@@ -85,12 +82,21 @@ struct StartTile {
 };
 
 struct StartScratch {
-  float* tile;    // (kKeyTile, kLanes)
+  float* tile;    // (kKeyTile + kWidth, kLanes)
   float* square;  // (kLanes, kKeyTile)
+  float* band;    // (band rows, kLanes)
 
-  explicit StartScratch(Scratch& scratch)
-      : tile(scratch.take<float>(kKeyTile * kLanes)),
-        square(scratch.take<float>(kLanes * kKeyTile)) {}
+  StartScratch(Scratch& scratch, const RelativeTerms& relative)
+      : tile(scratch.take<float>((kKeyTile + kWidth) * kLanes)),
+        square(scratch.take<float>(kLanes * kKeyTile)),
+        band(scratch.take<float>(relative.band_rows() * kLanes)) {}
+};
+
+// Of a panel of queries, in units of log2(e); null where there is no such term.
+struct PanelTerms {
+  const float* position = nullptr;  // (D, kLanes): scale · (q + v)
+  BandCarry* carry = nullptr;
+  const float* segment = nullptr;  // (2, kLanes): scale · (q + w)·g for the same and for another
 };
 
 // One row of the dense parts, for keys [key, key + keys), in units of log2(e).
@@ -138,7 +144,7 @@ inline void fill_dense(const Tile& tile, const Scores& bias, const Scores& allow
   trim_dense(scratch.square, rows, &result->first, &result->last);
   if (result->first >= result->last) return;
   if (by_key) {
-    for (int64_t j = result->first; j < result->last; ++j) {
+    for (int64_t j = 0; j < tile.keys; ++j) {
       for (int v = 0; v < kVectors; ++v)
         store(scratch.tile + j * kLanes + v * kWidth, splat(scratch.square[j]));
     }
@@ -228,27 +234,14 @@ inline void trim_interval(const Mask& mask, const Tile& tile, const QueryBounds&
   while (result->first < result->last && hidden(result->last - 1)) --result->last;
 }
 
-// The start of the scores of one tile. `base` (kLanes) is added to every row. `visible` says what
-// the tile's bounds promise.
-inline StartTile start_tile(const ScoreOptions& options, const Tile& tile,
-                            const QueryBounds& queries, Visible visible, const float* base,
-                            const StartScratch& scratch) {
-  StartTile result = {base, 0, 0, tile.keys};
-  const Mask& mask = options.mask;
-  const bool masked = visible != Visible::kAll;
-  const bool dense = options.bias.data || mask.allowed.data;
-  const float* diagonal = options.diagonal_of(tile.head);
-  if (!masked && !dense && !diagonal) return result;
-
-  if (masked && mask.rank) trim_interval(mask, tile, queries, &result);
-  if (dense && result.first < result.last) {
-    fill_dense(tile, at_head(options.bias, tile.batch, tile.head),
-               at_head(mask.allowed, tile.batch, tile.head), scratch, &result);
-  }
-  const Vec base0 = load(base), base1 = load(base + kWidth);
-  const float* distance =
+// The base, the dense bias, which lies in the tile already, and the bucketed one.
+inline void add_biases(const ScoreOptions& options, const Tile& tile, bool dense,
+                       const StartScratch& scratch, StartTile* result) {
+  const Vec base0 = load(result->start), base1 = load(result->start + kWidth);
+  const float* const diagonal = options.diagonal_of(tile.head);
+  const float* const distance =
       diagonal ? diagonal + tile.query - tile.key + options.size.keys - 1 : nullptr;
-  for (int64_t j = result.first; j < result.last; ++j) {
+  for (int64_t j = result->first; j < result->last; ++j) {
     float* const row = scratch.tile + j * kLanes;
     Vec start0 = base0, start1 = base1;
     if (dense) start0 += load(row), start1 += load(row + kWidth);
@@ -256,10 +249,62 @@ inline StartTile start_tile(const ScoreOptions& options, const Tile& tile,
     store(row, start0);
     store(row + kWidth, start1);
   }
+  result->start = scratch.tile;
+  result->stride = kLanes;
+}
+
+inline void add_positions(const ScoreOptions& options, const Tile& tile, const PanelTerms& terms,
+                          const StartScratch& scratch, StartTile* result) {
+  const RelativeTerms& relative = options.relative;
+  const BandShape shape = relative.shape(tile, result->first, result->last);
+  relative.multiply_band(relative.key, tile, shape, terms.position, terms.carry, scratch.band);
+  relative.add_band(tile, shape, scratch.band, result->start + result->first * result->stride,
+                    result->stride, scratch.tile + result->first * kLanes);
+  result->start = scratch.tile;
+  result->stride = kLanes;
+}
+
+inline void add_segments(const ScoreOptions& options, const Tile& tile, const float* segment,
+                         const StartScratch& scratch, StartTile* result) {
+  const RelativeTerms::PanelSegments panel = options.relative.segments_of(tile);
+  for (int v = 0; v < kVectors; ++v) {
+    const Vec same = load(segment + v * kWidth), other = load(segment + kLanes + v * kWidth);
+    for (int64_t j = result->first; j < result->last; ++j) {
+      const Vec start = load(result->start + j * result->stride + v * kWidth);
+      store(scratch.tile + j * kLanes + v * kWidth,
+            start + select(panel.differ(v, j), other, same));
+    }
+  }
+  result->start = scratch.tile;
+  result->stride = kLanes;
+}
+
+// The start of the scores of one tile. `base` (kLanes) is added to every row. `visible` says what
+// the tile's bounds promise.
+inline StartTile start_tile(const ScoreOptions& options, const Tile& tile,
+                            const QueryBounds& queries, Visible visible, const float* base,
+                            const PanelTerms& terms, const StartScratch& scratch) {
+  StartTile result = {base, 0, 0, tile.keys};
+  const Mask& mask = options.mask;
+  const bool masked = visible != Visible::kAll;
+  const bool dense = options.bias.data || mask.allowed.data;
+  const float* diagonal = options.diagonal_of(tile.head);
+  const bool relative = terms.position || terms.segment;
+  if (!masked && !dense && !diagonal && !relative) return result;
+
+  if (masked && mask.rank) trim_interval(mask, tile, queries, &result);
+  if (dense && result.first < result.last) {
+    fill_dense(tile, at_head(options.bias, tile.batch, tile.head),
+               at_head(mask.allowed, tile.batch, tile.head), scratch, &result);
+  }
+  if (result.first >= result.last) return result;
+  result.first -= result.first % 2;
+  result.last = smaller(result.last + result.last % 2, tile.keys);
+  if (dense || diagonal || !relative) add_biases(options, tile, dense, scratch, &result);
+  if (terms.position) add_positions(options, tile, terms, scratch, &result);
+  if (terms.segment) add_segments(options, tile, terms.segment, scratch, &result);
   if (masked && mask.rank) hide_by_interval(mask, tile, scratch.tile, &result);
   if (masked && mask.tree) hide_by_tree(options.size, mask, tile, scratch.tile, &result);
-  result.start = scratch.tile;
-  result.stride = kLanes;
   return result;
 }
 

@@ -137,6 +137,23 @@ struct Dropout {
   float scale = 0;  // of a weight that is kept
 };
 
+// Weights as units along the keys: floats as they are, pairs rounded into `copy`, ((keys + 1) / 2,
+// kLanes).
+inline const float* weight_units(const float* weights, int64_t stride, int64_t keys, float* copy) {
+  return weights;
+}
+
+inline const Pair* weight_units(const float* weights, int64_t stride, int64_t keys, Pair* copy) {
+  for (int64_t key = 0; key < keys; key += 2) {
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec even = load(weights + key * stride + v * kWidth);
+      const Vec odd = key + 1 < keys ? load(weights + (key + 1) * stride + v * kWidth) : Vec{};
+      store_as(copy + key / 2 * kLanes + v * kWidth, round_pairs(even, odd));
+    }
+  }
+  return copy;
+}
+
 PTMKERNELS_INLINE void multiply_elements(float* x, const float* factors, int64_t count) {
   for (int64_t i = 0; i < count; i += kWidth) store(x + i, load(x + i) * load(factors + i));
 }

@@ -1,6 +1,7 @@
 #define PTMKERNELS_CPU_ARCH avx2
 #define PTMKERNELS_SIMD_WIDTH 8
 #define PTMKERNELS_KERNEL_ROWS 6
+#define PTMKERNELS_BFLOAT16_PRODUCTS 0
 
 #include "attention/cpu/variant.h"
 

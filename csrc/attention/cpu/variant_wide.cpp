@@ -1,6 +1,7 @@
 #define PTMKERNELS_CPU_ARCH wide
 #define PTMKERNELS_SIMD_WIDTH 16
 #define PTMKERNELS_KERNEL_ROWS 8
+#define PTMKERNELS_BFLOAT16_PRODUCTS 1
 
 #include "attention/cpu/variant.h"
 

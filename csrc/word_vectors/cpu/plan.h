@@ -56,7 +56,7 @@ class Planner {
         consider(index, word, sentence);
       }
     }
-    if (sentence.length > 0 && options_.alias) draw_negatives(sentence);
+    if (sentence.length > 0) options_.alias ? draw_negatives(sentence) : fetch_paths(sentence);
     return sentence.length > 0;
   }
 
@@ -69,7 +69,9 @@ class Planner {
     sentence.word[i] = word;
     sentence.reach[i] = 1 + static_cast<int32_t>(scaled(words_[1][lane], options_.window));
     sentence.position[i] = options_.position + index;
-    if (options_.alias && options_.negatives > 0) {
+    if (!options_.alias) {
+      __builtin_prefetch(options_.tree_offsets + word);
+    } else if (options_.negatives > 0) {
       set_cell(sentence, i, 0, words_[2][lane], words_[3][lane]);
     }
   }
@@ -88,6 +90,15 @@ class Planner {
     sentence.negatives[at] = static_cast<int32_t>(cell);
     sentence.threshold[at] = threshold;
     __builtin_prefetch(options_.alias + cell);
+  }
+
+  // Inlined because GCC drops calls of a function that does nothing but prefetch.
+  PTMKERNELS_INLINE void fetch_paths(const Sentence& sentence) const {
+    for (int32_t i = 0; i < sentence.length; ++i) {
+      const int64_t* ends = options_.tree_offsets + sentence.word[i];
+      __builtin_prefetch(options_.tree_path + ends[0]);
+      __builtin_prefetch(options_.tree_path + ends[1] - 1);
+    }
   }
 
   PTMKERNELS_NOINLINE void draw_negatives(Sentence& sentence) {

@@ -1,51 +1,40 @@
 // Skip-gram and CBOW over a stream of tokens (Mikolov et al. 2013), with the tiles of tile.h.
 #pragma once
 
+#include "common/scratch.h"
 #include "word_vectors/cpu/plan.h"
+#include "word_vectors/cpu/rows.h"
 #include "word_vectors/cpu/tile.h"
 
 namespace ptmkernels::PTMKERNELS_CPU_ARCH {
 
-constexpr int64_t kLossEvery = 16;  // the loss is taken from one window in so many
+constexpr int64_t kLossEvery = 64;  // the loss is taken from one window in so many
+
+constexpr int32_t kLookAhead = 2;  // windows
 
 // What a centre word is scored against: itself and its negatives, or the nodes of its path.
-template <class V>
 struct Outputs {
-  V** rows;
+  void** rows;
+  float** work;  // the rows as the tiles take them: in place, or copies
   float* labels;
   float* weights;
   int32_t count;
 };
 
-// Memory carved from one block; over a null block it measures.
-class Carver {
- public:
-  explicit Carver(char* block) : at_(reinterpret_cast<uintptr_t>(block)) {}
-  template <class T>
-  T* take(int64_t count) {
-    T* result = reinterpret_cast<T*>(at_);
-    at_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    return result;
-  }
-  size_t used() const { return at_; }
-
- private:
-  uintptr_t at_;
-};
-
-// T: the element type of both matrices.
-template <class T>
+// Rows of float32 and of whole vectors are trained in place; others as padded copies, which live as
+// long as a window (outputs) or a tile (inputs).
 class Trainer {
  public:
   Trainer(const StepOptions& options, char* scratch, uint64_t rounding_seed)
       : options_(options),
-        input_(static_cast<T*>(options.input)),
-        output_(static_cast<T*>(options.output)),
+        in_place_(!options.bfloat16 && options.width % kWidth == 0),
+        element_(options.bfloat16 ? 2 : 4),
         pitch_((options.width + 15) / 16 * 16) {
     for (int lane = 0; lane < kWidth; ++lane) {
       rounding_.state[lane] =
           static_cast<uint32_t>(rounding_seed * 2 + 1) * (2654435761u + 2 * lane);
     }
+    tile_.width = (options.width + kWidth - 1) / kWidth * kWidth;
     carve(scratch);
   }
 
@@ -68,34 +57,48 @@ class Trainer {
   }
 
  private:
-  void carve(char* scratch) {
-    Carver carver(scratch);
+  // Copies keep zeros between the end of a row and that of its last vector.
+  float* take_rows(Scratch& scratch, int64_t count, bool zero) {
+    float* rows = scratch.take<float>(count * pitch_);
+    if (zero) __builtin_memset(rows, 0, static_cast<size_t>(count * pitch_) * sizeof(float));
+    return rows;
+  }
+
+  void carve(char* block) {
+    Scratch scratch(block);
     const int64_t negatives = options_.alias ? options_.negatives : 0;
     for (Sentence& sentence : sentences_) {
-      sentence.word = carver.take<int32_t>(kMaxSentence);
-      sentence.reach = carver.take<int32_t>(kMaxSentence);
-      sentence.position = carver.take<int64_t>(kMaxSentence);
-      sentence.negatives = carver.take<int32_t>(kMaxSentence * negatives);
-      sentence.threshold = carver.take<uint32_t>(kMaxSentence * negatives);
+      sentence.word = scratch.take<int32_t>(kMaxSentence);
+      sentence.reach = scratch.take<int32_t>(kMaxSentence);
+      sentence.position = scratch.take<int64_t>(kMaxSentence);
+      sentence.negatives = scratch.take<int32_t>(kMaxSentence * negatives);
+      sentence.threshold = scratch.take<uint32_t>(kMaxSentence * negatives);
     }
     const int64_t most = options_.alias ? negatives + 1 : kMaxPath;
-    outputs_ = {carver.take<T*>(most), carver.take<float>(most), carver.take<float>(most), 0};
-    errors_ = carver.take<float>(kTileRows * pitch_);
-    hidden_ = carver.take<float>(pitch_);
-    contexts_ = carver.take<int32_t>(2 * options_.window);
-    rows_ = carver.take<T*>(2 * options_.window * options_.max_subwords);
-    if (options_.subword_offsets && !options_.cbow) {
-      staged_ = carver.take<float>(ring() * pitch_);
-      staged_from_ = carver.take<float>(ring() * pitch_);
+    outputs_ = {scratch.take<void*>(most), scratch.take<float*>(most),
+                scratch.take<float>(most + kPairPitch), scratch.take<float>(most + kPairPitch), 0};
+    contexts_ = scratch.take<int32_t>(2 * options_.window);
+    rows_ = scratch.take<void*>(2 * options_.window * options_.max_subwords);
+    errors_ = take_rows(scratch, kTileRows, block);
+    hidden_ = take_rows(scratch, 1, block);
+    if (!in_place_) {
+      output_copies_ = take_rows(scratch, most, block);
+      input_copies_ = take_rows(scratch, kTileRows, block);
     }
-    used_ = carver.used();
+    if (options_.subword_offsets && !options_.cbow) {
+      staged_ = take_rows(scratch, ring(), block);
+      staged_from_ = take_rows(scratch, ring(), block);
+    }
+    used_ = scratch.used();
   }
 
   int32_t ring() const { return 2 * options_.window + 1; }
 
-  PTMKERNELS_INLINE T* input_row(int64_t row) const { return input_ + row * options_.input_stride; }
-  PTMKERNELS_INLINE T* output_row(int64_t row) const {
-    return output_ + row * options_.output_stride;
+  PTMKERNELS_INLINE void* input_row(int64_t row) const {
+    return static_cast<char*>(options_.input) + row * options_.input_stride * element_;
+  }
+  PTMKERNELS_INLINE void* output_row(int64_t row) const {
+    return static_cast<char*>(options_.output) + row * options_.output_stride * element_;
   }
 
   float learning_rate(int64_t position) const {
@@ -112,19 +115,13 @@ class Trainer {
     for (int32_t i = 0; i < sentence.length; ++i) {
       const int32_t contexts = find_contexts(sentence, i);
       if (contexts) {
-        find_outputs(sentence, i);
-        fetch_inputs(sentence, i);
+        with_loss_ = sentence.position[i] % kLossEvery == 0;
         statistics_->pairs += contexts;
-        const bool with_loss = sentence.position[i] % kLossEvery == 0;
-        if (options_.cbow) {
-          train_cbow(sentence, i, contexts, with_loss);
-        } else if (staged_) {
-          train_skipgram<float>(sentence, i, contexts, with_loss,
-                                [&](int32_t j) { return staged_ + j % ring() * pitch_; });
-        } else {
-          train_skipgram<T>(sentence, i, contexts, with_loss,
-                            [&](int32_t j) { return input_row(sentence.word[j]); });
-        }
+        find_outputs(sentence, i);
+        look_ahead(sentence, i, contexts);
+        if (!in_place_) copy_outputs();
+        options_.cbow ? train_cbow(sentence, contexts) : train_skipgram(sentence, contexts);
+        if (!in_place_) return_outputs();
       }
       if (staged_) stage_next(sentence, i);
     }
@@ -145,15 +142,25 @@ class Trainer {
 
   void find_outputs(const Sentence& sentence, int32_t i) {
     const int32_t word = sentence.word[i];
-    if (!options_.alias) return find_path(word);
+    if (options_.alias) {
+      find_word_and_negatives(word, sentence.negatives + int64_t{i} * options_.negatives);
+    } else {
+      find_path(word);
+    }
+    if (!in_place_) return;
+    for (int32_t o = 0; o < outputs_.count; ++o) {
+      outputs_.work[o] = static_cast<float*>(outputs_.rows[o]);
+    }
+  }
+
+  void find_word_and_negatives(int32_t word, const int32_t* negatives) {
     outputs_.rows[0] = output_row(word);
     outputs_.labels[0] = 1;
     outputs_.weights[0] = rate_;
     int32_t count = 1;
-    const int32_t* negatives = sentence.negatives + static_cast<int64_t>(i) * options_.negatives;
     for (int32_t n = 0; n < options_.negatives; ++n) {
       if (negatives[n] == word) continue;
-      T* row = output_row(negatives[n]);
+      void* row = output_row(negatives[n]);
       int32_t same = 1;
       while (same < count && outputs_.rows[same] != row) ++same;
       if (same < count) {
@@ -178,155 +185,158 @@ class Trainer {
     }
   }
 
-  // The input row that enters the window with the next centre word.
-  PTMKERNELS_INLINE void fetch_inputs(const Sentence& sentence, int32_t i) const {
-    int32_t place = i + options_.window + 1;
-    const Sentence* from = &sentence;
-    if (place >= sentence.length && following_) {
-      from = following_;
-      place -= sentence.length;
-    }
-    if (place >= from->length || options_.subword_offsets) return;
-    const char* row = reinterpret_cast<const char*>(input_row(from->word[place]));
-    for (size_t byte = 0; byte < options_.width * sizeof(T); byte += 64) {
-      __builtin_prefetch(row + byte, 1);
+  void copy_outputs() {
+    for (int32_t o = 0; o < outputs_.count; ++o) {
+      outputs_.work[o] = output_copies_ + int64_t{o} * pitch_;
+      widen_to(outputs_.work[o], outputs_.rows[o], options_.bfloat16, options_.width);
     }
   }
 
-  // The first output rows of the next window.
-  PTMKERNELS_INLINE void look_ahead(const Sentence& sentence, int32_t i, Ahead<T>& ahead) const {
-    const Sentence* from = &sentence;
-    int32_t place = i + 1;
-    if (place >= sentence.length) {
-      from = following_;
-      place = 0;
-    }
-    for (int r = 0; r < kTileOutputs; ++r) ahead.rows[r] = outputs_.rows[0];
-    if (!from) return;
-    const int32_t word = from->word[place];
-    if (!options_.alias) {
-      // The nodes near the root are in the cache; the last ones of the path are those to wait for.
-      const int64_t begin = options_.tree_offsets[word], end = options_.tree_offsets[word + 1];
-      for (int64_t r = 0; r < kTileOutputs && end - 1 - r >= begin; ++r) {
-        ahead.rows[r] = output_row(options_.tree_path[end - 1 - r] >> 1);
+  void return_outputs() {
+    for (int32_t o = 0; o < outputs_.count; ++o)
+      write_row<false>(outputs_.rows[o], outputs_.work[o]);
+  }
+
+  template <bool Add>
+  void write_row(void* row, const float* x) {
+    change_row<Add>(row, x, options_.bfloat16, options_.width, rounding_);
+  }
+
+  // The next word of the stream, and its place in which sentence.
+  PTMKERNELS_INLINE const Sentence* at(const Sentence& sentence, int32_t* place) const {
+    if (*place < sentence.length) return &sentence;
+    *place -= sentence.length;
+    return following_ && *place < following_->length ? following_ : nullptr;
+  }
+
+  // The output rows of the next window, and the input row that enters it.
+  void look_ahead(const Sentence& sentence, int32_t i, int32_t contexts) {
+    const int32_t blocks = (outputs_.count + kTileOutputs - 1) / kTileOutputs;
+    const int32_t tiles = options_.cbow ? 1 : (contexts + kTileRows - 1) / kTileRows;
+    ahead_.start(blocks * tiles, element_);
+    int32_t place = i + kLookAhead;
+    if (const Sentence* next = at(sentence, &place)) {
+      const int32_t word = next->word[place];
+      if (options_.alias) {
+        ahead_.add(output_row(word));
+        const int32_t* negatives = next->negatives + int64_t{place} * options_.negatives;
+        for (int32_t n = 0; n < options_.negatives; ++n) ahead_.add(output_row(negatives[n]));
+      } else {
+        // The nodes near the root are in the cache, the last ones of the path may not be.
+        const int64_t begin = options_.tree_offsets[word], end = options_.tree_offsets[word + 1];
+        for (int64_t p = end - 1; p >= begin && p > end - 7; --p) {
+          ahead_.add(output_row(options_.tree_path[p] >> 1));
+        }
       }
-      return;
     }
-    ahead.rows[0] = output_row(word);
-    const int32_t* negatives = from->negatives + static_cast<int64_t>(place) * options_.negatives;
-    for (int r = 1; r < kTileOutputs && r <= options_.negatives; ++r) {
-      ahead.rows[r] = output_row(negatives[r - 1]);
-    }
+    place = i + options_.window + kLookAhead;
+    const Sentence* next = options_.subword_offsets ? nullptr : at(sentence, &place);
+    if (next) ahead_.add(input_row(next->word[place]));
   }
 
-  template <class H, class Row>
-  PTMKERNELS_INLINE void train_skipgram(const Sentence& sentence, int32_t i, int32_t contexts,
-                                        bool with_loss, const Row& row) {
-    Ahead<T> ahead;
-    look_ahead(sentence, i, ahead);
-    Tile<H, T> tile;
+  void train_skipgram(const Sentence& sentence, int32_t contexts) {
     for (int32_t c = 0; c < contexts; c += kTileRows) {
-      const int rows = contexts - c < kTileRows ? contexts - c : kTileRows;
-      for (int r = 0; r < rows; ++r) tile.rows[r] = row(contexts_[c + r]);
-      run_outputs(tile, rows, ahead, with_loss);
+      tile_.row_count = contexts - c < kTileRows ? contexts - c : kTileRows;
+      for (int r = 0; r < tile_.row_count; ++r)
+        tile_.rows[r] = borrow(sentence, contexts_[c + r], r);
+      if (outputs_.count <= kTileOutputs) {
+        train_directly();
+      } else {
+        collect_errors();
+        for (int r = 0; r < tile_.row_count; ++r) add(tile_.rows[r], errors_ + r * pitch_);
+      }
+      give_back_copies();
     }
-    if (with_loss) statistics_->loss_pairs += contexts;
+    if (with_loss_) statistics_->loss_pairs += contexts;
   }
 
-  // The rows of a tile against all outputs.
-  template <class H>
-  void run_outputs(Tile<H, T>& tile, int rows, const Ahead<T>& ahead, bool with_loss) {
-    tile.width = options_.width;
-    if (outputs_.count == 0) return;
-    if (outputs_.count <= kTileOutputs) {
-      run_tile_at<true>(tile, rows, 0, outputs_.count, ahead, with_loss);
-      return;
+  // The r-th row of a tile as float32.
+  PTMKERNELS_INLINE float* borrow(const Sentence& sentence, int32_t j, int r) {
+    if (staged_) return staged_ + j % ring() * pitch_;
+    void* row = input_row(sentence.word[j]);
+    if (in_place_) return static_cast<float*>(row);
+    borrowed_[r] = row;
+    for (int k = 0; k < r; ++k) {
+      if (borrowed_[k] != row) continue;
+      borrowed_[r] = nullptr;  // a word that the tile has already
+      return input_copies_ + k * pitch_;
     }
-    collect_errors(tile, rows, ahead, with_loss);
-    for (int r = 0; r < rows; ++r) add_to_row(tile.rows[r], errors_ + r * pitch_);
+    widen_to(input_copies_ + r * pitch_, row, options_.bfloat16, options_.width);
+    return input_copies_ + r * pitch_;
+  }
+
+  PTMKERNELS_INLINE void give_back_copies() {
+    if (in_place_ || staged_) return;
+    for (int r = 0; r < tile_.row_count; ++r) {
+      if (borrowed_[r]) write_row<false>(borrowed_[r], input_copies_ + r * pitch_);
+    }
+  }
+
+  // The tile's rows against all outputs, if they fit.
+  PTMKERNELS_INLINE void train_directly() {
+    if (outputs_.count == 0) return;
+    set_outputs(0, outputs_.count);
+    run_tile<Change::kRow>(tile_, ahead_);
+    if (with_loss_) add_loss();
   }
 
   // errors_ = the change of each row of the tile; the rows themselves stay as they are.
-  template <class H>
-  void collect_errors(Tile<H, T>& tile, int rows, const Ahead<T>& ahead, bool with_loss) {
-    tile.errors = errors_;
-    tile.error_stride = pitch_;
-    for (int64_t k = 0; k < static_cast<int64_t>(rows) * pitch_; k += kWidth) {
-      store(errors_ + k, Vec{});
-    }
-    const int32_t tiles = (outputs_.count + kTileOutputs - 1) / kTileOutputs;
-    for (int32_t t = 0, first = 0; t < tiles; ++t) {
-      const int32_t count = (outputs_.count - first + tiles - t - 1) / (tiles - t);
-      run_tile_at<false>(tile, rows, first, count, ahead, with_loss);
-      first += count;
+  void collect_errors() {
+    for (int r = 0; r < tile_.row_count; ++r) tile_.errors[r] = errors_ + r * pitch_;
+    int32_t tiles = (outputs_.count + kTileOutputs - 1) / kTileOutputs;
+    for (int32_t first = 0; tiles > 0; --tiles) {
+      const int32_t left = outputs_.count - first;
+      set_outputs(first, tiles > 1 ? (left + tiles - 1) / tiles : left);
+      first == 0 ? run_tile<Change::kFirstError>(tile_, ahead_)
+                 : run_tile<Change::kNextError>(tile_, ahead_);
+      if (with_loss_) add_loss();
+      first += tile_.output_count;
     }
   }
 
-  template <class H>
-  PTMKERNELS_INLINE void fill_outputs(Tile<H, T>& tile, int32_t first, int32_t count) const {
-    for (int32_t o = 0; o < count; ++o) {
-      tile.outputs[o] = outputs_.rows[first + o];
-      tile.label[o] = outputs_.labels[first + o];
-      tile.weight[o] = outputs_.weights[first + o];
-    }
-  }
-
-  template <bool Direct, class H>
-  PTMKERNELS_INLINE void run_tile_at(Tile<H, T>& tile, int rows, int32_t first, int32_t count,
-                                     const Ahead<T>& ahead, bool with_loss) {
-    fill_outputs(tile, first, count);
-    tile_function<Direct, H, T>(rows, count)(tile, ahead, rounding_);
-    if (with_loss) add_loss(tile.product, tile, rows, count);
+  PTMKERNELS_INLINE void set_outputs(int32_t first, int32_t count) {
+    tile_.output_count = count;
+    tile_.labels = outputs_.labels + first;
+    tile_.weights = outputs_.weights + first;
+    for (int32_t o = 0; o < count; ++o) tile_.outputs[o] = outputs_.work[first + o];
   }
 
   // -log sigmoid(x) for the word, -log sigmoid(-x) for noise, at the products before the update.
-  template <class H>
-  PTMKERNELS_NOINLINE void add_loss(const float* products, const Tile<H, T>& tile, int rows,
-                                    int count) {
-    for (int r = 0; r < rows; ++r) {
-      for (int o = 0; o < count; ++o) {
-        const float x = products[r * count + o];
-        const float wrong = tile.label[o] > 0 ? -x : x;
+  PTMKERNELS_NOINLINE void add_loss() {
+    for (int r = 0; r < tile_.row_count; ++r) {
+      for (int o = 0; o < tile_.output_count; ++o) {
+        const float x = tile_.product[r * kPairPitch + o];
+        const float wrong = tile_.labels[o] > 0 ? -x : x;
         const float magnitude = __builtin_fabsf(x);
         const float loss = (wrong > 0 ? wrong : 0) + __builtin_log1pf(__builtin_expf(-magnitude));
-        statistics_->loss += loss * (tile.weight[o] / rate_);
+        statistics_->loss += loss * (tile_.weights[o] / rate_);
       }
     }
   }
 
-  template <class H>
-  PTMKERNELS_INLINE void add_to_row(H* row, const float* change) {
-    for_columns(options_.width, [&](Columns at, auto whole) __attribute__((always_inline)) {
-      const Vec sum = at.load<whole.value>(row) + load(change + at.d);
-      at.store<whole.value>(row, sum, rounding_);
-    });
+  // y += x, over whole vectors.
+  PTMKERNELS_INLINE void add(float* y, const float* x) const {
+    for (int32_t d = 0; d < tile_.width; d += kWidth) store(y + d, load(y + d) + load(x + d));
   }
 
   // One row, the mean of the context rows, against the outputs; its change goes to every one of
   // them.
-  void train_cbow(const Sentence& sentence, int32_t i, int32_t contexts, bool with_loss) {
+  void train_cbow(const Sentence& sentence, int32_t contexts) {
     int32_t rows = 0;
     for (int32_t c = 0; c < contexts; ++c)
       rows += gather(sentence.word[contexts_[c]], rows_ + rows);
-    Ahead<T> ahead;
-    look_ahead(sentence, i, ahead);
-    Tile<float, T> tile;
-    tile.rows[0] = hidden_;
-    tile.width = options_.width;
-    if (outputs_.count > 0 && outputs_.count <= kTileOutputs) {
-      fill_outputs(tile, 0, outputs_.count);
-      run_mean_tile<T>(outputs_.count, tile, {rows_, rows, hidden_}, ahead, rounding_);
-      if (with_loss) add_loss(tile.product, tile, 1, outputs_.count);
-    } else {
-      mean(rows_, rows, hidden_);
-      collect_errors(tile, 1, ahead, with_loss);
-      for (int32_t r = 0; r < rows; ++r) add_to_row(rows_[r], errors_);
+    mean_of(hidden_, rows_, rows, options_.bfloat16, options_.width);
+    tile_.row_count = 1;
+    tile_.rows[0] = hidden_;
+    if (outputs_.count > 0) {
+      collect_errors();
+      for (int32_t r = 0; r < rows; ++r) write_row<true>(rows_[r], errors_);
     }
-    if (with_loss) statistics_->loss_pairs += 1;
+    if (with_loss_) statistics_->loss_pairs += 1;
   }
 
   // The input rows of a word.
-  PTMKERNELS_INLINE int32_t gather(int32_t word, T** rows) const {
+  PTMKERNELS_INLINE int32_t gather(int32_t word, void** rows) const {
     if (!options_.subword_offsets) {
       rows[0] = input_row(word);
       return 1;
@@ -334,15 +344,6 @@ class Trainer {
     const int64_t begin = options_.subword_offsets[word], end = options_.subword_offsets[word + 1];
     for (int64_t s = begin; s < end; ++s) rows[s - begin] = input_row(options_.subwords[s]);
     return static_cast<int32_t>(end - begin);
-  }
-
-  PTMKERNELS_INLINE void mean(T* const* rows, int32_t count, float* out) const {
-    const Vec factor = splat(1.0f / static_cast<float>(count));
-    for_columns(options_.width, [&](Columns at, auto whole) __attribute__((always_inline)) {
-      Vec sum = Vec{};
-      for (int32_t r = 0; r < count; ++r) sum += at.load<whole.value>(rows[r]);
-      store(out + at.d, sum * factor);
-    });
   }
 
   // With sub-words, a word's row is the mean of several. It is made when the word comes into reach,
@@ -362,7 +363,8 @@ class Trainer {
 
   void stage(const Sentence& sentence, int32_t j) {
     float* row = staged_ + j % ring() * pitch_;
-    mean(rows_, gather(sentence.word[j], rows_), row);
+    const int32_t rows = gather(sentence.word[j], rows_);
+    mean_of(row, rows_, rows, options_.bfloat16, options_.width);
     __builtin_memcpy(staged_from_ + j % ring() * pitch_, row, options_.width * sizeof(float));
   }
 
@@ -371,43 +373,43 @@ class Trainer {
     const float* from = staged_from_ + j % ring() * pitch_;
     for (int32_t d = 0; d < options_.width; ++d) row[d] -= from[d];
     const int32_t rows = gather(sentence.word[j], rows_);
-    for (int32_t r = 0; r < rows; ++r) add_to_row(rows_[r], row);
+    for (int32_t r = 0; r < rows; ++r) write_row<true>(rows_[r], row);
   }
 
   static constexpr int32_t kMaxPath = 96;  // a Huffman code over 63-bit counts has at most 91 bits
 
   const StepOptions& options_;
-  T* input_;
-  T* output_;
-  int32_t pitch_;
+  const bool in_place_;
+  const int32_t element_;  // bytes of one
+  const int32_t pitch_;    // of rows in the scratch memory
   float rate_ = 0;
+  bool with_loss_ = false;
   Rounding rounding_;
   StepStatistics* statistics_ = nullptr;
   Sentence sentences_[2] = {};
   const Sentence* following_ = nullptr;
-  Outputs<T> outputs_ = {};
+  Tile tile_;
+  Ahead ahead_;
+  Outputs outputs_ = {};
+  int32_t* contexts_ = nullptr;
+  void** rows_ = nullptr;
+  void* borrowed_[kTileRows] = {};
   float* errors_ = nullptr;
   float* hidden_ = nullptr;
-  int32_t* contexts_ = nullptr;
-  T** rows_ = nullptr;
+  float* output_copies_ = nullptr;
+  float* input_copies_ = nullptr;
   float* staged_ = nullptr;
   float* staged_from_ = nullptr;
   size_t used_ = 0;
 };
 
-template <class T>
-void run_as(StepWork& work) {
-  const auto seed = work.options->seed + static_cast<uint64_t>(work.options->position + work.begin);
-  Trainer<T>(*work.options, work.scratch, seed).run(work);
-}
-
 inline void run_step(StepWork& work) {
-  work.options->bfloat16 ? run_as<BFloat16>(work) : run_as<float>(work);
+  const auto seed = work.options->seed + static_cast<uint64_t>(work.options->position + work.begin);
+  Trainer(*work.options, work.scratch, seed).run(work);
 }
 
 inline size_t step_scratch_bytes(const StepOptions& options) {
-  return options.bfloat16 ? Trainer<BFloat16>::scratch_bytes(options)
-                          : Trainer<float>::scratch_bytes(options);
+  return Trainer::scratch_bytes(options);
 }
 
 }  // namespace ptmkernels::PTMKERNELS_CPU_ARCH

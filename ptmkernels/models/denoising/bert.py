@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -98,39 +99,56 @@ EMBEDDING_RENAMES = (
     ("embeddings.norm.", "embeddings.LayerNorm."),
 )
 
-BERT = Architecture(
-    config=BertConfig,
-    backbone=backbone,
-    prefix="bert.",
-    heads={
-        "backbone": Head(tasks.EncoderModel, "BertModel"),
-        "pretraining": Head(tasks.PreTraining, "BertForPreTraining"),
-        "masked-lm": Head(tasks.MaskedLM, "BertForMaskedLM"),
-        "next-sentence": Head(tasks.NextSentence, "BertForNextSentencePrediction"),
-        "sequence-classification": Head(
-            tasks.SequenceClassification, "BertForSequenceClassification"
+
+def architecture(
+    config: type[BertConfig], backbone: Callable[[BertConfig, bool], Encoder], published: str
+) -> Architecture:
+    """All tasks of a model of BERT's make.
+
+    Args:
+        config, backbone: its own.
+        published: what Transformers' classes of it are called by, such as "Bert".
+    """
+    prefix = f"{published.lower()}."
+    return Architecture(
+        config=config,
+        backbone=backbone,
+        prefix=prefix,
+        heads={
+            "backbone": Head(tasks.EncoderModel, f"{published}Model"),
+            "pretraining": Head(tasks.PreTraining, f"{published}ForPreTraining"),
+            "masked-lm": Head(tasks.MaskedLM, f"{published}ForMaskedLM"),
+            "next-sentence": Head(tasks.NextSentence, f"{published}ForNextSentencePrediction"),
+            "sequence-classification": Head(
+                tasks.SequenceClassification, f"{published}ForSequenceClassification"
+            ),
+            "token-classification": Head(
+                tasks.TokenClassification, f"{published}ForTokenClassification"
+            ),
+            "question-answering": Head(tasks.QuestionAnswering, f"{published}ForQuestionAnswering"),
+            "multiple-choice": Head(tasks.MultipleChoice, f"{published}ForMultipleChoice"),
+        },
+        renames=(
+            ("backbone.stack.layers.", f"{prefix}encoder.layer."),
+            ("backbone.", prefix),
+            *LAYER_RENAMES,
+            *EMBEDDING_RENAMES,
+            ("lm_head.dense.", "cls.predictions.transform.dense."),
+            ("lm_head.norm.", "cls.predictions.transform.LayerNorm."),
+            ("lm_head.", "cls.predictions."),
+            ("next_sentence.", "cls.seq_relationship."),
+            ("tagger.", "classifier."),
+            ("span.", "qa_outputs."),
         ),
-        "token-classification": Head(tasks.TokenClassification, "BertForTokenClassification"),
-        "question-answering": Head(tasks.QuestionAnswering, "BertForQuestionAnswering"),
-        "multiple-choice": Head(tasks.MultipleChoice, "BertForMultipleChoice"),
-    },
-    renames=(
-        ("backbone.stack.layers.", "bert.encoder.layer."),
-        ("backbone.", "bert."),
-        *LAYER_RENAMES,
-        *EMBEDDING_RENAMES,
-        ("lm_head.dense.", "cls.predictions.transform.dense."),
-        ("lm_head.norm.", "cls.predictions.transform.LayerNorm."),
-        ("lm_head.", "cls.predictions."),
-        ("next_sentence.", "cls.seq_relationship."),
-        ("span.", "qa_outputs."),
-    ),
-    redundant=(
-        "cls.predictions.decoder.weight",
-        "cls.predictions.decoder.bias",
-        "bert.embeddings.position_ids",
-    ),
-)
+        redundant=(
+            "cls.predictions.decoder.weight",
+            "cls.predictions.decoder.bias",
+            f"{prefix}embeddings.position_ids",
+        ),
+    )
+
+
+BERT = architecture(BertConfig, backbone, "Bert")
 
 
 def _sizes(layers: int, hidden: int) -> dict[str, int]:

@@ -15,12 +15,19 @@ import torch
 
 from ptmkernels._corpus import subword_buckets
 from ptmkernels.data.word_stream import Vocabulary
+from ptmkernels.models.shallow.fasttext_file import (
+    ARGUMENTS,
+    MAGIC,
+    MATRIX,
+    SIZES,
+    VERSION,
+    read_fasttext,
+)
 from ptmkernels.models.shallow.word2vec import Word2Vec, Word2VecConfig
+from ptmkernels.registry import Card, register
 
 __all__ = ["FastText"]
 
-_MAGIC, _VERSION = 793712314, 12
-_ARGUMENTS = "<12id"
 _LOSSES = {"hierarchical-softmax": 1, "negative-sampling": 2}
 _ARCHITECTURES = {"cbow": 1, "skip-gram": 2}
 
@@ -99,19 +106,19 @@ class FastText(Word2Vec):
             output = np.concatenate([output, np.zeros((1, width), np.float32)])
         temporary = Path(f"{path}.part")
         with temporary.open("wb") as file:
-            file.write(struct.pack("<2i", _MAGIC, _VERSION))
+            file.write(struct.pack("<2i", MAGIC, VERSION))
             file.write(
                 struct.pack(
-                    _ARGUMENTS, width, config.window, 5, config.min_count, config.negative, 1,
+                    ARGUMENTS, width, config.window, 5, config.min_count, config.negative, 1,
                     _LOSSES[config.loss], _ARCHITECTURES[config.architecture], config.bucket,
                     config.min_n, config.max_n, 100, config.sample,
                 )
             )  # fmt: skip
-            file.write(struct.pack("<3i2q", size, size, 0, int(vocabulary.counts.sum()), -1))
+            file.write(struct.pack(SIZES, size, size, 0, int(vocabulary.counts.sum()), -1))
             for word, count in zip(vocabulary.words, vocabulary.counts, strict=True):
                 file.write(word.encode() + b"\0" + struct.pack("<qb", int(count), 0))
             for matrix in (self.input[:, :width].numpy(), output):
-                file.write(struct.pack("<?2q", False, *matrix.shape))
+                file.write(struct.pack(MATRIX, False, *matrix.shape))
                 file.write(np.ascontiguousarray(matrix, "<f4").tobytes())
         os.replace(temporary, path)
 
@@ -122,37 +129,34 @@ class FastText(Word2Vec):
         Raises:
             ValueError: the file is no such one; the message says what it is.
         """
-        data = Path(path).read_bytes()
-        if len(data) < 8 or struct.unpack_from("<2i", data) != (_MAGIC, _VERSION):
-            raise ValueError(f"{path} is not a fastText file of version {_VERSION}")
-        values = struct.unpack_from(_ARGUMENTS, data, 8)
-        at = 8 + struct.calcsize(_ARGUMENTS)
+        file = read_fasttext(path)
         losses = {v: k for k, v in _LOSSES.items()}
         architectures = {v: k for k, v in _ARCHITECTURES.items()}
-        if values[6] not in losses or values[7] not in architectures:
+        if file.loss not in losses or file.architecture not in architectures:
             raise ValueError(f"{path} holds a classifier; expected word vectors (cbow or skipgram)")
-        size, _, labels, _, pruned = struct.unpack_from("<3i2q", data, at)
-        at += struct.calcsize("<3i2q")
-        if labels or pruned >= 0:
-            raise ValueError(f"{path} is quantised or has labels; expected plain word vectors")
-        words, counts = [], []
-        for _ in range(size):
-            end = data.index(b"\0", at)
-            words.append(data[at:end].decode("utf-8"))
-            counts.append(struct.unpack_from("<q", data, end + 1)[0])
-            at = end + 10
         model = cls(
-            vector_size=values[0], window=values[1], min_count=values[3], negative=values[4],
-            loss=losses[values[6]], architecture=architectures[values[7]], bucket=values[8],
-            min_n=values[9], max_n=values[10], sample=values[12],
+            vector_size=file.width, window=file.window, min_count=file.min_count, negative=file.negative,
+            loss=losses[file.loss], architecture=architectures[file.architecture], bucket=file.bucket,
+            min_n=file.min_n, max_n=file.max_n, sample=file.sample,
         )  # fmt: skip
-        model._begin(Vocabulary(words, np.array(counts)))
-        for target in (model.input, model.output):
-            quantised, rows, columns = struct.unpack_from("<?2q", data, at)
-            at += struct.calcsize("<?2q")
-            if quantised or columns != values[0]:
-                raise ValueError(f"{path} is quantised; expected plain word vectors")
-            matrix = np.frombuffer(data, "<f4", rows * columns, at).reshape(rows, columns)
-            target[:, :columns] = torch.from_numpy(matrix[: len(target)].copy())
-            at += 4 * rows * columns
+        model._begin(Vocabulary(file.words, file.counts))
+        for target, matrix in ((model.input, file.input), (model.output, file.output)):
+            target[:, : file.width] = torch.from_numpy(matrix[: len(target)].copy())
         return model
+
+
+register(
+    Card(
+        name="fasttext",
+        family="shallow",
+        title="fastText",
+        authors="Bojanowski et al.",
+        paper="Enriching Word Vectors with Subword Information",
+        year=2017,
+        link="https://arxiv.org/abs/1607.04606",
+        encoder="the mean of a word's vector and those of its character n-grams",
+        objective="as word2vec",
+        build=FastText,
+        presets={"skip-gram": {"architecture": "skip-gram"}, "cbow": {"architecture": "cbow"}},
+    )
+)

@@ -18,6 +18,7 @@ from ptmkernels._corpus import CooccurrenceCounter
 from ptmkernels.data.word_stream import Source, Vocabulary, WordStream
 from ptmkernels.models.shallow.vectors import WordVectors
 from ptmkernels.ops.word_vectors import glove_step_
+from ptmkernels.registry import Card, register
 
 __all__ = ["GloVe"]
 
@@ -121,3 +122,20 @@ class GloVe:
             if progress:
                 done = epoch * len(pairs) + start + len(piece)
                 progress(done, epochs * len(pairs), loss / len(piece))
+
+
+register(
+    Card(
+        name="glove",
+        family="shallow",
+        title="GloVe",
+        authors="Pennington et al.",
+        paper="GloVe: Global Vectors for Word Representation",
+        year=2014,
+        link="https://aclanthology.org/D14-1162",
+        encoder="one vector a word, the sum of two",
+        objective="the logarithms of co-occurrence counts by weighted least squares",
+        build=GloVe,
+        presets={"50d": {"vector_size": 50}, "300d": {"vector_size": 300}},
+    )
+)

@@ -24,6 +24,7 @@ from ptmkernels.models.shallow.vectors import WordVectors
 from ptmkernels.ops.hierarchical_softmax import HuffmanTree
 from ptmkernels.ops.negative_sampling import AliasTable
 from ptmkernels.ops.word_vectors import cbow_step_, keep_thresholds, skipgram_step_
+from ptmkernels.registry import Card, register
 
 __all__ = ["FitProgress", "Word2Vec"]
 
@@ -120,6 +121,19 @@ class Word2Vec:
         """See :meth:`WordVectors.most_similar`."""
         return self.wv.most_similar(positive, negative, count)
 
+    def build_vocabulary(self, source: Source | Vocabulary, threads: int = 1) -> None:
+        """Count the words (or take counted ones) and make the starting weights.
+
+        `fit` counts its text where this has not been called.
+
+        Raises:
+            ValueError: the text holds no word often enough, or is not UTF-8 (file and byte are named).
+        """
+        config = self.config
+        if not isinstance(source, Vocabulary):
+            source = Vocabulary.count(source, config.min_count, config.max_vocabulary, threads)
+        self._begin(source)
+
     def fit(
         self,
         source: Source,
@@ -145,9 +159,7 @@ class Word2Vec:
                 f"epochs is {epochs} and threads is {threads}; expected at least 1 of each"
             )
         if self.vocabulary is None:
-            self._begin(
-                Vocabulary.count(source, self.config.min_count, self.config.max_vocabulary, threads)
-            )
+            self.build_vocabulary(source, threads)
         stream = WordStream(source, self.vocabulary, threads)
         self._train(stream, epochs, threads, progress)
         return self
@@ -259,6 +271,27 @@ def load_any(path: str | os.PathLike) -> WordVectors:
 
     with safe_open(path, "pt") as file:
         name = (file.metadata() or {}).get("model")
-    if name not in shallow.__all__:
-        raise ValueError(f"{path} holds {name!r}; expected one of {shallow.__all__[:3]}")
+    if name not in ("FastText", "Word2Vec"):
+        raise ValueError(f"{path} holds {name!r}; expected 'FastText' or 'Word2Vec'")
     return getattr(shallow, name).load(path).wv
+
+
+register(
+    Card(
+        name="word2vec",
+        family="shallow",
+        title="word2vec",
+        authors="Mikolov et al.",
+        paper="Distributed Representations of Words and Phrases and their Compositionality",
+        year=2013,
+        link="https://arxiv.org/abs/1310.4546",
+        encoder="one vector a word",
+        objective="a word from its neighbours (CBOW), or from each of them (skip-gram)",
+        build=Word2Vec,
+        presets={
+            f"{architecture}-{loss}": {"architecture": architecture, "loss": loss}
+            for architecture in ARCHITECTURES
+            for loss in LOSSES
+        },
+    )
+)

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from ptmkernels.ops.attention import reference
-from ptmkernels.ops.attention.options import AttentionOptions
+from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions
 
 _NAMES = list(AttentionOptions.__dataclass_fields__)
-_BIAS, _TABLE = _NAMES.index("bias"), _NAMES.index("bias_table")
+_PLACES = [_NAMES.index(name) for name in DIFFERENTIABLE]
 _QKV = 3  # the options follow query, key and value in the forward op
 _BEFORE = 7  # and in the backward op grad_output, grad_lse, query, key, value, output and lse
-_AFTER = 2  # there bias_needs_grad and table_needs_grad come last
 
 
 def register(forward_name: str, backward_name: str) -> None:
@@ -28,23 +27,28 @@ def register(forward_name: str, backward_name: str) -> None:
 
     def backward(ctx, grad_output, grad_lse):
         query, key, value, output, lse, *tensors = ctx.saved_tensors
-        wanted = [ctx.needs_input_grad[_QKV + place] for place in (_BIAS, _TABLE)]
-        *grads, grad_bias, grad_table = backward_op(
+        wanted = sum(ctx.needs_input_grad[_QKV + place] << n for n, place in enumerate(_PLACES))
+        grads = backward_op(
             torch.zeros_like(output) if grad_output is None else unit_stride(grad_output),
             grad_lse,
             *(query, key, value, output, lse),
             *ctx.rebuild(tensors),
-            *wanted,
+            wanted,
         )
-        grads += [None] * len(_NAMES)
-        grads[_QKV + _BIAS] = grad_bias if wanted[0] else None
-        grads[_QKV + _TABLE] = grad_table if wanted[1] else None
-        return tuple(grads)
+        result = [*grads[:_QKV], *[None] * len(_NAMES)]
+        for n in wanted_places(wanted):
+            result[_QKV + _PLACES[n]] = grads[_QKV + n]
+        return tuple(result)
 
     torch.library.register_autograd(forward_name, backward, setup_context=_save_forward)
     torch.library.register_autograd(backward_name, _double_backward, setup_context=_save_backward)
     for op in (forward_name, backward_name):
         torch.library.register_vmap(op, _refuse_vmap)
+
+
+def wanted_places(wanted: int) -> list[int]:
+    """The places in ``DIFFERENTIABLE`` of the gradients that a backward op is asked for."""
+    return [n for n in range(len(DIFFERENTIABLE)) if wanted >> n & 1]
 
 
 def unit_stride(tensor: Tensor) -> Tensor:
@@ -65,17 +69,11 @@ def _fake_forward(query, key, value, *options):
 
 
 def _fake_backward(grad_output, grad_lse, query, key, value, output, lse, *rest):
-    bias, table = rest[_BIAS], rest[_TABLE]
-    bias_needs_grad, table_needs_grad = rest[-_AFTER:]
-    none = query.new_empty(0)
-    return tuple(
-        torch.empty_like(t, memory_format=torch.contiguous_format)
-        for t in (
-            *(query, key, value),
-            bias if bias_needs_grad else none,
-            table if table_needs_grad else none,
-        )
-    )
+    *options, wanted = rest
+    like = [query, key, value] + [query.new_empty(0)] * len(DIFFERENTIABLE)
+    for n in wanted_places(wanted):
+        like[_QKV + n] = options[_PLACES[n]]
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in like)
 
 
 def _split(values: tuple) -> tuple[list[Tensor], object]:
@@ -107,25 +105,20 @@ def _double_backward(ctx, *grads):
     `output` and `lse` are functions of the other inputs, so their share goes to those.
     """
     inputs = ctx.rebuild(ctx.saved_tensors)
-    bias, table = _BEFORE + _BIAS, _BEFORE + _TABLE
-    places = [0, 1, 2, 3, 4, bias, table]
+    *inputs, wanted = inputs
+    places = [0, 1, 2, 3, 4, *(_BEFORE + place for place in _PLACES)]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         for place in places:
             if inputs[place] is not None:
                 inputs[place] = _apart(inputs[place])
-        options = AttentionOptions(*inputs[_BEFORE:-_AFTER])
+        options = AttentionOptions(*inputs[_BEFORE:])
         outputs = reference.attention_forward(*inputs[2:5], options)
         given = [
             (out, grad) for out, grad in zip(outputs, inputs, strict=False) if grad is not None
         ]
-        leaves = [2, 3, 4] + [
-            p for p, asked in zip((bias, table), inputs[-_AFTER:], strict=True) if asked
-        ]
-        grads = [
-            *grads[:3],
-            *(g for g, asked in zip(grads[3:], inputs[-_AFTER:], strict=True) if asked),
-        ]
+        leaves = [2, 3, 4, *(_BEFORE + _PLACES[n] for n in wanted_places(wanted))]
+        grads = [*grads[:_QKV], *(grads[_QKV + n] for n in wanted_places(wanted))]
         first = torch.autograd.grad(
             [out for out, _ in given],
             [inputs[p] for p in leaves],
@@ -136,7 +129,7 @@ def _double_backward(ctx, *grads):
         second = torch.autograd.grad(
             first, [inputs[p] for p in asked], grads, create_graph=create_graph, allow_unused=True
         )
-    result = [None] * len(inputs)
+    result = [None] * (len(inputs) + 1)  # and `wanted_grads`
     for place, grad in zip(asked, second, strict=True):
         result[place] = grad
     return tuple(result)

@@ -118,9 +118,33 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+def takes_tf32(query: Tensor) -> bool:
+    """True where torch's own setting takes products of float32 in TF32 on a GPU."""
+    return query.dtype == torch.float32 and _allows_tf32()
+
+
+@torch.compiler.assume_constant_result  # torch.compile compiles anew where the setting changes
+def _allows_tf32() -> bool:
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+# The options with a gradient. The backward op takes a number `wanted_grads`, bit n of which asks for that of
+# the n-th of them, and returns their gradients in this order after those of query, key and value.
+DIFFERENTIABLE = (
+    "bias",
+    "bias_table",
+    "relative_key",
+    "relative_value",
+    "content_bias",
+    "position_bias",
+    "segment_bias",
+    "segment_key",
+)
+
+
 @dataclass(frozen=True)
 class AttentionOptions:
-    """The optional arguments of the torch ops, in the order of their schema."""
+    """The optional arguments of the torch ops, in the order of their schema (docs/architecture.md)."""
 
     key_rank: Tensor | None = None
     query_low: Tensor | None = None
@@ -133,6 +157,16 @@ class AttentionOptions:
     scale: float = 1.0
     dropout_p: float = 0.0
     seed: Tensor | None = None
+    relative_key: Tensor | None = None
+    relative_value: Tensor | None = None
+    relative_offset: int = 0
+    content_bias: Tensor | None = None
+    position_bias: Tensor | None = None
+    segment_bias: Tensor | None = None
+    segment_key: Tensor | None = None
+    query_segment: Tensor | None = None
+    key_segment: Tensor | None = None
+    query_position: Tensor | None = None
 
     @staticmethod
     def of(
@@ -142,6 +176,7 @@ class AttentionOptions:
         scale: float | None,
         dropout_p: float,
         seed: Tensor | None,
+        **relative,
     ) -> AttentionOptions:
         """The options as the ops take them: no bias of float64 but for float64 inputs, no narrow table."""
         widest = compute_dtype(query)
@@ -154,7 +189,7 @@ class AttentionOptions:
         elif bias is not None:
             bias = bias.to(widest) if bias.dtype == torch.float64 else bias
             rest["bias"] = bias[(None,) * (4 - bias.dim())]
-        return AttentionOptions(*tensors, **rest)
+        return AttentionOptions(*tensors, **rest, **relative)
 
     def astuple(self) -> tuple:
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ptmkernels.ops import triton_tune
 from ptmkernels.ops.attention import triton_backward, triton_bias, triton_decode, triton_kernels
-from ptmkernels.ops.attention.options import AttentionOptions
+from ptmkernels.ops.attention.autograd import wanted_places
+from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions, takes_tf32
 from ptmkernels.ops.attention.triton_config import CANDIDATES, tile_for
 from ptmkernels.ops.attention.triton_tile import Bias, Dropout, Mask, Rows, Sizes, Terms
 from ptmkernels.ops.triton_runtime import launch, multiprocessors
@@ -52,23 +53,24 @@ def attention_backward(
     *rest,
 ) -> tuple[Tensor, ...]:
     """The op `triton_attention_backward` (schema in `triton_ops`)."""
-    *options, bias_wanted, table_wanted = rest
+    *options, wanted = rest
     options = AttentionOptions(*options)
+    names = [DIFFERENTIABLE[n] for n in wanted_places(wanted)]
     call = _Call.of(query, key, value, options)
     contiguous = {"memory_format": torch.contiguous_format}
     grads = [torch.empty_like(t, **contiguous) for t in (query, key, value)]
-    nothing = query.new_empty(0)
+    of_options = {name: query.new_empty(0) for name in DIFFERENTIABLE}
     if call.empty:
         for grad in grads:
             grad.zero_()
-        bias = torch.zeros_like(options.bias, **contiguous) if bias_wanted else nothing
-        table = torch.zeros_like(options.bias_table, **contiguous) if table_wanted else nothing
-        return *grads, bias, table
+        of_options |= {n: torch.zeros_like(getattr(options, n), **contiguous) for n in names}
+        return *grads, *of_options.values()
     with call.device():
         backward = _Backward(call, _rows_tensor(grad_output), output, lse, grad_lse)
-        return *backward.run(grads, bias_wanted), (
-            backward.table_gradient() if table_wanted else nothing
-        )
+        *grads, of_options["bias"] = backward.run(grads, "bias" in names)
+        if "bias_table" in names:
+            of_options["bias_table"] = backward.table_gradient()
+    return *grads, *of_options.values()
 
 
 @dataclass
@@ -116,9 +118,7 @@ class _Call:
     @property
     def precision(self) -> str:
         """How float32 products are taken: torch's own setting of float32 matrix products."""
-        if self.query.dtype != torch.float32:
-            return "ieee"
-        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+        return "tf32" if takes_tf32(self.query) else "ieee"
 
     @property
     def block_d(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from ptmkernels.ops.attention import autograd
+from ptmkernels.ops.attention.options import DIFFERENTIABLE
 
 FORWARD = "ptmkernels::triton_attention_forward"
 BACKWARD = "ptmkernels::triton_attention_backward"
@@ -15,8 +16,12 @@ BACKWARD = "ptmkernels::triton_attention_backward"
 _OPTIONS = (
     "Tensor? key_rank, Tensor? query_low, Tensor? query_high, Tensor? tree, Tensor? allowed, "
     "Tensor? bias, Tensor? bias_table, Tensor? bias_bucket, "
-    "float scale, float dropout_p, Tensor? seed"
+    "float scale, float dropout_p, Tensor? seed, "
+    "Tensor? relative_key, Tensor? relative_value, int relative_offset, Tensor? content_bias, "
+    "Tensor? position_bias, Tensor? segment_bias, Tensor? segment_key, Tensor? query_segment, "
+    "Tensor? key_segment, Tensor? query_position"
 )
+_GRADS = ", ".join(f"Tensor grad_{name}" for name in DIFFERENTIABLE)
 _library = torch.library.Library("ptmkernels", "FRAGMENT")
 
 
@@ -40,9 +45,8 @@ def register() -> None:
     )
     _library.define(
         f"{backward}(Tensor grad_output, Tensor? grad_lse, Tensor query, Tensor key, Tensor value, "
-        f"Tensor output, Tensor lse, {_OPTIONS}, bool bias_needs_grad, bool table_needs_grad) -> "
-        "(Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias, "
-        "Tensor grad_bias_table)"
+        f"Tensor output, Tensor lse, {_OPTIONS}, int wanted_grads) -> "
+        f"(Tensor grad_query, Tensor grad_key, Tensor grad_value, {_GRADS})"
     )
     for device in ("CUDA", "CPU"):
         _library.impl(forward, _forward, device)

@@ -14,7 +14,7 @@ import torch
 
 from ptmkernels.masks import AttentionMask
 from ptmkernels.ops.attention import triton_launch
-from ptmkernels.ops.attention.options import AttentionOptions, BucketedBias
+from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions, BucketedBias
 from ptmkernels.ops.triton_runtime import CompiledKernel, compile_for
 
 # Instructions that multiply matrices, by the beginning of their names: tensor cores of sm_80, sm_90 and
@@ -47,19 +47,21 @@ def compiled_kernels(
     query = torch.zeros(batch, heads, query_len, head_dim, dtype=dtype)
     key = torch.zeros(batch, heads, key_len, head_dim, dtype=dtype)
     lse = torch.zeros(query.shape[:3])
-    options = _options(call, query, key_len)
+    options = _options(call, heads, query_len, key_len, dtype)
     with compile_for(target) as kernels:
         triton_launch.attention_forward(query, key, key, *options.astuple())
         if backward and call != "one query":
-            wanted = (options.bias is not None, options.bias_table is not None)
+            given = (getattr(options, name) is not None for name in DIFFERENTIABLE)
+            wanted = sum(each << place for place, each in enumerate(given))
             triton_launch.attention_backward(
-                *(query, None, query, key, key, query, lse), *options.astuple(), *wanted
+                *(query, None, query, key, key, query, lse), *options.astuple(), wanted
             )
     return kernels
 
 
-def _options(call: str, query: torch.Tensor, key_len: int) -> AttentionOptions:
-    _, heads, query_len, _ = query.shape
+def _options(
+    call: str, heads: int, query_len: int, key_len: int, dtype: torch.dtype
+) -> AttentionOptions:
     everything = call == "every option"
     mask = None if call == "plain" else AttentionMask.causal(query_len, key_len)
     if call == "dense mask" or everything:
@@ -70,12 +72,13 @@ def _options(call: str, query: torch.Tensor, key_len: int) -> AttentionOptions:
         )
     bias = None
     if call == "bias" or everything:
-        bias = torch.zeros(1, heads, query_len, key_len, dtype=query.dtype)
+        bias = torch.zeros(1, heads, query_len, key_len, dtype=dtype)
     elif call in ("table", "one tile"):
         bias = BucketedBias.t5(torch.zeros(32, heads), query_len, key_len)
     dropout_p = 0.1 if call == "dropout" or everything else 0.0
+    query = torch.zeros(1, heads, query_len, 1, dtype=dtype)
     seed = torch.zeros(1, dtype=torch.int64)
-    return AttentionOptions.of(query, mask, bias, None, dropout_p, seed)
+    return AttentionOptions.of(query, mask, bias, 0.125, dropout_p, seed)
 
 
 def matrix_instructions(kernel: CompiledKernel) -> int:

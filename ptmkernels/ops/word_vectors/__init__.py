@@ -54,7 +54,7 @@ class StepStatistics:
 
     Attributes:
         loss: mean loss of a (centre, context) pair (CBOW: of a window) before its update, over a sample
-            of one window in 16; NaN where the sample is empty.
+            of one window in 64; NaN where the sample is empty.
         pairs: (centre, context) pairs trained.
         words: tokens that sub-sampling kept.
     """

@@ -19,6 +19,7 @@ from ptmkernels.ops.philox import philox4x32
 
 MAX_SENTENCE = 1000
 TILE_ROWS, TILE_OUTPUTS = 4, 6
+LOSS_EVERY = 64  # the loss is taken from one window in so many
 _WORD = 0xFFFFFFFF
 
 
@@ -106,7 +107,7 @@ def train_step_(
                     for c in range(0, len(contexts), TILE_ROWS)
                 )
             pairs += len(contexts)
-            if int(places[i]) % 16 == 0:
+            if int(places[i]) % LOSS_EVERY == 0:
                 loss += window_loss / rate
                 loss_pairs += 1 if cbow else len(contexts)
         rows.reach(len(sentence) + window)

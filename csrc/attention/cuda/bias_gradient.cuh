@@ -1,0 +1,401 @@
+// Gradients of biases, deterministic: dbias = dS summed over what the bias is broadcast over. A
+// block owns a tile of the bias and goes over all tiles of scores that read it, adding up dS in
+// registers:
+//
+//   dense bias       tile (b', h', i', j'); a broadcast dimension has one tile and is gone over
+//   bucketed bias    head h and tile diagonal j' - i': all of its tiles hold the same distances at
+//   the
+//                    same places, so one sum along the tile's diagonals at the end serves them all
+//
+// dS is computed again from Q, K, dO and V (backward.cuh), in chunks of the head dimension, so that
+// one kernel for each type serves every head dimension.
+#pragma once
+
+#include "attention/cuda/score.cuh"
+#include "attention/cuda/shapes.h"
+#include "attention/cuda/tile.cuh"
+#include "attention/cuda/tile_bounds.cuh"
+#include "attention/cuda/vectors.cuh"
+
+namespace ptmkernels::attention::cuda {
+
+constexpr int kBiasTile = 64;                        // queries and keys
+constexpr int kTileDistances = 2 * kBiasTile - 1;    // j - i within a tile
+constexpr int kTileDistancesPadded = 2 * kBiasTile;  // and as they are stored
+
+struct BiasGradientParams : BackwardParams {
+  bool diagonals;  // bucketed bias
+  // Dense: how many tiles of each kind are owned; 1 where the bias is broadcast. Bucketed: heads,
+  // and tile diagonals in `own_key_tiles`.
+  int own_batches, own_heads, own_query_tiles, own_key_tiles;
+  int query_tiles, key_tiles;  // of the scores
+  int splits;                  // blocks that share an owner's work
+  // With one split, a dense bias' gradient itself; else a float32 sum for each split.
+  void* gradient;
+  bool gradient_is_float;
+  int64_t batch_stride, head_stride, row_stride, col_stride;  // of the gradient, 0 where broadcast
+  float*
+      partial;  // (splits, elements) of a dense bias, (splits, H, diagonals, kTileDistancesPadded)
+  int64_t elements;
+};
+
+// How many tiles of scores each owner goes over.
+SIMT_HOST_FN int64_t bias_items(const BiasGradientParams& p) {
+  if (p.diagonals) return static_cast<int64_t>(p.batch) * p.query_tiles;
+  return static_cast<int64_t>(p.batch / p.own_batches) * (p.heads / p.own_heads) *
+         (p.query_tiles / p.own_query_tiles) * (p.key_tiles / p.own_key_tiles);
+}
+
+template <typename T>
+struct BiasGradientKernel {
+  using Params = BiasGradientParams;
+  static constexpr int kThreads = 128, kMinBlocks = 1;
+  static constexpr int kM = 1, kN = kBiasTile / 8;
+  static constexpr int kChunkCols = 128 / static_cast<int>(sizeof(T));  // of the head dimension
+
+  using Tile = SharedTile<T, kBiasTile, kChunkCols>;
+  using Fragments = float[kM][kN][4];
+
+  // Shared memory: two stages of a chunk of Q, K, dO, V; for each of two items its vectors; the
+  // sum.
+  static constexpr int kStageBytes = 4 * Tile::kBytes;
+  static constexpr int kVectors = 2 * kStageBytes;
+  static constexpr int kHigh = kBiasTile * 4, kRank = 2 * kHigh, kDistance = 3 * kHigh;
+  static constexpr int kVectorBytes = kDistance + kTileDistancesPadded * 4;
+  static constexpr int kSum = kVectors + 2 * kVectorBytes;
+  static constexpr int kPitch =
+      kBiasTile + 1;  // neither rows, columns nor diagonals meet in a bank
+  static constexpr int kSharedBytes = kSum + kBiasTile * kPitch * 4;
+  static_assert(kSharedBytes <= kMaxSharedBytes);
+
+  static int shared_bytes(const Params&) { return kSharedBytes; }
+  static int64_t blocks(const Params& p) {
+    return static_cast<int64_t>(p.own_batches) * p.own_heads * p.own_query_tiles * p.own_key_tiles *
+           p.splits;
+  }
+
+  // What a block owns, and the range of its items: tiles of scores that it goes over.
+  struct Work {
+    int batch, head, query_tile, key_tile, split;
+    int64_t item, end;
+  };
+
+  // An item's tile of scores and the chunk of the head dimension that is next.
+  struct Step {
+    int batch, head, query_tile, key_tile, chunk, parity;
+    bool is_full;
+
+    SIMT_FN int query0() const { return query_tile * kBiasTile; }
+    SIMT_FN int key0() const { return key_tile * kBiasTile; }
+  };
+
+  static SIMT_FN void run(const Params& p) {
+    Work work = work_of(p);
+    const int last_chunk = (p.head_dim - 1) / kChunkCols;
+    Fragments score, change, sum;
+    clear(sum);
+    Step step{};
+    bool more = find_item(p, work, step);
+    if (more) load(p, step, 0);
+    int stage = 0;
+    while (more) {
+      copy_wait<0>();
+      barrier();  // this chunk is here, and nobody works on the one before any more
+      const Step now = step;
+      if (step.chunk < last_chunk) {
+        ++step.chunk;
+      } else {
+        more = find_item(p, work, step);
+      }
+      if (more) load(p, step, 1 - stage);
+      if (now.chunk == 0) {
+        clear(score);
+        clear(change);
+      }
+      multiply_transposed<T>(score, tile(stage, 0), warp_row0(), tile(stage, 1), 0, p.exact);
+      multiply_transposed<T>(change, tile(stage, 2), warp_row0(), tile(stage, 3), 0, p.exact);
+      if (now.chunk == last_chunk) add_score_gradient(p, now, score, change, sum);
+      stage = 1 - stage;
+    }
+    store(p, work, sum);
+  }
+
+ private:
+  static SIMT_FN int warp_row0() { return warp_index() * 16; }
+  static SIMT_FN Tile tile(int stage, int which) {
+    return {shared_memory<T>(stage * kStageBytes + which * Tile::kBytes)};
+  }
+  static SIMT_FN int vectors(const Step& step) { return kVectors + step.parity * kVectorBytes; }
+
+  // -- which tiles -------------------------------------------------------------------------
+
+  static SIMT_FN Work work_of(const Params& p) {
+    int64_t rest = block_index();
+    Work work;
+    work.split = static_cast<int>(rest % p.splits);
+    rest /= p.splits;
+    work.key_tile = static_cast<int>(rest % p.own_key_tiles);
+    rest /= p.own_key_tiles;
+    work.query_tile = static_cast<int>(rest % p.own_query_tiles);
+    rest /= p.own_query_tiles;
+    work.head = static_cast<int>(rest % p.own_heads);
+    work.batch = static_cast<int>(rest / p.own_heads);
+    const int64_t items = bias_items(p);
+    work.item = items * work.split / p.splits;
+    work.end = items * (work.split + 1) / p.splits;
+    return work;
+  }
+
+  // Moves to the next item with something visible; false where there is none.
+  static SIMT_FN bool find_item(const Params& p, Work& work, Step& step) {
+    step.parity = 1 - step.parity;
+    step.chunk = 0;
+    while (work.item < work.end) {
+      const int64_t item = work.item++;
+      if (p.diagonals) {
+        step.batch = static_cast<int>(item / p.query_tiles);
+        step.head = work.head;
+        step.query_tile = static_cast<int>(item % p.query_tiles);
+        step.key_tile = step.query_tile + work.key_tile - (p.query_tiles - 1);
+        if (step.key_tile < 0 || step.key_tile >= p.key_tiles) continue;
+      } else {
+        decode(p, work, item, step);
+      }
+      if (is_visible(p, step)) return true;
+    }
+    return false;
+  }
+
+  static SIMT_FN void decode(const Params& p, const Work& work, int64_t item, Step& step) {
+    const int key_tiles = p.key_tiles / p.own_key_tiles;
+    const int query_tiles = p.query_tiles / p.own_query_tiles;
+    const int heads = p.heads / p.own_heads;
+    step.key_tile = work.key_tile + static_cast<int>(item % key_tiles);
+    item /= key_tiles;
+    step.query_tile = work.query_tile + static_cast<int>(item % query_tiles);
+    item /= query_tiles;
+    step.head = work.head + static_cast<int>(item % heads);
+    step.batch = work.batch + static_cast<int>(item / heads);
+  }
+
+  static SIMT_FN bool is_visible(const Params& p, Step& step) {
+    if (p.own_bounds.data == nullptr) {
+      step.is_full = step.key0() + kBiasTile <= p.key_len;
+      return true;
+    }
+    const TileBounds queries =
+        load_bounds(p.own_bounds.data + step.batch * p.own_bounds.batch + step.query_tile);
+    const TileBounds keys =
+        load_bounds(p.other_bounds.data + step.batch * p.other_bounds.batch + step.key_tile);
+    step.is_full = tile_is_full(queries, keys);
+    return tile_is_visible(queries, keys);
+  }
+
+  // -- loading -----------------------------------------------------------------------------
+
+  static SIMT_FN void load_rows(Tile target, const Params& p, const Rows& source, const Step& step,
+                                int head, int row0, int length) {
+    const int col0 = step.chunk * kChunkCols;
+    const T* from = static_cast<const T*>(source.data) + step.batch * source.batch +
+                    head * source.head + row0 * source.row + col0;
+    load_tile<kThreads>(target, from, source.row, length - row0, p.head_dim - col0, source.wide);
+  }
+
+  static SIMT_FN void load(const Params& p, const Step& step, int stage) {
+    const int key_head = step.head / (p.heads / p.key_heads);
+    load_rows(tile(stage, 0), p, p.query, step, step.head, step.query0(), p.query_len);
+    load_rows(tile(stage, 1), p, p.key, step, key_head, step.key0(), p.key_len);
+    load_rows(tile(stage, 2), p, p.grad_output, step, step.head, step.query0(), p.query_len);
+    load_rows(tile(stage, 3), p, p.value, step, key_head, step.key0(), p.key_len);
+    if (step.chunk == 0) {
+      const int offset = vectors(step);
+      if (!step.is_full) {
+        load_intervals<kThreads, kBiasTile>(p, step.batch, step.query0(), offset);
+        load_ranks<kThreads, kBiasTile>(p, step.batch, step.key0(), offset + kRank);
+      }
+      if (p.options.distance_bias != nullptr) {
+        load_distances<kThreads, kTileDistancesPadded>(p, step.head, least_distance(step),
+                                                       offset + kDistance);
+      }
+    }
+    copy_commit();
+  }
+
+  static SIMT_FN int least_distance(const Step& step) {
+    return step.key0() - (step.query0() + kBiasTile - 1);
+  }
+
+  // -- one tile ----------------------------------------------------------------------------
+
+  // sum += dS of a tile whose products are done: `score` = Q K^T, `change` = dO V^T.
+  static SIMT_FN void add_score_gradient(const Params& p, const Step& step, Fragments& score,
+                                         Fragments& change, Fragments& sum) {
+    const int offset = vectors(step);
+    const ScorePlace<false> place{step.batch,
+                                  step.head,
+                                  step.query0(),
+                                  warp_row0(),
+                                  step.key0(),
+                                  0,
+                                  shared_memory<int32_t>(offset),
+                                  shared_memory<int32_t>(offset + kHigh),
+                                  shared_memory<int32_t>(offset + kRank),
+                                  shared_memory<float>(offset + kDistance),
+                                  least_distance(step)};
+    const float factor = finish_scores<T>(score, p, place, step.is_full);
+    if (p.options.seed != nullptr) {
+      replace(change, dropped_elements<kM, kN>(p.options, place), 0.0f);
+    }
+    const int64_t head = static_cast<int64_t>(step.batch) * p.heads + step.head;
+    float lse[2 * kM], delta[2 * kM];
+    load_statistics<kM>(p, head, step.query0() + warp_row0(), lse, delta);
+    const float highest = p.options.scale_first ? 0.0f : kInfinity;
+    for_each(sum, [&](float& value, int r, int c) {
+      const int n = c / 2, e = r % 2 * 2 + c % 2;
+      const float weight = exp2_fast(fminf(score[r / 2][n][e] * factor - lse[r], highest));
+      value += weight * (change[r / 2][n][e] * p.options.keep_scale - delta[r]);
+    });
+  }
+
+  // -- the end -----------------------------------------------------------------------------
+
+  static SIMT_FN void store(const Params& p, const Work& work, Fragments& sum) {
+    const auto matrix = shared_memory<float>(kSum);
+    for_each(sum, [&](float& value, int r, int c) {
+      matrix.store((warp_row0() + row_of(r)) * kPitch + col_of(c), value);
+    });
+    barrier();  // the whole tile's sum is here
+    if (p.diagonals) {
+      store_diagonals(p, work, matrix);
+    } else {
+      store_dense(p, work, matrix);
+    }
+  }
+
+  static SIMT_FN void store_diagonals(const Params& p, const Work& work, Shared<float> matrix) {
+    const int64_t list =
+        (static_cast<int64_t>(work.split) * p.heads + work.head) * p.own_key_tiles + work.key_tile;
+    for (int d = thread_index(); d < kTileDistances; d += kThreads) {
+      const int shift = d - (kBiasTile - 1);  // column - row
+      float total = 0.0f;
+      for (int row = shift < 0 ? -shift : 0; row < kBiasTile && row + shift < kBiasTile; ++row) {
+        total += matrix.load(row * kPitch + row + shift);
+      }
+      store_global(p.partial + list * kTileDistancesPadded + d, total);
+    }
+  }
+
+  // Sums over the rows, the columns or both, where the bias is broadcast over them.
+  static SIMT_FN void store_dense(const Params& p, const Work& work, Shared<float> matrix) {
+    const int rows = p.row_stride ? kBiasTile : 1, cols = p.col_stride ? kBiasTile : 1;
+    const int query0 = p.row_stride ? work.query_tile * kBiasTile : 0;
+    const int key0 = p.col_stride ? work.key_tile * kBiasTile : 0;
+    const int64_t base = work.batch * p.batch_stride + work.head * p.head_stride;
+    for (int place = thread_index(); place < rows * cols; place += kThreads) {
+      const int row = place / cols, col = place % cols;
+      const int query = query0 + row, key = key0 + col;
+      if ((p.row_stride && query >= p.query_len) || (p.col_stride && key >= p.key_len)) continue;
+      float total = 0.0f;
+      for (int r = p.row_stride ? row : 0; r < (p.row_stride ? row + 1 : kBiasTile); ++r) {
+        for (int c = p.col_stride ? col : 0; c < (p.col_stride ? col + 1 : kBiasTile); ++c) {
+          total += matrix.load(r * kPitch + c);
+        }
+      }
+      const int64_t target = base + query * p.row_stride + key * p.col_stride;
+      if (p.splits > 1) {
+        store_global(p.partial + work.split * p.elements + target, total);
+      } else if (p.gradient_is_float) {
+        store_global(static_cast<float*>(p.gradient) + target, total);
+      } else {
+        store_global(static_cast<T*>(p.gradient) + target, from_float<T>(total));
+      }
+    }
+  }
+};
+
+// gradient = sum of the splits' parts.
+struct BiasReduceParams {
+  const float* partial;  // (splits, elements)
+  int splits;
+  int64_t elements;
+  void* gradient;
+  bool is_float;
+};
+
+template <typename T>
+struct BiasReduceKernel {
+  using Params = BiasReduceParams;
+  static constexpr int kThreads = 128, kMinBlocks = 1;
+
+  static int shared_bytes(const Params&) { return 0; }
+  static int64_t blocks(const Params& p) { return (p.elements + kThreads - 1) / kThreads; }
+
+  static SIMT_FN void run(const Params& p) {
+    const int64_t place = block_index() * kThreads + thread_index();
+    if (place >= p.elements) return;
+    float total = 0.0f;
+    for (int s = 0; s < p.splits; ++s) total += load_global(p.partial + s * p.elements + place);
+    if (p.is_float) {
+      store_global(static_cast<float*>(p.gradient) + place, total);
+    } else {
+      store_global(static_cast<T*>(p.gradient) + place, from_float<T>(total));
+    }
+  }
+};
+
+struct TableGradientParams {
+  const float* partial;  // (splits, H, diagonals, kTileDistancesPadded)
+  int splits, heads, diagonals, query_tiles;
+  int query_len, key_len, buckets;
+  const int32_t* bucket;  // (L + S - 1,)
+  float* gradient;        // (N, H)
+};
+
+// gradient[n, h] = sum of dS over the distances of bucket n; one block for each entry.
+struct TableGradientKernel {
+  using Params = TableGradientParams;
+  static constexpr int kThreads = 128, kMinBlocks = 1;
+
+  static int shared_bytes(const Params&) { return kThreads / kWarpSize * 4; }
+  static int64_t blocks(const Params& p) { return static_cast<int64_t>(p.buckets) * p.heads; }
+
+  static SIMT_FN void run(const Params& p) {
+    const int bucket = static_cast<int>(block_index() / p.heads);
+    const int head = static_cast<int>(block_index() % p.heads);
+    float total = 0.0f;
+    for (int d = thread_index(); d < p.query_len + p.key_len - 1; d += kThreads) {
+      if (load_global(p.bucket + d) == bucket) total += at_distance(p, head, d - (p.query_len - 1));
+    }
+    for (int mask = kWarpSize / 2; mask > 0; mask /= 2) total += shuffle_xor(total, mask);
+    const auto sums = shared_memory<float>(0);
+    if (lane_index() == 0) sums.store(warp_index(), total);
+    barrier();  // the warps' sums are here
+    if (thread_index() != 0) return;
+    total = 0.0f;
+    for (int w = 0; w < kThreads / kWarpSize; ++w) total += sums.load(w);
+    store_global(p.gradient + static_cast<int64_t>(bucket) * p.heads + head, total);
+  }
+
+ private:
+  // A distance j - i lies on one or two tile diagonals.
+  static SIMT_FN float at_distance(const Params& p, int head, int distance) {
+    const int shifted = distance + (kBiasTile - 1) + p.query_tiles * kBiasTile;
+    const int upper = shifted / kBiasTile - 1;  // its number: query_tiles - 1 is the main one
+    const int place = shifted % kBiasTile;
+    float total = 0.0f;
+    for (int s = 0; s < p.splits; ++s) {
+      const float* lists = p.partial + (static_cast<int64_t>(s) * p.heads + head) * p.diagonals *
+                                           kTileDistancesPadded;
+      if (upper < p.diagonals) {
+        total += load_global(lists + static_cast<int64_t>(upper) * kTileDistancesPadded + place);
+      }
+      if (upper > 0 && place + kBiasTile < kTileDistances) {
+        total += load_global(lists + static_cast<int64_t>(upper - 1) * kTileDistancesPadded +
+                             place + kBiasTile);
+      }
+    }
+    return total;
+  }
+};
+
+}  // namespace ptmkernels::attention::cuda

@@ -1,0 +1,82 @@
+// What the CUDA kernels are given: the structs of attention/params.h made ready for the device
+// (run.h).
+//
+// B batch, H heads, L query length, S key length, D head dimension; strides are in elements.
+#pragma once
+
+#include <cstdint>
+
+namespace ptmkernels::attention::cuda {
+
+constexpr int32_t kPaddedRank = INT32_MAX;  // of a padded key: no query's interval reaches it
+constexpr int32_t kLowestRank = INT32_MIN;
+
+// A tensor (B, heads, length, D) whose last dimension has stride 1.
+struct Rows {
+  const void* data;
+  int64_t batch, head, row;  // strides
+  bool wide;                 // every row starts at, and is, a multiple of 16 bytes
+};
+
+// The ranks of a tile of keys, or the intervals of a tile of queries (tile_bounds.cuh).
+struct alignas(16) TileBounds {
+  int32_t a, b, c, d;
+};
+
+// The bounds of all tiles of one side: (B|1, tiles); null without a mask.
+struct TileBoundsList {
+  const TileBounds* data;
+  int64_t batch;  // stride, 0 where the mask holds for the whole batch
+};
+
+// What a query may see of a key, what is added to its score and what dropout takes away.
+struct ScoreOptions {
+  const int32_t* key_rank;    // (B|1, S), or null: every key is visible
+  const int32_t* query_low;   // (B|1, L)
+  const int32_t* query_high;  // (B|1, L)
+  int64_t key_rank_batch, query_low_batch, query_high_batch;
+  const int32_t* tree;  // (B|1, 3, S): trunk, first and last branch; or null
+  int64_t tree_batch;
+  const uint8_t* allowed;  // (B|1, H|1, L, S), or null
+  int64_t allowed_batch, allowed_head;
+  const void* bias;  // (B, H, L, S) with strides of 0 where it is broadcast, or null
+  int64_t bias_batch, bias_head, bias_row, bias_col;
+  bool bias_is_float;          // else it has the type of the query
+  const float* distance_bias;  // (H, L + S - 1), times log2(e), at j - i + L - 1; or null
+  float scale, scale_log2;     // scale_log2 = scale * log2(e)
+  bool scale_first;  // scores must be scaled one by one: something is added to them, or scale <= 0
+  const int64_t* seed;  // (1,), or null: no dropout
+  uint32_t drop_below;  // a weight stays where its random word is at least this
+  float keep_scale;     // 1 / (1 - dropout_p)
+};
+
+struct Params {
+  int batch, heads, key_heads;
+  int query_len, key_len, head_dim;
+  bool exact;  // float32: three TF32 products for one, against one
+  Rows query, key, value;
+  ScoreOptions options;
+};
+
+struct ForwardParams : Params {
+  TileBoundsList query_bounds, key_bounds;
+  void* output;  // (B, H, L, D) contiguous, in the type of the query
+  float* lse;    // (B, H, L)
+  // With more than one split each takes a part of the keys and CombineKernel joins them.
+  int splits;
+  float* split_output;  // (splits, B, H, L, D)
+  float* split_lse;     // (splits, B, H, L), in units of log 2
+};
+
+struct BackwardParams : Params {
+  Rows grad_output;
+  const float* lse_log2;  // (B, H, L), times log2(e); +inf where nothing is visible
+  const float* delta;     // (B, H, L): grad_output . output - grad_lse
+  // Of the block's own tiles and of those that it walks over.
+  TileBoundsList own_bounds, other_bounds;
+  void* grad_query;  // all contiguous, in the type of the query
+  void* grad_key;
+  void* grad_value;
+};
+
+}  // namespace ptmkernels::attention::cuda

@@ -1,0 +1,32 @@
+// What the host sides of the CUDA kernels (run.h, run_bias.h) share.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace ptmkernels::attention::cuda {
+
+// Device memory that lives as long as the op.
+class Workspace {
+ public:
+  virtual ~Workspace() = default;
+
+  template <typename T>
+  T* take(int64_t count) {
+    return static_cast<T*>(bytes(std::max<int64_t>(count, 1) * static_cast<int64_t>(sizeof(T))));
+  }
+
+ private:
+  virtual void* bytes(int64_t count) = 0;
+};
+
+// Over how many blocks the `steps` of one are split: one, unless `blocks` leave multiprocessors
+// idle, as a single query over a long cache does.
+inline int splits_of(int64_t blocks, int64_t steps, int multiprocessors) {
+  constexpr int64_t kBlocksEach = 2;
+  if (blocks >= multiprocessors) return 1;
+  const int64_t wanted = (kBlocksEach * multiprocessors + blocks - 1) / blocks;
+  return static_cast<int>(std::clamp<int64_t>(wanted, 1, steps));
+}
+
+}  // namespace ptmkernels::attention::cuda

@@ -1,0 +1,64 @@
+// Tile shapes by type and head dimension.
+#pragma once
+
+#include "common/half_types.h"
+
+namespace ptmkernels::attention::cuda {
+
+// What the smallest cards from sm_80 on give to one block.
+constexpr int kMaxSharedBytes = 99 * 1024;
+
+// A block of kWarps warps, each of kM x 16 rows of its own side. Tiles of kCols rows of the other
+// side come through kStages buffers, and a warp takes kStep of them at a time.
+template <int kWarps_, int kM_, int kCols_, int kStep_, int kStages_, int kMinBlocks_>
+struct TileShape {
+  static constexpr int kWarps = kWarps_, kThreads = kWarps * 32;
+  static constexpr int kM = kM_, kRows = kWarps * kM * 16;
+  static constexpr int kCols = kCols_, kStep = kStep_, kN = kStep / 8;
+  static constexpr int kStages = kStages_;
+  static constexpr int kMinBlocks = kMinBlocks_;
+};
+
+template <typename T, int kHeadDim>
+struct ForwardShape;
+template <typename T>
+struct ForwardShape<T, 32> : TileShape<4, 2, 64, 32, 2, 3> {};
+template <typename T>
+struct ForwardShape<T, 64> : TileShape<4, 2, 64, 32, 2, 2> {};
+template <typename T>
+struct ForwardShape<T, 128> : TileShape<4, 2, 32, 32, 2, 2> {};
+template <typename T>
+struct ForwardShape<T, 256> : TileShape<4, 1, 32, 16, 2, 1> {};
+template <>
+struct ForwardShape<float, 32> : TileShape<4, 1, 64, 32, 2, 2> {};
+template <>
+struct ForwardShape<float, 64> : TileShape<4, 1, 32, 32, 2, 2> {};
+template <>
+struct ForwardShape<float, 128> : TileShape<4, 1, 32, 16, 2, 1> {};
+template <>
+struct ForwardShape<float, 256> : TileShape<4, 1, 16, 16, 1, 1> {};
+
+template <typename T, int kHeadDim>
+struct BackwardShape;
+template <typename T>
+struct BackwardShape<T, 32> : TileShape<4, 1, 64, 32, 2, 3> {};
+template <typename T>
+struct BackwardShape<T, 64> : TileShape<4, 1, 64, 32, 2, 2> {};
+template <typename T>
+struct BackwardShape<T, 128> : TileShape<4, 1, 32, 32, 2, 1> {};
+template <typename T>
+struct BackwardShape<T, 256> : TileShape<4, 1, 32, 32, 1, 1> {};
+template <>
+struct BackwardShape<float, 32> : TileShape<4, 1, 32, 32, 2, 2> {};
+template <>
+struct BackwardShape<float, 64> : TileShape<4, 1, 32, 16, 2, 1> {};
+template <>
+struct BackwardShape<float, 128> : TileShape<4, 1, 32, 16, 1, 1> {};
+template <>
+struct BackwardShape<float, 256> : TileShape<2, 1, 16, 16, 1, 1> {};
+
+// Columns of a gradient that one block computes where more accumulators would not fit into the
+// registers.
+constexpr int kMaxGradCols = 128;
+
+}  // namespace ptmkernels::attention::cuda

@@ -1,0 +1,1 @@
+"""Auto-regressive language models."""

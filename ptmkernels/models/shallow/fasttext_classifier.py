@@ -1,0 +1,225 @@
+"""fastText's classifier: the mean of word and n-gram vectors, and one layer.
+
+Joulin et al., "Bag of tricks for efficient text classification" (EACL 2017).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding_bag
+
+from ptmkernels._corpus import VocabularyCounter, subword_buckets, word_ngram_buckets
+from ptmkernels.models.shallow.fasttext_file import read_fasttext
+from ptmkernels.ops.hierarchical_softmax import (
+    HuffmanTree,
+    hierarchical_softmax_log_prob,
+    hierarchical_softmax_loss,
+)
+from ptmkernels.registry import Card, register
+
+__all__ = ["FastTextClassifier"]
+
+LABEL, LINE_END = "__label__", "</s>"
+LOSSES = ("softmax", "hierarchical-softmax", "one-vs-all")
+_CODES = {"hierarchical-softmax": 1, "softmax": 3, "one-vs-all": 4}  # in fastText's files
+
+
+@dataclasses.dataclass
+class FastTextClassifierConfig:
+    """Options of :class:`FastTextClassifier`, with fastText's defaults for a classifier."""
+
+    loss: str = "softmax"
+    vector_size: int = 100
+    min_count: int = 1
+    word_ngrams: int = 1
+    min_n: int = 0
+    max_n: int = 0
+    bucket: int = 2_000_000
+    learning_rate: float = 0.1
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss is {self.loss!r}; expected one of {LOSSES}")
+        for name in ("vector_size", "min_count", "word_ngrams", "bucket"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+
+
+class FastTextClassifier:
+    """Labels for lines of text, whose words are "__label__..." or not.
+
+    Args:
+        options: loss ("softmax", "hierarchical-softmax", "one-vs-all"), vector_size, min_count, word_ngrams
+            (n-grams of up to so many words have vectors of their own), min_n, max_n (characters of
+            sub-words; 0 = none), bucket (rows that n-grams are hashed to), learning_rate, seed.
+
+    Raises:
+        ValueError: an option does not fit; the message names it.
+    """
+
+    def __init__(self, **options):
+        self.config = FastTextClassifierConfig(**options)
+        self.words: list[str] = []
+        self.labels: list[str] = []
+
+    def fit(
+        self, path: str | os.PathLike, epochs: int = 5, batch_size: int = 16
+    ) -> FastTextClassifier:
+        """Train on a text file; gradients of a batch's lines are added up, the learning rate falls to 0.
+
+        Raises:
+            ValueError: the text has no label or no word often enough.
+        """
+        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        self._begin(lines)
+        examples = [(self._ids(line), self._targets(line)) for line in lines]
+        examples = [(ids, targets) for ids, targets in examples if ids and targets]
+        generator = torch.Generator().manual_seed(self.config.seed)
+        optimizer = torch.optim.SGD([self.input, self.output], lr=self.config.learning_rate)
+        total = epochs * -(-len(examples) // batch_size)
+        falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (total + 1))
+        for _ in range(epochs):
+            for picked in torch.randperm(len(examples), generator=generator).split(batch_size):
+                ids, targets = zip(*(examples[i] for i in picked), strict=True)
+                optimizer.zero_grad()
+                self._loss(self._hidden(ids), targets, generator).backward()
+                optimizer.step()
+                falling.step()
+        return self
+
+    def predict(self, line: str, count: int = 1) -> list[tuple[str, float]]:
+        """The likeliest labels of a line with their probabilities; none where it has no known word."""
+        ids = self._ids(line.split())
+        if not ids:
+            return []
+        with torch.no_grad():
+            probability = self._probabilities(self._hidden([ids]))[0]
+        best = probability.topk(min(count, len(self.labels)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [(self.labels[i], p) for i, p in pairs]
+
+    @classmethod
+    def load_fasttext(cls, path: str | os.PathLike) -> FastTextClassifier:
+        """Read a .bin file of fastText's `supervised`, not quantised.
+
+        Raises:
+            ValueError: the file is no such one; the message says what it is.
+        """
+        file = read_fasttext(path)
+        losses = {code: name for name, code in _CODES.items()}
+        if file.architecture != 3 or file.loss not in losses:
+            raise ValueError(f"{path} holds no classifier with a loss of {LOSSES}")
+        model = cls(
+            loss=losses[file.loss], vector_size=file.width, min_count=file.min_count,
+            word_ngrams=file.word_ngrams, min_n=file.min_n, max_n=file.max_n, bucket=max(file.bucket, 1),
+        )  # fmt: skip
+        split = len(file.words) - file.labels
+        model._set_words(file.words[:split], file.words[split:], file.counts[split:])
+        model.input, model.output = (
+            torch.from_numpy(m.copy()).requires_grad_() for m in (file.input, file.output)
+        )
+        return model
+
+    def _begin(self, lines: Iterable[list[str]]) -> None:
+        counter = VocabularyCounter()
+        for line in lines:
+            counter.add_line(" ".join([*line, LINE_END]))
+        found = counter.most_common(self.config.min_count)
+        words = [word for word, _ in found if not word.startswith(LABEL)]
+        labels = [(word, count) for word, count in found if word.startswith(LABEL)]
+        if not labels or words in ([], [LINE_END]):
+            raise ValueError(
+                f"the text has {len(labels)} labels ({LABEL}...) and {len(words)} words that occur "
+                f"{self.config.min_count} times"
+            )
+        self._set_words(words, [label for label, _ in labels], np.array([n for _, n in labels]))
+        width, hashed = self.config.vector_size, self.config.word_ngrams > 1 or self.config.max_n
+        rows = len(words) + (self.config.bucket if hashed else 0)
+        generator = torch.Generator().manual_seed(self.config.seed)
+        self.input = (
+            (torch.rand(rows, width, generator=generator) * 2 - 1) / width
+        ).requires_grad_()
+        self.output = torch.zeros(len(labels), width, requires_grad=True)
+
+    def _set_words(self, words: list[str], labels: list[str], label_counts: np.ndarray) -> None:
+        self.words, self.labels = words, labels
+        self._word_index = {word: i for i, word in enumerate(words)}
+        self._label_index = {label: i for i, label in enumerate(labels)}
+        self._tree = HuffmanTree.from_counts(label_counts)
+
+    def _ids(self, line: list[str]) -> list[int]:
+        """The input rows of a line: words, their sub-words, word n-grams; its end is a word, too."""
+        config, size = self.config, len(self.words)
+        tokens = [token for token in [*line, LINE_END] if not token.startswith(LABEL)]
+        ids = []
+        for token in tokens:
+            if token in self._word_index:
+                ids.append(self._word_index[token])
+            if config.max_n and token != LINE_END:
+                buckets = subword_buckets([token], config.min_n, config.max_n, config.bucket)[1]
+                ids += (buckets + size).tolist()
+        if config.word_ngrams > 1:
+            ids += (word_ngram_buckets(tokens, config.word_ngrams, config.bucket) + size).tolist()
+        return ids
+
+    def _targets(self, line: list[str]) -> list[int]:
+        return [self._label_index[token] for token in line if token in self._label_index]
+
+    def _hidden(self, ids: Iterable[list[int]]) -> Tensor:
+        """The mean of the rows of each line, (B, D)."""
+        ids = list(ids)
+        ends = torch.tensor([0, *map(len, ids)]).cumsum(0)
+        flat = torch.tensor([i for line in ids for i in line])
+        return embedding_bag(flat, self.input, ends[:-1], mode="mean", sparse=True)
+
+    def _loss(
+        self, hidden: Tensor, targets: Iterable[list[int]], generator: torch.Generator
+    ) -> Tensor:
+        """Summed over the lines; of several labels one is drawn, one-vs-all takes them all."""
+        if self.config.loss == "one-vs-all":
+            wanted = torch.zeros(len(hidden), len(self.labels))
+            for row, labels in zip(wanted, targets, strict=True):
+                row[labels] = 1
+            logits = hidden @ self.output.T
+            return binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+        drawn = torch.tensor(
+            [labels[torch.randint(len(labels), (), generator=generator)] for labels in targets]
+        )
+        if self.config.loss == "softmax":
+            return cross_entropy(hidden @ self.output.T, drawn, reduction="sum")
+        return hierarchical_softmax_loss(hidden, drawn, self._nodes(), self._tree, reduction="sum")
+
+    def _nodes(self) -> Tensor:
+        """The rows of inner nodes; a code bit of 1 is fastText's likely side and our unlikely one."""
+        return -self.output[: len(self.labels) - 1]
+
+    def _probabilities(self, hidden: Tensor) -> Tensor:
+        if self.config.loss == "hierarchical-softmax":
+            return hierarchical_softmax_log_prob(hidden, self._nodes(), self._tree).exp()
+        logits = hidden @ self.output.T
+        return logits.softmax(-1) if self.config.loss == "softmax" else logits.sigmoid()
+
+
+register(
+    Card(
+        name="fasttext-classifier",
+        family="shallow",
+        title="fastText classifier",
+        authors="Joulin et al.",
+        paper="Bag of Tricks for Efficient Text Classification",
+        year=2017,
+        link="https://arxiv.org/abs/1607.01759",
+        encoder="the mean of the vectors of words and of word n-grams",
+        objective="the label of a line: softmax, hierarchical softmax or one against all",
+        build=FastTextClassifier,
+        presets={loss: {"loss": loss} for loss in LOSSES},
+    )
+)

@@ -1,0 +1,357 @@
+"""Attention of Transformer-XL and of XLNet, drop-in for Transformers' modules, over the fused kernels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ptmkernels.masks import AttentionMask
+from ptmkernels.ops.attention import (
+    attention_weights,
+    draw_seed,
+    relative_attention,
+    two_stream_attention,
+)
+
+__all__ = ["RelativeMultiheadAttention", "TwoStreamAttention"]
+
+Mask = AttentionMask | Tensor | None
+
+
+class _RelativeAttention(nn.Module):
+    """What both share: forms of tensors, heads, and what comes after the attention."""
+
+    def __init__(
+        self, heads: tuple[int, int, int], dropout: float, norm_eps: float, batch_first: bool
+    ) -> None:
+        super().__init__()
+        self.d_model, self.n_head, self.d_head = heads
+        self.batch_first = batch_first
+        self.dropout = nn.Dropout(dropout)
+        self.layer_norm = nn.LayerNorm(self.d_model, eps=norm_eps)
+
+    def _turned(self, tensor: Tensor | None) -> Tensor | None:
+        """A batch-first tensor in the caller's form, or one in the caller's form batch first."""
+        if tensor is None or self.batch_first:
+            return tensor
+        return tensor.transpose(0, 1)
+
+    def _heads(self, tensor: Tensor, weight: Tensor) -> Tensor:
+        """(B, length, E) projected by `weight` (H * D, E), as (B, H, length, D)."""
+        return F.linear(tensor, weight).unflatten(2, (-1, self.d_head)).transpose(1, 2)
+
+    def _dropout_options(self, dropout_p: float, device: torch.device) -> dict:
+        active = self.training and dropout_p > 0.0
+        return {
+            "dropout_p": dropout_p if active else 0.0,
+            "seed": draw_seed(device) if active else None,
+        }
+
+    def _after(self, attended: Tensor, weight: Tensor, head_mask: Tensor | None) -> Tensor:
+        """(B, H, L, D) projected by `weight` (E, H * D) to (B, L, E), after dropout."""
+        if head_mask is not None:
+            attended = attended * head_mask.reshape(-1, 1, 1)
+        return self.dropout(F.linear(attended.transpose(1, 2).flatten(2), weight))
+
+    def _published(self, weights: Tensor, head_mask: Tensor | None) -> Tensor:
+        """Attention weights (B, H, L, S) in the caller's form."""
+        if head_mask is not None:
+            weights = weights * head_mask.reshape(-1, 1, 1)
+        return weights if self.batch_first else weights.permute(2, 3, 0, 1)
+
+
+class RelativeMultiheadAttention(_RelativeAttention):
+    """Transformer-XL's attention with memory, residual and normalisation (Dai et al. 2019, section 3.3).
+
+    s_ij = [(q_i + u).k_j + (q_i + v).r_(i-j)] / sqrt(D) by :func:`ptmkernels.ops.relative_attention`.
+    Parameters (`qkv_net`, `r_net`, `o_net`, `r_w_bias` = u, `r_r_bias` = v, `layer_norm`), arguments and
+    results are those of Transformers' `RelPartialLearnableMultiHeadAttn`, so it can stand in its place.
+
+    Args:
+        n_head: H.
+        d_model: E.
+        d_head: D.
+        dropout: of the output.
+        dropatt: of the attention weights.
+        pre_lnorm: normalise the input instead of the residual sum.
+        r_r_bias, r_w_bias: parameters (H, D) to be shared with other layers; None = its own.
+        layer_norm_epsilon: added to the variance.
+        batch_first: tensors are (B, length, E), weights (B, H, L, S), instead of (length, B, E) and
+            (L, S, B, H).
+    """
+
+    def __init__(
+        self,
+        n_head: int,
+        d_model: int,
+        d_head: int,
+        dropout: float = 0.0,
+        dropatt: float = 0.0,
+        pre_lnorm: bool = False,
+        r_r_bias: nn.Parameter | None = None,
+        r_w_bias: nn.Parameter | None = None,
+        layer_norm_epsilon: float = 1e-5,
+        *,
+        batch_first: bool = False,
+    ) -> None:
+        super().__init__((d_model, n_head, d_head), dropout, layer_norm_epsilon, batch_first)
+        self.dropatt, self.pre_lnorm = dropatt, pre_lnorm
+        inner = n_head * d_head
+        self.qkv_net = nn.Linear(d_model, 3 * inner, bias=False)
+        self.r_net = nn.Linear(d_model, inner, bias=False)
+        self.o_net = nn.Linear(inner, d_model, bias=False)
+        self.r_r_bias = nn.Parameter(torch.zeros(n_head, d_head)) if r_r_bias is None else r_r_bias
+        self.r_w_bias = nn.Parameter(torch.zeros(n_head, d_head)) if r_w_bias is None else r_w_bias
+
+    def forward(
+        self,
+        w: Tensor,
+        r: Tensor,
+        attn_mask: Mask = None,
+        mems: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        *,
+        relative_offset: int | None = None,
+    ) -> list[Tensor]:
+        """Attend.
+
+        Args:
+            w: (L, B, E), the tokens.
+            r: (R, 1, E), the encoding of the distances, the farthest first.
+            attn_mask: an :class:`AttentionMask` of L queries and M + L keys; or Transformers' tensor
+                (L, S) or (L, S, B or 1), nonzero = hidden.
+            mems: (M, B, E), the states of the tokens before these.
+            head_mask: H factors of the heads' output, in any shape.
+            output_attentions: also return the weights, after dropout; costs a tensor of L x S.
+            relative_offset: the row of `r` for query 0 and key 0; None = L - 1, for R = M + L.
+
+        Returns:
+            [(L, B, E)], or [(L, B, E), weights (L, S, B, H)].
+        """
+        w, r, mems = (self._turned(tensor) for tensor in (w, r, mems))
+        source = w if mems is None else torch.cat([mems, w], 1)
+        if self.pre_lnorm:
+            source = self.layer_norm(source)
+        query_weight, *others = self.qkv_net.weight.chunk(3)
+        query = self._heads(source[:, source.shape[1] - w.shape[1] :], query_weight)
+        key, value = (self._heads(source, weight) for weight in others)
+        options = {
+            "relative_key": self._heads(r, self.r_net.weight),
+            "content_bias": self.r_w_bias,
+            "position_bias": self.r_r_bias,
+            "mask": as_mask(attn_mask),
+            "relative_offset": relative_offset,
+            **self._dropout_options(self.dropatt, w.device),
+        }
+        attended, lse = relative_attention(query, key, value, return_lse=True, **options)
+        output = w + self._after(attended, self.o_net.weight, head_mask)
+        output = self._turned(output if self.pre_lnorm else self.layer_norm(output))
+        if not output_attentions:
+            return [output]
+        return [output, self._published(attention_weights(query, key, lse, **options), head_mask)]
+
+
+class TwoStreamAttention(_RelativeAttention):
+    """XLNet's attention: one stream or two, memory, segments, residual and normalisation.
+
+    Yang et al. 2019, sections 2.3 to 2.6, by :func:`ptmkernels.ops.two_stream_attention`. Parameters (`q`,
+    `k`, `v`, `o`, `r` (E, H, D); `r_w_bias` = u, `r_r_bias` = v, `r_s_bias` = w; `seg_embed` = g;
+    `layer_norm`), arguments and results are those of Transformers' `XLNetRelativeAttention`.
+
+    Args:
+        d_model: E.
+        n_head: H.
+        d_head: D; None = E / H.
+        dropout: of the attention weights and of the output.
+        layer_norm_eps: added to the variance.
+        batch_first: tensors are (B, length, E), weights (B, H, L, S), instead of (length, B, E) and
+            (L, S, B, H).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_head: int,
+        d_head: int | None = None,
+        dropout: float = 0.0,
+        layer_norm_eps: float = 1e-12,
+        *,
+        batch_first: bool = False,
+    ) -> None:
+        d_head = d_model // n_head if d_head is None else d_head
+        super().__init__((d_model, n_head, d_head), dropout, layer_norm_eps, batch_first)
+        for name in ("q", "k", "v", "o", "r"):
+            weight = torch.empty(d_model, n_head, d_head)
+            setattr(self, name, nn.Parameter(nn.init.normal_(weight, std=0.02)))
+        for name in ("r_r_bias", "r_s_bias", "r_w_bias"):
+            setattr(self, name, nn.Parameter(torch.zeros(n_head, d_head)))
+        self.seg_embed = nn.Parameter(nn.init.normal_(torch.empty(2, n_head, d_head), std=0.02))
+
+    def forward(
+        self,
+        h: Tensor,
+        g: Tensor | None,
+        attn_mask_h: Mask,
+        attn_mask_g: Mask,
+        r: Tensor,
+        seg_mat: Tensor | tuple[Tensor, Tensor] | None,
+        mems: Tensor | None = None,
+        target_mapping: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        *,
+        relative_offset: int | None = None,
+    ) -> tuple:
+        """Attend.
+
+        Args:
+            h: (L, B, E), the content stream.
+            g: (P, B, E), the query stream; None = one stream.
+            attn_mask_h, attn_mask_g: what each stream sees: an :class:`AttentionMask` of L or P queries and
+                M + L keys; or Transformers' tensor (L, S, B or 1, 1), nonzero = hidden, L rows for both.
+            r: (R, N, E), the encoding of the distances, the farthest first; the N ones belong to equal parts
+                of the batch, N = 1 or B in Transformers.
+            seg_mat: segments of the queries (B or 1, L) and of the keys (B or 1, S); or Transformers' one-hot
+                (L, S, B, 2).
+            mems: (M, B, E), the states of the tokens before these.
+            target_mapping: where the rows of `g` stand: positions (B, P); or Transformers' one-hot (P, L, B);
+                None = row p at position p.
+            head_mask: H factors of the heads' output, in any shape.
+            output_attentions: also return the weights (L, S, B, H), with two streams (content, query) before
+                dropout; costs tensors of L x S.
+            relative_offset: the row of `r` for query 0 and key 0; None = L, for R = L + S.
+
+        Returns:
+            (content (L, B, E), query stream (P, B, E) or None), and the weights where asked for.
+        """
+        h, g, r, mems = (self._turned(tensor) for tensor in (h, g, r, mems))
+        length = h.shape[1]
+        source = h if mems is None or mems.dim() < 2 else torch.cat([mems, h], 1)
+        query, *key_value = (
+            self._heads(tensor, weight.flatten(1).t())
+            for tensor, weight in ((h, self.q), (source, self.k), (source, self.v))
+        )
+        relative_key = self._heads(r, self.r.flatten(1).t())
+        if 1 < len(r) < len(h):
+            relative_key = relative_key.repeat_interleave(len(h) // len(r), 0)
+        options = {
+            "relative_key": relative_key,
+            "content_bias": self.r_w_bias,
+            "position_bias": self.r_r_bias,
+            "relative_offset": length if relative_offset is None else relative_offset,
+            **self._segments(seg_mat),
+        }
+        if g is None:
+            streams, weights = self._one(query, key_value, options, attn_mask_h, output_attentions)
+        else:
+            queries = (query, self._heads(g, self.q.flatten(1).t()))
+            masks = _stream_masks(attn_mask_h, attn_mask_g, target_mapping)
+            positions = target_positions(target_mapping)
+            streams, weights = self._two(
+                queries, key_value, options, masks, positions, output_attentions
+            )
+        outputs = tuple(
+            self._turned(self.layer_norm(x + self._after(each, self.o.flatten(1), head_mask)))
+            for x, each in zip((h, g), streams, strict=False)
+        )
+        outputs = outputs if g is not None else (*outputs, None)
+        if not output_attentions:
+            return outputs
+        weights = tuple(self._published(each, head_mask) for each in weights)
+        return *outputs, weights if g is not None else weights[0]
+
+    def _segments(self, seg_mat: Tensor | tuple[Tensor, Tensor] | None) -> dict:
+        if seg_mat is None:
+            return {}
+        query_segment, key_segment = (
+            segments_of(seg_mat) if isinstance(seg_mat, Tensor) else seg_mat
+        )
+        return {
+            "segment_bias": self.r_s_bias,
+            "segment_key": self.seg_embed,
+            "query_segment": query_segment,
+            "key_segment": key_segment,
+        }
+
+    def _one(self, query, key_value, options, mask, need_weights) -> tuple:
+        """The content stream alone: its output and weights, each in a tuple."""
+        options |= {
+            "mask": as_mask(mask),
+            **self._dropout_options(self.dropout.p, query.device),
+        }
+        attended, lse = relative_attention(query, *key_value, return_lse=True, **options)
+        if not need_weights:
+            return (attended,), ()
+        return (attended,), (attention_weights(query, key_value[0], lse, **options),)
+
+    def _two(self, queries, key_value, options, masks, positions, need_weights) -> tuple:
+        """Both streams: their outputs and weights."""
+        streams = two_stream_attention(
+            *queries,
+            *key_value,
+            mask=masks[0],
+            stream_mask=masks[1],
+            target_mapping=positions,
+            **options,
+            **self._dropout_options(self.dropout.p, queries[0].device),
+        )
+        if not need_weights:
+            return streams, ()
+        content = attention_weights(queries[0], key_value[0], None, masks[0], **options)
+        if positions is not None:
+            options["query_position"] = positions
+            if (segments := options.get("query_segment")) is not None:
+                segments = segments.expand(positions.shape[0], -1)
+                options["query_segment"] = segments.gather(1, positions)
+        return streams, (
+            content,
+            attention_weights(queries[1], key_value[0], None, masks[1], **options),
+        )
+
+
+def as_mask(mask: Mask) -> AttentionMask | None:
+    """A mask from Transformers' tensor (L, S), (L, S, B or 1) or (L, S, B or 1, H or 1), nonzero = hidden."""
+    if mask is None or isinstance(mask, AttentionMask):
+        return mask
+    allowed = mask == 0
+    if allowed.dim() == 2:
+        return AttentionMask.dense(allowed)
+    if allowed.dim() not in (3, 4):
+        raise ValueError(
+            f"the attention mask has shape {tuple(mask.shape)}; expected (L, S), (L, S, B) or (L, S, B, H)"
+        )
+    allowed = allowed if allowed.dim() == 4 else allowed[..., None]
+    return AttentionMask.dense(allowed.permute(2, 3, 0, 1))
+
+
+def target_positions(target_mapping: Tensor | None) -> Tensor | None:
+    """Positions (B, P) from positions or from Transformers' one-hot (P, L, B)."""
+    if target_mapping is None or target_mapping.dim() == 2:
+        return target_mapping
+    return target_mapping.argmax(1).t()
+
+
+def _stream_masks(content: Mask, query: Mask, target_mapping: Tensor | None) -> tuple:
+    """The masks of both streams, that of the query stream with its P rows."""
+    stream = as_mask(query)
+    if not isinstance(query, Tensor) or target_mapping is None:
+        return as_mask(content), stream
+    rows = target_positions(target_mapping)
+    allowed = stream.allowed.expand(rows.shape[0], -1, -1, -1)
+    rows = rows[:, None, :, None].expand(-1, allowed.shape[1], -1, allowed.shape[3])
+    return as_mask(content), AttentionMask.dense(allowed.gather(2, rows))
+
+
+def segments_of(seg_mat: Tensor) -> tuple[Tensor, Tensor]:
+    """Segments of the queries (B, L) and keys (B, S) that give Transformers' one-hot (L, S, B, 2).
+
+    A key's segment is named by the first query in it; keys of segments without a query are all the same to
+    the queries, and get L.
+    """
+    same = seg_mat[..., 0].permute(2, 0, 1) != 0  # (B, L, S)
+    length = same.shape[1]
+    first = same.to(torch.int8).argmax(1)
+    key_segment = torch.where(same.any(1), first, length)
+    return key_segment[:, same.shape[2] - length :], key_segment

@@ -1,0 +1,111 @@
+"""The CUDA attention kernels as nvcc compiled them: registers, spills, shared memory, machine code.
+
+Reads the library that was built; no GPU is needed.
+"""
+
+import re
+import shutil
+import subprocess
+from collections import Counter
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ptmkernels._library import _path
+
+LIBRARY = _path("ptmkernels_cuda")
+pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the CUDA library is not built here")
+ARCHITECTURES = ("sm_80", "sm_90a")
+TYPES = {"bfloat16": "NS_8bfloat16E", "float16": "NS_7float16E", "float32": "f"}
+HEAD_DIMS = (32, 64, 128, 256)
+KERNELS = ("forward", "backward of queries", "backward of keys")
+# One tile of a warp in D = 64 takes so many products of 16 x 8 x 16 (csrc/attention/cuda/shapes.h): rows
+# / 16, columns of scores / 8, depth / 16, for each product of the kernel.
+PRODUCTS = {"forward": 2 * (2 * 4 * 4), "backward of queries": 3 * 16, "backward of keys": 4 * 16}
+MAX_SHARED = 99 << 10  # what every card from sm_80 on gives to one block
+
+
+class Resources(NamedTuple):
+    """Of one kernel on one architecture, as cuobjdump prints them."""
+
+    registers: int
+    stack: int
+    shared: int
+
+
+def tool(name: str) -> str:
+    """A binary tool of CUDA: on the path, or that of Triton's wheel."""
+    if path := shutil.which(name):
+        return path
+    spec = find_spec("triton")
+    if spec is None:
+        pytest.skip(f"{name} is neither on the path nor in a Triton wheel")
+    return str(Path(spec.origin).parent / "backends" / "nvidia" / "bin" / name)
+
+
+def run(name: str, *arguments: str) -> str:
+    command = [tool(name), *arguments, str(LIBRARY)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@cache
+def resources() -> dict[str, dict[str, Resources]]:
+    """By architecture and mangled name."""
+    found: dict[str, dict[str, Resources]] = {}
+    architecture, function = "", ""
+    for line in run("cuobjdump", "--dump-resource-usage").splitlines():
+        if match := re.search(r"^arch = (\w+)", line.strip()):
+            architecture = match[1]
+        elif match := re.search(r"Function (\S+):", line):
+            function = match[1]
+        elif match := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", line):
+            found.setdefault(architecture, {})[function] = Resources(*map(int, match.groups()))
+    return found
+
+
+def mangled(architecture: str, kernel: str, dtype: str, head_dim: int) -> str:
+    """The name of a kernel in the library."""
+    name = "ForwardKernelI" if kernel == "forward" else "BackwardKernelI"
+    rest = {"forward": "E", "backward of queries": "Lb0E", "backward of keys": "Lb1E"}[kernel]
+    part = f"{name}{TYPES[dtype]}Li{head_dim}E{rest}"
+    (found,) = [n for n in resources()[architecture] if part in n]
+    return found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_no_kernel_spills(architecture, dtype, record_property):
+    """But for float32 of wide heads, a few registers of which lie in memory."""
+    for head_dim in HEAD_DIMS:
+        for kernel in KERNELS:
+            used = resources()[architecture][mangled(architecture, kernel, dtype, head_dim)]
+            record_property(f"{architecture} {dtype} D={head_dim} {kernel}", str(used))
+            allowed = 64 if dtype == "float32" and head_dim >= 128 else 0
+            assert used.stack <= allowed, (head_dim, kernel, used)
+            assert used.registers <= 255
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_small_kernels_do_not_spill(architecture):
+    names = [n for n in resources()[architecture] if "attention" in n]
+    small = [n for n in names if "ForwardKernel" not in n and "BackwardKernel" not in n]
+    assert len(small) >= 9
+    assert all(resources()[architecture][n].stack == 0 for n in small)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_product_is_matrix_instructions(architecture, kernel):
+    """bfloat16, D = 64: the matrix instructions account for all products, and no scalar loop is left."""
+    name = mangled(architecture, kernel, "bfloat16", 64)
+    listing = run("cuobjdump", "-sass", "-arch", architecture, "-fun", name)
+    names = re.findall(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)", listing)
+    count = Counter(names)
+    assert (
+        sum(n for i, n in count.items() if i.startswith("HMMA.16816.F32.BF16")) >= PRODUCTS[kernel]
+    )
+    scalar = sum(n for i, n in count.items() if re.match("FFMA|HFMA2|DFMA", i))
+    assert scalar <= 8 * PRODUCTS[kernel] // 4, count

@@ -1,0 +1,98 @@
+"""Builds the CUDA kernels for the CPU, loads them as torch ops and reads the engine's reports."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import subprocess
+import sysconfig
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ptmkernels.ops.attention import autograd
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build" / "simt"
+NAMESPACE = "ptmkernels_simt"
+
+
+class Site(NamedTuple):
+    """A place in a kernel that orders memory."""
+
+    kind: str
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} at {Path(self.file).name}:{self.line}"
+
+
+def build() -> Path:
+    """Compiles what has changed; a lock keeps parallel test processes apart."""
+    torch_dir = Path(torch.__file__).parent
+    BUILD.mkdir(parents=True, exist_ok=True)
+    configure = [
+        *("cmake", "-S", str(HERE), "-B", str(BUILD), "-G", "Ninja"),
+        f"-DPTMKERNELS_TORCH_INCLUDE={torch_dir / 'include'}",
+        f"-DPTMKERNELS_TORCH_LIBRARY={torch_dir / 'lib' / 'libtorch.so'}",
+    ]
+    # CMake and Ninja of this Python environment, also where they are not on PATH.
+    folders = (sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath))
+    environment = os.environ | {"PATH": os.pathsep.join(folders)}
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in (configure, ["cmake", "--build", str(BUILD)]):
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(command[:3])} failed:\n{done.stdout}{done.stderr}")
+    return BUILD / "libptmkernels_simt.so"
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The engine's control functions; its ops are then torch.ops.ptmkernels_simt.*."""
+    path = build()
+    definitions = torch.library.Library(NAMESPACE, "DEF")
+    for direction in ("forward", "backward"):
+        schema = str(getattr(torch.ops.ptmkernels, f"attention_{direction}").default._schema)
+        arguments = schema[schema.index("(") :]
+        for suffix in ("", "_tf32"):
+            definitions.define(f"attention_{direction}{suffix}{arguments}")
+    library.definitions = definitions  # lives as long as the process
+    torch.ops.load_library(path)
+    for suffix in ("", "_tf32"):
+        names = (f"{NAMESPACE}::attention_{d}{suffix}" for d in ("forward", "backward"))
+        autograd.register(*names)
+    control = ctypes.CDLL(str(path))
+    control.simt_take_reports.restype = ctypes.c_char_p
+    control.simt_take_sites.restype = ctypes.c_char_p
+    return control
+
+
+def take_reports() -> list[str]:
+    """What the engine found since the last call: races, unwritten reads, bad addresses, deadlocks."""
+    return library().simt_take_reports().decode().splitlines()
+
+
+def take_sites() -> list[Site]:
+    """The places that order memory which were passed since the last call."""
+    rows = [line.split("\t") for line in library().simt_take_sites().decode().splitlines()]
+    return [Site(kind, file, int(line)) for kind, file, line in rows]
+
+
+@contextmanager
+def without(site: Site):
+    """Leaves out what orders memory at one place."""
+    library().simt_delete_site(site.kind.encode(), site.file.encode(), site.line)
+    try:
+        yield
+    finally:
+        library().simt_delete_site(b"", b"", 0)
