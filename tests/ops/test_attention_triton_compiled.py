@@ -9,6 +9,7 @@ import re
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptmkernels.ops.attention.triton_report import compiled_kernels, matrix_instructions
 
@@ -110,6 +111,29 @@ def test_products_of_relative_keys_are_matrix_instructions(target, record_proper
         loops = 1 if kernel.name == "_relative_gradient" else 2
         expected = loops * (plain + times * chunks) * block_m * block_n * block_d
         assert multiply_adds(kernel, target) >= expected, kernel.name
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that an operator returns."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.size = max(self.size, result.untyped_storage().nbytes())
+        return result
+
+
+def test_memory_is_linear_in_the_length():
+    """Twice the length takes tensors of twice the size, forward and backward; L x S would take four times."""
+    found = []
+    for length in (1024, 2048):
+        with Largest() as largest:
+            compiled_kernels("sm_90", "relative", length=length)
+        found.append(largest.size)
+    assert found[0] > 0
+    assert found[1] <= 2.1 * found[0], found
 
 
 @pytest.mark.long

@@ -41,10 +41,10 @@ class SharedGradients:
     def _ends_are_read(self) -> bool:
         """Whether a distance may lie outside of the rows; positions are not looked at."""
         relative, sizes = self.call.terms.relative, self.call.sizes
-        if relative.position is not None:
-            return True
+        if relative.key is None or relative.position is not None:
+            return relative.key is not None
         first, last = relative.offset - (sizes.query_len - 1), relative.offset + sizes.key_len - 1
-        return relative.key is not None and (first < 0 or last > relative.last_row)
+        return first < 0 or last > relative.last_row
 
     def gradients(
         self, grad_output: Tensor, row_terms: Tensor, key_sums: Tensor | None

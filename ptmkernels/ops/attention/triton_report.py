@@ -35,6 +35,7 @@ def compiled_kernels(
     head_dim: int = 64,
     dtype: torch.dtype = torch.bfloat16,
     backward: bool = True,
+    length: int = 256,
 ) -> list[CompiledKernel]:
     """The kernels of one forward and, unless `backward` is false, one backward call with default tiles.
 
@@ -43,8 +44,9 @@ def compiled_kernels(
         call: one of ``CALLS``.
         head_dim: D.
         dtype: of query, key and value.
+        length: S, and L unless the call has one query.
     """
-    batch, heads, key_len = (1, 1, 40) if call == "one tile" else (2, 2, 256)
+    batch, heads, key_len = (1, 1, 40) if call == "one tile" else (2, 2, length)
     query_len = 1 if call == "one query" else key_len
     query = torch.zeros(batch, heads, query_len, head_dim, dtype=dtype)
     key = torch.zeros(batch, heads, key_len, head_dim, dtype=dtype)

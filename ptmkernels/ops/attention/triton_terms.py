@@ -116,7 +116,7 @@ def relative_terms(given: AttentionOptions, query: Tensor, key: Tensor, negated:
 
 
 def _signed(vector: Tensor, negated: bool) -> Tensor:
-    return -vector if negated else vector.contiguous()
+    return (-vector if negated else vector).contiguous()
 
 
 def _table(table: Tensor) -> Rows:
