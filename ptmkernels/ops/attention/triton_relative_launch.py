@@ -130,7 +130,7 @@ class SharedGradients:
         call = self.call
         batch, heads, _, _ = call.sizes
         head_dim, table_rows = call.query.shape[3], call.given.relative_key.shape[2]
-        block_rows = tile.n
+        block_rows = max(tile.m, tile.n)  # a tile meets two blocks, not three
         phase = -call.terms.relative.offset % tile.n
         blocks = triton.cdiv(table_rows + phase, block_rows)
         part_batch = self._part_batch(blocks * heads)
