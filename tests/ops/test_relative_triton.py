@@ -9,6 +9,8 @@ import torch
 
 from ptmkernels import AttentionMask
 from ptmkernels.ops import relative_attention, two_stream_attention
+from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions
+from ptmkernels.ops.attention.relative import relative_options
 from tests.ops.relative_cases import TERMS, RelativeCase, build, call
 from tests.ops.test_attention_runs import HARMLESS, Counter
 from tests.ops.test_attention_triton import DEVICE, pytestmark  # noqa: F401
@@ -106,3 +108,21 @@ def test_the_kernel_runs_and_gives_the_same_bits_again():
     assert not {"bmm", "mm", "exp", "gather"} & set(counts)
     second = call(leaves, rest, "triton")
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_gradients_have_the_layout_that_their_fakes_promise():
+    given = case("clip", TERMS, "bh", query_len=5, key_len=7, position="any")
+    leaves, rest = build(given, "triton")
+    query, key, value, *options = [leaf.detach() for leaf in leaves.values()]
+    names = list(leaves)[3:]
+    integers = {n: rest[n] for n in ("query_segment", "key_segment", "query_position")}
+    tensors = dict(zip(names, options, strict=True)) | integers
+    relative = relative_options(query, key, rest["relative_offset"], **tensors)
+    options = AttentionOptions.of(query, None, None, None, 0.0, None, **relative)
+    output, lse = torch.ops.ptmkernels.triton_attention_forward(query, key, value, *options)
+    wanted = sum(1 << n for n, name in enumerate(DIFFERENTIABLE) if name in names)
+    torch.library.opcheck(
+        torch.ops.ptmkernels.triton_attention_backward.default,
+        (torch.ones_like(output), None, query, key, value, output, lse, *options, wanted),
+        test_utils=("test_schema", "test_faketensor"),
+    )

@@ -62,7 +62,11 @@ class SharedGradients:
         if {"segment_bias", "segment_key"} & set(self.names):
             found |= self._segments()
         given = self.call.given
-        return {n: found[n].to(getattr(given, n).dtype) for n in self.names if n in found}
+        return {
+            name: found[name].to(getattr(given, name).dtype).contiguous()
+            for name in self.names
+            if name in found
+        }
 
     def _content_bias(self, key_sums: Tensor) -> Tensor:
         key = self.call.key
