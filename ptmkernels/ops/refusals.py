@@ -79,7 +79,7 @@ REFUSALS = (
     ),
     Refusal(
         "relative_attention",
-        ("cuda", "triton"),
+        ("cuda",),
         "the relative and segment terms have no kernel in this backend yet",
         lambda query: True,
     ),

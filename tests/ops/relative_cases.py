@@ -38,6 +38,7 @@ class RelativeCase:
     key_len: int = 63
     batch: int = 2
     strided: bool = False
+    heads: int = HEADS
 
     def __str__(self):
         return "-".join(
@@ -61,19 +62,19 @@ def build(case: RelativeCase, backend: str = "cpu") -> tuple[dict, dict]:
 
     b, n, m, d = case.batch, case.query_len, case.key_len, case.head_dim
     rows, offset = {"xl": (m, n - 1), "xlnet": (n + m, n), "clip": (9, 4)}[case.rows]
-    table = (1 if case.shared else b, 1 if case.shared == "bh" else HEADS, max(rows, 1), d)
+    table = (1 if case.shared else b, 1 if case.shared == "bh" else case.heads, max(rows, 1), d)
     leaves = {
-        "query": normal(b, HEADS, n, d),
+        "query": normal(b, case.heads, n, d),
         "key": normal(b, case.key_heads, m, d),
         "value": normal(b, case.key_heads, m, d),
         "relative_key": normal(*table),
     }
-    leaves |= {name: normal(HEADS, d) for name in TERMS[:2] if name in case.terms}
+    leaves |= {name: normal(case.heads, d) for name in TERMS[:2] if name in case.terms}
     if "relative_value" in case.terms:
         leaves["relative_value"] = normal(*table)
     rest = {"relative_offset": offset, "dropout_p": case.dropout_p}
     if "segment" in case.terms:
-        leaves |= {"segment_bias": normal(HEADS, d), "segment_key": normal(2, HEADS, d)}
+        leaves |= {"segment_bias": normal(case.heads, d), "segment_key": normal(2, case.heads, d)}
         rest["query_segment"] = (torch.arange(n)[None] // 5 % 3).to(device)
         rest["key_segment"] = (torch.arange(m)[None] // torch.tensor([[7], [11]])[:b] % 3).to(
             device
@@ -84,9 +85,9 @@ def build(case: RelativeCase, backend: str = "cpu") -> tuple[dict, dict]:
             position.sort().values if case.position == "sorted" else position
         ).to(device)
     if case.bias == "table":
-        leaves["bias"] = normal(8, HEADS)
+        leaves["bias"] = normal(8, case.heads)
     elif case.bias != "none":
-        leaves["bias"] = normal(*{"full": (b, HEADS, n, m), "keys": (b, 1, 1, m)}[case.bias])
+        leaves["bias"] = normal(*{"full": (b, case.heads, n, m), "keys": (b, 1, 1, m)}[case.bias])
     rest["mask"] = MASKS[case.mask](b, n, m)
     if rest["mask"] is not None:
         rest["mask"] = rest["mask"].to(device)

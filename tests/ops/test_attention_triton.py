@@ -203,13 +203,13 @@ def test_positional_masks_visit_only_their_area(mask, visited, full):
 
 
 def tiles_to_visit(mask, m, n, of_keys=False) -> torch.Tensor:
-    from ptmkernels.ops.attention.triton_launch import _Call
+    from ptmkernels.ops.attention.triton_call import Call
     from ptmkernels.ops.triton_tune import Tile
 
     query = torch.zeros(mask.batch_size, 1, mask.query_len, 1, device=DEVICE)
     key = torch.zeros(mask.batch_size, 1, mask.key_len, 1, device=DEVICE)
     options = AttentionOptions.of(query, mask.to(DEVICE), None, 1.0, 0.0, None)
-    return _Call.of(query, key, key, options).ranges(Tile(m, n), of_keys)[0].cpu()
+    return Call.of(query, key, key, options).ranges(Tile(m, n), of_keys)[0].cpu()
 
 
 def test_the_same_bits_again():

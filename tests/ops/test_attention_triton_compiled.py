@@ -9,18 +9,28 @@ import re
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptmkernels.ops.attention.triton_report import compiled_kernels, matrix_instructions
 
+RELATIVE_CALLS = ("positions", "relative values")
 MAX_REGISTERS = {"gfx942": 512}
 SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
 # Products in one step over a tile, each of BLOCK_M x BLOCK_N x D.
 PRODUCTS = {"_forward": 2, "_backward_query": 3, "_backward_key": 4}
+# With relative keys: those without r, and how often the chunks of the band are multiplied.
+RELATIVE_PRODUCTS = {
+    "_forward": (2, 1),
+    "_backward_query": (3, 2),
+    "_backward_key": (4, 1),
+    "_relative_gradient": (3, 1),
+}
 # Matrix instructions: the sizes of the product that one of them takes, and the warps that take it.
+WARP = (r"HMMA\.(16)(8)(16)\b", 1)
 SHAPES = {
-    "sm_80": (r"HMMA\.(16)(8)(16)\b", 1),
-    "sm_90": (r"HGMMA\.(\d+)x(\d+)x(\d+)\b", 4),
-    "gfx942": (r"v_mfma_f32_(\d+)x(\d+)x(\d+)_", 1),
+    "sm_80": (WARP,),
+    "sm_90": ((r"HGMMA\.(\d+)x(\d+)x(\d+)\b", 4), WARP),
+    "gfx942": ((r"v_mfma_f32_(\d+)x(\d+)x(\d+)_", 1),),
 }
 
 
@@ -38,12 +48,13 @@ def check(kernels, target, record_property):
 
 def multiply_adds(kernel, target: str) -> int:
     """Of all the matrix instructions that stand in the code, run once by every warp."""
-    pattern, warps = SHAPES[target]
     total = 0
     for name, count in kernel.instructions.items():
-        if match := re.match(pattern, name):
-            total += math.prod(int(size) for size in match.groups()) * count
-    return total * kernel.warps // warps
+        for pattern, warps in SHAPES[target]:
+            if match := re.match(pattern, name):
+                each = math.prod(int(size) for size in match.groups())
+                total += each * count * kernel.warps // warps
+    return total
 
 
 @pytest.mark.parametrize(
@@ -81,8 +92,52 @@ def test_every_product_is_matrix_instructions(target, backward, record_property)
         assert scalar < 8 * scores + 64, f"{kernel.name}: {scalar} scalar multiply-adds"
 
 
+@pytest.mark.parametrize(
+    "target", ["sm_90", *(pytest.param(t, marks=pytest.mark.long) for t in ("sm_80", "gfx942"))]
+)
+def test_products_of_relative_keys_are_matrix_instructions(target, record_property):
+    """XLNet's terms: no spill, and every chunk of a band is multiplied by matrix instructions.
+
+    The kernel of the gradient of r has one loop, the others two as above.
+    """
+    kernels = compiled_kernels(target, "relative")
+    check(kernels, target, record_property)
+    attention = [k for k in kernels if k.name in RELATIVE_PRODUCTS]
+    assert [k.name for k in attention] == list(RELATIVE_PRODUCTS)
+    for kernel in attention:
+        block_m, block_n, block_d = (kernel.constants[f"BLOCK_{name}"] for name in "MND")
+        plain, times = RELATIVE_PRODUCTS[kernel.name]
+        chunks = (block_m - 1 + 2 * block_n - 1) // block_n
+        loops = 1 if kernel.name == "_relative_gradient" else 2
+        expected = loops * (plain + times * chunks) * block_m * block_n * block_d
+        assert multiply_adds(kernel, target) >= expected, kernel.name
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that an operator returns."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.size = max(self.size, result.untyped_storage().nbytes())
+        return result
+
+
+def test_memory_is_linear_in_the_length():
+    """Twice the length takes tensors of twice the size, forward and backward; L x S would take four times."""
+    found = []
+    for length in (1024, 2048):
+        with Largest() as largest:
+            compiled_kernels("sm_90", "relative", length=length)
+        found.append(largest.size)
+    assert found[0] > 0
+    assert found[1] <= 2.1 * found[0], found
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("call", ["every option", "one tile", "one query"])
+@pytest.mark.parametrize("call", ["every option", "one tile", "one query", *RELATIVE_CALLS])
 def test_no_spill_with_other_options(call, record_property):
     check(compiled_kernels("sm_90", call), "sm_90", record_property)
 

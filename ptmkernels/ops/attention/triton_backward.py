@@ -12,6 +12,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ptmkernels.ops.attention.triton_relative import (
+    RowSums,
+    add_content_bias,
+    add_relative,
+    add_segments,
+    add_value_gradient,
+    load_band,
+    position_sum,
+    row_sums,
+    store_row_sums,
+)
 from ptmkernels.ops.attention.triton_tile import (
     LOG2_E,
     Rows,
@@ -53,12 +64,13 @@ def _tile_gradient(
 
 @triton.jit
 def _query_step(
-    tile, grad_query, query, grad_output, lse, delta, grad_bias, key_start, key_row,
-    value_start, value_row, b, h, i, queries, terms, sizes,
+    tile, state, query, grad_output, lse, delta, grad_bias, sums, key_start, key_row,
+    value_start, value_row, b, h, i, queries, band, terms, sizes,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """grad_query (not yet scaled) with one key tile added."""
+    """(grad_query, sums of each query), not yet scaled, with one key tile added."""
+    grad_query, totals = state
     first_key = tile * BLOCK_N
     left = sizes.key_len - first_key
     offset = first_key.to(tl.int64)
@@ -68,12 +80,20 @@ def _query_step(
         value_start + offset * value_row, value_row, left, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED
     )
     raw = product(query, tl.trans(key), None, PRECISION)
+    raw = add_relative(
+        raw, query, band, terms.relative, b, j, first_key, sizes, False,
+        HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+    )  # fmt: skip
     grad_weight = product(grad_output, tl.trans(value), None, PRECISION)
+    grad_weight = add_value_gradient(
+        grad_weight, grad_output, band, terms.relative, first_key, False,
+        HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+    )  # fmt: skip
     keys = key_side(terms.mask, b, j, sizes) if MASKED else 0
     keep = 0
     if terms.dropout.seed is not None:
         keep = dropout_keep(terms.dropout, b, h, i, first_key, BLOCK_N)
-    _, grad_score = _tile_gradient(
+    weight, grad_score = _tile_gradient(
         raw, grad_weight, b, h, i, j, queries, keys, lse, delta, keep, terms, sizes, MASKED
     )
     if grad_bias is not None:
@@ -81,7 +101,13 @@ def _query_step(
         place = place + i.to(tl.int64) * sizes.key_len + j
         inside = (i < sizes.query_len) & (j < sizes.key_len)
         tl.store(place, grad_score.to(grad_bias.dtype.element_ty), mask=inside)
-    return product(grad_score.to(key.dtype), key, grad_query, PRECISION)
+    grad_query = product(grad_score.to(key.dtype), key, grad_query, PRECISION)
+    if terms.relative.key is not None:
+        grad_query = position_sum(
+            grad_score, grad_query, band.key, terms.relative.key.row, band, terms.relative,
+            first_key, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+        )  # fmt: skip
+    return grad_query, row_sums(totals, grad_score, weight, sums, band, terms.relative, b, j, sizes)
 
 
 @triton.jit
@@ -96,6 +122,7 @@ def _backward_query(
     grad_lse,  # (B, H, L) float32 or None
     row_terms,  # (2, B, H, L) float32, written: lse to the base 2 and delta
     grad_bias,  # (B, H, L, S) for a bias of that shape whose gradient is asked for, or None
+    sums: RowSums,
     ranges,
     ranges_batch,
     terms: Terms,
@@ -142,6 +169,7 @@ def _backward_query(
 
     i = own[:, None]
     queries = query_side(terms.mask, b, i, sizes)
+    band = load_band(terms.relative, b, h, first_query, sizes, BLOCK_M, BLOCK_N)
     key_start = head_start(key, b, h // GROUP, 0)
     value_start = head_start(value, b, h // GROUP, 0)
     if ranges is not None:
@@ -150,23 +178,30 @@ def _backward_query(
         first, full_first = 0, 0
         full_last = 0 if NEVER_FULL else sizes.key_len // BLOCK_N
         last = tl.cdiv(sizes.key_len, BLOCK_N)
-    gradient = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    none = tl.zeros([BLOCK_M], tl.float32)
+    state = (
+        tl.zeros([BLOCK_M, BLOCK_D], tl.float32),
+        RowSums((none, none), (none, none), (none, none)),
+    )
     if not ALL_FULL:
         for step in range(0, last - first - (full_last - full_first)):
-            gradient = _query_step(
-                mixed_tile(step, first, full_first, full_last), gradient,
-                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias,
-                key_start, key.row, value_start, value.row, b, h, i, queries, terms, sizes,
+            state = _query_step(
+                mixed_tile(step, first, full_first, full_last), state,
+                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums,
+                key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
             )  # fmt: skip
     if not NEVER_FULL:
         for full in range(full_first, full_last):
-            gradient = _query_step(
-                full, gradient,
-                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias,
-                key_start, key.row, value_start, value.row, b, h, i, queries, terms, sizes,
+            state = _query_step(
+                full, state,
+                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums,
+                key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, False,
             )  # fmt: skip
+    gradient, totals = state
+    gradient = add_segments(gradient, totals.segments, terms.relative, h, sizes, HEAD_DIM)
+    store_row_sums(totals, sums, b, h, own, sizes)
     store_rows(
         head_start(grad_query, b, h, first_query), grad_query.row, left, gradient * terms.scale,
         HEAD_DIM, BLOCK_M, BLOCK_D,
@@ -206,7 +241,16 @@ def _key_step(
         delta = tl.load(place + row_count)
         queries = 0
     raw = product(key, tl.trans(query), None, PRECISION)
+    band = load_band(terms.relative, b, h, first_query, sizes, BLOCK_M, BLOCK_N)
+    raw = add_relative(
+        raw, query, band, terms.relative, b, first_key + tl.arange(0, BLOCK_N)[None, :], first_key, sizes,
+        True, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+    )  # fmt: skip
     grad_weight = product(value, tl.trans(grad_output), None, PRECISION)
+    grad_weight = add_value_gradient(
+        grad_weight, grad_output, band, terms.relative, first_key, True,
+        HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+    )  # fmt: skip
     keep = 0
     if terms.dropout.seed is not None:
         keep = tl.trans(dropout_keep(terms.dropout, b, h, own[:, None], first_key, BLOCK_N))
@@ -270,7 +314,7 @@ def _backward_key(
         first, full_first = 0, 0
         full_last = 0 if NEVER_FULL else sizes.query_len // BLOCK_M
         last = tl.cdiv(sizes.query_len, BLOCK_M)
-    SUM_KEYS: tl.constexpr = key_sums is not None
+    SUM_KEYS: tl.constexpr = key_sums is not None or terms.relative.content_bias is not None
     key_gradient = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     value_gradient = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     for member in range(0, GROUP):
@@ -295,7 +339,8 @@ def _backward_key(
                     HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, False, SUM_KEYS,
                 )  # fmt: skip
         key_gradient, value_gradient, sums = state
-        if SUM_KEYS:
+        key_gradient = add_content_bias(key_gradient, sums, terms.relative, h, HEAD_DIM)
+        if key_sums is not None:
             own = first_key + tl.arange(0, BLOCK_N)
             place = key_sums + (b * sizes.heads + h) * sizes.key_len + own
             tl.store(place, sums, mask=own < sizes.key_len)

@@ -10,6 +10,11 @@ import triton
 import triton.language as tl
 
 from ptmkernels.ops.attention.triton_backward import _tile_gradient
+from ptmkernels.ops.attention.triton_relative import (
+    add_relative,
+    add_value_gradient,
+    load_band,
+)
 from ptmkernels.ops.attention.triton_tile import (
     Rows,
     Sizes,
@@ -25,12 +30,12 @@ from ptmkernels.ops.attention.triton_tile import (
 
 
 @triton.jit
-def _score_gradient(
+def score_gradient(
     b, h, first_query, first_key, query, key, value, grad_output, row_terms, row_count, terms,
     sizes, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """(BLOCK_M, BLOCK_N) of ds, computed anew."""
+    """One tile computed anew: the weights after dropout, ds, the band of the queries, their q and do."""
     queries_left = sizes.query_len - first_query
     keys_left = sizes.key_len - first_key
     query_rows = load_rows(
@@ -55,18 +60,27 @@ def _score_gradient(
     delta = tl.load(place + row_count, mask=own < sizes.query_len, other=0.0)
     i = own[:, None]
     j = first_key + tl.arange(0, BLOCK_N)[None, :]
+    band = load_band(terms.relative, b, h, first_query, sizes, BLOCK_M, BLOCK_N)
     raw = product(query_rows, tl.trans(key_rows), None, PRECISION)
+    raw = add_relative(
+        raw, query_rows, band, terms.relative, b, j, first_key, sizes, False,
+        HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+    )  # fmt: skip
     grad_weight = product(grad_rows, tl.trans(value_rows), None, PRECISION)
+    grad_weight = add_value_gradient(
+        grad_weight, grad_rows, band, terms.relative, first_key, False,
+        HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+    )  # fmt: skip
     queries = query_side(terms.mask, b, i, sizes)
     keys = key_side(terms.mask, b, j, sizes)
     keep = 0
     if terms.dropout.seed is not None:
         keep = dropout_keep(terms.dropout, b, h, i, first_key, BLOCK_N)
-    _, gradient = _tile_gradient(
+    weight, gradient = _tile_gradient(
         raw, grad_weight, b, h, i, j, queries, keys, lse[:, None], delta[:, None], keep,
         terms, sizes, True,
     )  # fmt: skip
-    return gradient
+    return weight, gradient, band, query_rows, grad_rows
 
 
 @triton.jit
@@ -131,10 +145,10 @@ def _bias_gradient(
             first, _, _, last = tile_run(ranges, ranges_batch, b, m)
             visited = (n >= first) & (n < last)
         if visited:
-            total += _score_gradient(
+            total += score_gradient(
                 b, h, m * BLOCK_M, n * BLOCK_N, query, key, value, grad_output, row_terms,
                 row_count, terms, sizes, GROUP, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,
-            )  # fmt: skip
+            )[1]  # fmt: skip
     if BY_DISTANCE:
         right, left = _sums_along_diagonals(total, BLOCK_M)
         place = target + tl.program_id(0).to(tl.int64) * 2 * BLOCK_M + tl.arange(0, BLOCK_M)

@@ -1,9 +1,9 @@
 """Tile sizes of the Triton attention kernels: a table by architecture, kernel, head dimension and type.
 
 The defaults were chosen by what the compiler reports for each (`triton_report`): the largest tile without
-a spill. Checked so far: 16-bit types on sm_90, and D = 64 on sm_80, sm_100 and gfx942; float32 and the
-other head dimensions there are by analogy. Nothing was measured on a GPU; `triton_tune` measures on the
-one at hand.
+a spill. Checked so far: 16-bit types on sm_90, and D = 64 on sm_80, sm_100 and gfx942 (with relative keys not
+on sm_100); float32 and the other head dimensions there are by analogy. Nothing was measured on a GPU;
+`triton_tune` measures on the one at hand.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from ptmkernels.ops.triton_runtime import target_name
 from ptmkernels.ops.triton_tune import Tile
 
 KERNELS = ("forward", "backward_query", "backward_key", "bias", "decode")
+RELATIVE_KERNELS = (*KERNELS, "relative")
 
 # Kernel -> number type -> (largest padded head dimension, tiles), smallest first. The tiles are those of a
 # call without extras, with one of them, and with several; the last one serves all that follow. Extras are
@@ -61,7 +62,7 @@ SINGLE: Table = {
     },
     "backward_key": {
         "tf32": ((64, (Tile(32, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
-        "ieee": ((64, (Tile(16, 32, 4, 1),)), (256, (Tile(16, 16, 4, 1),))),
+        "ieee": ((256, (Tile(16, 16, 4, 1),)),),
     },
     "bias": {
         "tf32": ((64, (Tile(32, 32, 4, 1),)), (256, (Tile(16, 16, 4, 1),))),
@@ -102,11 +103,105 @@ COMPACT: Table = {
 
 
 _TINY = {number_type: ((256, (Tile(16, 16, 4, 1),)),) for number_type in ("tf32", "ieee")}
-COMPACT_SINGLE: Table = dict.fromkeys(KERNELS, _TINY)
+COMPACT_SINGLE: Table = dict.fromkeys(RELATIVE_KERNELS, _TINY)
+
+# Calls with relative keys: a tile has the products of its band and their turning, too. The band has the
+# fewest superfluous products where the tile is square.
+HOPPER_RELATIVE: Table = {
+    "forward": {
+        "half": (
+            (64, (Tile(64, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 32, 8, 2))),
+            (128, (Tile(64, 32, 8, 2), Tile(32, 32, 8, 2))),
+            (256, (Tile(16, 16, 4, 1),)),
+        )
+    },
+    "backward_query": {
+        "half": (
+            (64, (Tile(64, 32, 8, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 2))),
+            (128, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))),
+            (256, (Tile(16, 16, 8, 1),)),
+        )
+    },
+    "backward_key": {
+        "half": (
+            (64, (Tile(32, 64, 8, 2), Tile(32, 32, 8, 2))),
+            (128, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))),
+            (256, (Tile(16, 16, 8, 1),)),
+        )
+    },
+    "bias": {"half": ((256, (Tile(16, 16, 8, 1),)),)},
+    "decode": {"half": ((128, (Tile(16, 64, 4, 2),)), (256, (Tile(16, 32, 4, 2),)))},
+    "relative": {
+        "half": (
+            (64, (Tile(64, 32, 8, 2), Tile(32, 32, 8, 1), Tile(16, 32, 8, 1))),
+            (128, (Tile(16, 32, 8, 1),)),
+            (256, (Tile(16, 16, 8, 1),)),
+        )
+    },
+}
+
+AMPERE_RELATIVE: Table = {
+    **HOPPER_RELATIVE,
+    "backward_query": {
+        "half": (
+            (64, (Tile(32, 32, 8, 2),)),
+            (128, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))),
+            (256, (Tile(16, 16, 8, 1),)),
+        )
+    },
+    "backward_key": {
+        "half": (
+            (64, (Tile(32, 32, 8, 2),)),
+            (128, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))),
+            (256, (Tile(16, 16, 8, 1),)),
+        )
+    },
+    "relative": {
+        "half": (
+            (64, (Tile(32, 32, 8, 2), Tile(32, 32, 8, 1), Tile(16, 32, 8, 1))),
+            (128, (Tile(16, 32, 8, 1),)),
+            (256, (Tile(16, 16, 8, 1),)),
+        )
+    },
+}
+
+_SMALL_SINGLE = {number_type: ((256, (Tile(16, 16, 8, 1),)),) for number_type in ("tf32", "ieee")}
+SINGLE_RELATIVE: Table = {
+    **dict.fromkeys(RELATIVE_KERNELS, _SMALL_SINGLE),
+    "forward": {
+        "tf32": ((64, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))), (256, (Tile(16, 16, 8, 1),))),
+        "ieee": ((64, (Tile(32, 32, 8, 1), Tile(16, 16, 8, 1))), (256, (Tile(16, 16, 8, 1),))),
+    },
+    "backward_query": {
+        "tf32": ((64, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))), (256, (Tile(16, 16, 8, 1),))),
+        "ieee": ((256, (Tile(16, 16, 8, 1),)),),
+    },
+    "backward_key": {
+        "tf32": ((64, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))), (256, (Tile(16, 16, 8, 1),))),
+        "ieee": ((256, (Tile(16, 16, 8, 1),)),),
+    },
+    "decode": SINGLE["decode"],
+}
+
+COMPACT_RELATIVE: Table = {
+    **{kernel: {"half": ((256, (Tile(16, 16, 4, 1),)),)} for kernel in RELATIVE_KERNELS},
+    "forward": {
+        "half": ((64, (Tile(64, 32, 8, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
+    },
+    "backward_query": {
+        "half": ((64, (Tile(64, 32, 8, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
+    },
+    "backward_key": {
+        "half": ((64, (Tile(32, 32, 4, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
+    },
+    "relative": {
+        "half": ((64, (Tile(64, 32, 8, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
+    },
+}
 
 
 def _joined(half: Table, single: Table) -> Table:
-    return {kernel: {**half[kernel], **single[kernel]} for kernel in KERNELS}
+    return {kernel: {**types, **single[kernel]} for kernel, types in half.items()}
 
 
 TABLES = {
@@ -115,6 +210,13 @@ TABLES = {
     "sm_100": _joined(HOPPER, SINGLE),
     "gfx942": _joined(COMPACT, COMPACT_SINGLE),
     "small": _joined(COMPACT, COMPACT_SINGLE),
+}
+RELATIVE_TABLES = {
+    "sm_80": _joined(AMPERE_RELATIVE, SINGLE_RELATIVE),
+    "sm_90": _joined(HOPPER_RELATIVE, SINGLE_RELATIVE),
+    "sm_100": _joined(HOPPER_RELATIVE, SINGLE_RELATIVE),
+    "gfx942": _joined(COMPACT_RELATIVE, COMPACT_SINGLE),
+    "small": _joined(COMPACT_RELATIVE, COMPACT_SINGLE),
 }
 # Architectures with some 100 KiB of shared memory for a program instead of 160 or more.
 SMALL = ("sm_75", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")
@@ -126,6 +228,7 @@ INTERPRETER = {
     "backward_key": Tile(16, 32),
     "bias": Tile(16, 16),
     "decode": Tile(16, 16),
+    "relative": Tile(32, 16),
 }
 
 # What tuning tries; those that a device cannot run are passed over.
@@ -161,34 +264,44 @@ CANDIDATES: dict[str, list[Tile]] = {
         for warps in (2, 4)
         for stages in (2, 3, 4)
     ],
+    "relative": [
+        Tile(m, n, warps, stages)
+        for m, n in ((64, 64), (64, 32), (32, 64), (32, 32), (16, 32), (16, 16))
+        for warps in (4, 8)
+        for stages in (1, 2)
+    ],
 }
 
 
-def tile_for(kernel: str, block_d: int, number_type: str, extras: int) -> Tile:
+def tile_for(
+    kernel: str, block_d: int, number_type: str, extras: int, relative: bool = False
+) -> Tile:
     """The default tile on the current device.
 
     Args:
-        kernel: one of ``KERNELS``.
+        kernel: one of ``KERNELS``, or of ``RELATIVE_KERNELS`` where `relative`.
         block_d: padded head dimension, 16 to 256.
         number_type: "half", "tf32" or "ieee".
-        extras: how many of dropout, bias, tree and dense mask the call has.
+        extras: how many of dropout, bias, tree, dense mask and relative values the call has.
+        relative: whether the call has relative keys.
     """
     target = target_name()
     if target == "interpreter":
         return INTERPRETER[kernel]
-    rows = table_for(target)[kernel][number_type]
+    tables = RELATIVE_TABLES if relative else TABLES
+    rows = table_for(target, tables)[kernel][number_type]
     tiles = next(tiles for largest, tiles in rows if block_d <= largest)
     return tiles[min(extras, len(tiles) - 1)]
 
 
-def table_for(target: str) -> Table:
-    """The table of an architecture, or of its nearest relative that has one."""
-    if target in TABLES:
-        return TABLES[target]
+def table_for(target: str, tables: dict[str, Table] = TABLES) -> Table:
+    """The table of an architecture, or of its nearest kin that has one."""
+    if target in tables:
+        return tables[target]
     if target.startswith("gfx"):
-        return TABLES["gfx942"]
+        return tables["gfx942"]
     if target in SMALL:
-        return TABLES["small"]
+        return tables["small"]
     number = int(target.removeprefix("sm_"))
-    known = sorted(int(n.removeprefix("sm_")) for n in TABLES if n.startswith("sm_"))
-    return TABLES[f"sm_{max((k for k in known if k <= number), default=known[0])}"]
+    known = sorted(int(n.removeprefix("sm_")) for n in tables if n.startswith("sm_"))
+    return tables[f"sm_{max((k for k in known if k <= number), default=known[0])}"]

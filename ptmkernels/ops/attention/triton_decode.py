@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from ptmkernels.ops.attention.triton_kernels import _finish, _softmax_step
+from ptmkernels.ops.attention.triton_relative import load_band
 from ptmkernels.ops.attention.triton_tile import NO_SCORE, Rows, Sizes, Terms, query_side
 
 
@@ -64,6 +65,8 @@ def _decode(
     rows = query.data + b * query.batch + h * query.head + i.to(tl.int64) * query.row
     query_rows = tl.load(rows + d, mask=inside & (d < HEAD_DIM), other=0.0)
     queries = query_side(terms.mask, b, i, sizes)
+    # With relative terms GROUP is 1: all rows are of one head.
+    band = load_band(terms.relative, b, key_head, 0, sizes, BLOCK_ROWS, BLOCK_N)
     first_key = span * span_len
     last_key = tl.minimum(first_key + span_len, sizes.key_len)
     if terms.mask.rank is not None:
@@ -79,7 +82,7 @@ def _decode(
     for tile in range(first_key // BLOCK_N, tl.cdiv(last_key, BLOCK_N)):
         state = _softmax_step(
             tile, state, query_rows, key_start, key.row, value_start, value.row,
-            b, h, i, queries, terms, sizes, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
+            b, h, i, queries, band, terms, sizes, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
         )  # fmt: skip
     result, log_sum = _finish(state[0], state[1], state[2], terms.dropout)
     target = output.data + span.to(tl.int64) * output_span

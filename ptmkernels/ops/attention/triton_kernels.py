@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ptmkernels.ops.attention.triton_relative import add_relative, load_band, position_sum
 from ptmkernels.ops.attention.triton_tile import (
     LN_2,
     LOWEST,
@@ -120,7 +121,8 @@ def _tile_ranges(
 
 @triton.jit
 def _softmax_step(
-    tile, state, query, key_start, key_row, value_start, value_row, b, h, i, queries, terms, sizes,
+    tile, state, query, key_start, key_row, value_start, value_row, b, h, i, queries, band, terms,
+    sizes,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -134,6 +136,10 @@ def _softmax_step(
         HEAD_DIM, BLOCK_N, BLOCK_D, MASKED,
     )  # fmt: skip
     raw = product(query, tl.trans(key), None, PRECISION)
+    raw = add_relative(
+        raw, query, band, terms.relative, b, j, first_key, sizes, False,
+        HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+    )  # fmt: skip
     keys = key_side(terms.mask, b, j, sizes) if MASKED else 0
     score = tile_scores(raw, b, h, i, j, queries, keys, terms, sizes, MASKED)
     new_top = tl.maximum(top, tl.max(score, 1) * terms.exponent)
@@ -149,6 +155,11 @@ def _softmax_step(
     )  # fmt: skip
     accumulator = accumulator * rescale[:, None]
     accumulator = product(weight.to(value.dtype), value, accumulator, PRECISION)
+    if terms.relative.value is not None:
+        accumulator = position_sum(
+            weight, accumulator, band.value, terms.relative.value.row, band, terms.relative,
+            first_key, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+        )  # fmt: skip
     return accumulator, total, new_top
 
 
@@ -205,6 +216,7 @@ def _forward(
     key_start = head_start(key, b, h // GROUP, 0)
     value_start = head_start(value, b, h // GROUP, 0)
     queries = query_side(terms.mask, b, i, sizes)
+    band = load_band(terms.relative, b, h, first_query, sizes, BLOCK_M, BLOCK_N)
     state = (
         tl.zeros([BLOCK_M, BLOCK_D], tl.float32),
         tl.zeros([BLOCK_M], tl.float32),
@@ -220,14 +232,14 @@ def _forward(
         for step in range(0, last - first - (full_last - full_first)):
             state = _softmax_step(
                 mixed_tile(step, first, full_first, full_last), state, query_rows,
-                key_start, key.row, value_start, value.row, b, h, i, queries, terms, sizes,
+                key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
             )  # fmt: skip
     if not NEVER_FULL:
         for full in range(full_first, full_last):
             state = _softmax_step(
                 full, state, query_rows,
-                key_start, key.row, value_start, value.row, b, h, i, queries, terms, sizes,
+                key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, False,
             )  # fmt: skip
     result, log_sum = _finish(state[0], state[1], state[2], terms.dropout)

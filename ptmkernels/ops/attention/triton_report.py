@@ -24,6 +24,8 @@ MATRIX = ("HMMA", "HGMMA", "UTCHMMA", "v_mfma")
 CALLS = (
     *("plain", "causal", "dropout", "bias", "table", "dense mask", "every option"),
     *("one tile", "one query"),  # sizes of 1, which Triton compiles in as constants
+    # XLNet's terms; the same with given positions; with relative values and dropout
+    *("relative", "positions", "relative values"),
 )
 
 
@@ -33,6 +35,7 @@ def compiled_kernels(
     head_dim: int = 64,
     dtype: torch.dtype = torch.bfloat16,
     backward: bool = True,
+    length: int = 256,
 ) -> list[CompiledKernel]:
     """The kernels of one forward and, unless `backward` is false, one backward call with default tiles.
 
@@ -41,13 +44,14 @@ def compiled_kernels(
         call: one of ``CALLS``.
         head_dim: D.
         dtype: of query, key and value.
+        length: S, and L unless the call has one query.
     """
-    batch, heads, key_len = (1, 1, 40) if call == "one tile" else (2, 2, 256)
+    batch, heads, key_len = (1, 1, 40) if call == "one tile" else (2, 2, length)
     query_len = 1 if call == "one query" else key_len
     query = torch.zeros(batch, heads, query_len, head_dim, dtype=dtype)
     key = torch.zeros(batch, heads, key_len, head_dim, dtype=dtype)
     lse = torch.zeros(query.shape[:3])
-    options = _options(call, heads, query_len, key_len, dtype)
+    options = _options(call, query, key_len)
     with compile_for(target) as kernels:
         triton_launch.attention_forward(query, key, key, *options)
         if backward and call != "one query":
@@ -59,9 +63,8 @@ def compiled_kernels(
     return kernels
 
 
-def _options(
-    call: str, heads: int, query_len: int, key_len: int, dtype: torch.dtype
-) -> AttentionOptions:
+def _options(call: str, query: torch.Tensor, key_len: int) -> AttentionOptions:
+    _, heads, query_len, _ = query.shape
     everything = call == "every option"
     mask = None if call == "plain" else AttentionMask.causal(query_len, key_len)
     if call == "dense mask" or everything:
@@ -72,13 +75,30 @@ def _options(
         )
     bias = None
     if call == "bias" or everything:
-        bias = torch.zeros(1, heads, query_len, key_len, dtype=dtype)
+        bias = query.new_zeros(1, heads, query_len, key_len)
     elif call in ("table", "one tile"):
         bias = BucketedBias.t5(torch.zeros(32, heads), query_len, key_len)
-    dropout_p = 0.1 if call == "dropout" or everything else 0.0
-    query = torch.zeros(1, heads, query_len, 1, dtype=dtype)
+    dropout_p = 0.1 if call in ("dropout", "relative values") or everything else 0.0
+    relative = call in ("relative", "positions", "relative values")
+    terms = _relative_terms(call, query, key_len) if relative else {}
     seed = torch.zeros(1, dtype=torch.int64)
-    return AttentionOptions.of(query, mask, bias, 0.125, dropout_p, seed)
+    return AttentionOptions.of(query, mask, bias, None, dropout_p, seed, **terms)
+
+
+def _relative_terms(call: str, query: torch.Tensor, key_len: int) -> dict:
+    _, heads, query_len, head_dim = query.shape
+    table = query.new_zeros(1, heads, query_len + key_len, head_dim)
+    vector = query.new_zeros(heads, head_dim)
+    terms = {"relative_key": table, "relative_offset": query_len}
+    terms |= dict.fromkeys(("content_bias", "position_bias", "segment_bias"), vector)
+    terms["segment_key"] = query.new_zeros(2, heads, head_dim)
+    for name, length in (("query_segment", query_len), ("key_segment", key_len)):
+        terms[name] = torch.zeros(1, length, dtype=torch.int32)
+    if call == "relative values":
+        terms["relative_value"] = table
+    if call == "positions":
+        terms["query_position"] = torch.zeros(1, query_len, dtype=torch.int32)
+    return terms
 
 
 def matrix_instructions(kernel: CompiledKernel) -> int:

@@ -64,15 +64,41 @@ class Dropout(NamedTuple):
     scale: Any  # 1 / (1 - p)
 
 
+class Relative(NamedTuple):
+    """The terms of distance and segment, each None where the call has none.
+
+    What u, v and w give to the scores is added to them in float32: q + u would be rounded to the dtype of q.
+    """
+
+    key: Any  # Rows of r (B or 1, H or 1, R, D), with strides of 0 where it is shared
+    value: Any  # Rows of rv, likewise
+    last_row: Any  # R - 1
+    offset: Any  # the row of the distance of query 0 and key 0
+    position: Any  # (B or 1, L) int32 where the queries stand, or None: query i stands at i
+    position_batch: Any
+    row_scores: Any  # (B or 1, H, R) float32: v.r
+    row_batch: Any
+    content_bias: Any  # (H, D): u
+    key_scores: Any  # (B, H, S) float32: u.k
+    segment_key: Any  # (2, H, D): g
+    segment_scores: Any  # (2, B, H, L) float32: (q_i + w).g_0 and (q_i + w).g_1
+    query_segment: Any  # (B or 1, L) int32
+    query_segment_batch: Any
+    key_segment: Any  # (B or 1, S) int32
+    key_segment_batch: Any
+
+
 class Terms(NamedTuple):
     mask: Mask
     bias: Bias
+    relative: Relative
     dropout: Dropout
     scale: Any
     exponent: Any  # exp(score) = exp2(exponent * what `tile_scores` returns)
 
 
 class Sizes(NamedTuple):
+    batch: Any
     heads: Any
     query_len: Any
     key_len: Any
@@ -194,9 +220,10 @@ def visible(mask, b, h, i, j, queries, keys, sizes):
 
 @triton.jit
 def tile_scores(raw, b, h, i, j, queries, keys, terms, sizes, MASKED: tl.constexpr):
-    """s_ij = scale * q_i.k_j + bias_ij, -inf where hidden; without a bias it is s_ij / scale.
+    """s_ij = scale * raw_ij + bias_ij, -inf where hidden; without a bias it is s_ij / scale.
 
-    `raw` holds q_i.k_j; `terms.exponent` takes either result to the base 2 of the softmax.
+    `raw` holds q_i.k_j and the relative terms; `terms.exponent` takes either result to the base 2 of the
+    softmax.
     """
     score = raw
     bias = terms.bias

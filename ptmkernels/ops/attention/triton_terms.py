@@ -1,0 +1,153 @@
+"""The options of a call, torch's tensors, as the tuples of pointers and strides of the Triton kernels."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from ptmkernels.ops.attention import triton_relative
+from ptmkernels.ops.attention.options import AttentionOptions
+from ptmkernels.ops.attention.triton_tile import Bias, Mask, Relative, Rows
+from ptmkernels.ops.triton_runtime import launch
+
+MAX_ROW_STRIDE = 2**23  # a tile's offsets are 32-bit: up to 256 rows of this stride
+
+
+def padded(head_dim: int) -> int:
+    """D as the kernels' tiles have it."""
+    return max(16, triton.next_power_of_2(head_dim))
+
+
+def rows_tensor(tensor: Tensor) -> Tensor:
+    """`tensor` with a last stride of 1 and rows near enough for 32-bit offsets in a tile."""
+    fits = tensor.stride(-1) == 1 and abs(tensor.stride(-2)) < MAX_ROW_STRIDE
+    return tensor if fits else tensor.contiguous()
+
+
+def rows(tensor: Tensor) -> Rows:
+    return Rows(tensor, *tensor.stride()[:3])
+
+
+def broadcast_strides(tensor: Tensor) -> tuple[int, ...]:
+    """Strides with 0 for dimensions of size 1, which are read for every index."""
+    return tuple(
+        0 if size == 1 else stride
+        for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+
+
+def batch_stride(tensor: Tensor | None) -> int | None:
+    """The stride over the batch, 0 where one batch row serves all."""
+    return None if tensor is None else broadcast_strides(tensor)[0]
+
+
+def mask_terms(given: AttentionOptions) -> Mask:
+    vectors = (given.key_rank, given.query_low, given.query_high)
+    batches = [batch_stride(t) for t in vectors]
+    tree, allowed = given.tree, given.allowed
+    return Mask(
+        *vectors,
+        *batches,
+        tree,
+        batch_stride(tree),
+        allowed,
+        *((None,) * 4 if allowed is None else broadcast_strides(allowed)),
+    )
+
+
+def bias_terms(given: AttentionOptions, query: Tensor) -> Bias:
+    if given.bias is not None and given.bias_table is not None:
+        raise ValueError("bias and bias_table are both given; expected at most one of them")
+    if given.bias is not None:
+        return Bias(given.bias, *broadcast_strides(given.bias))
+    if given.bias_table is None:
+        return Bias(None, None, None, None, None)
+    # One value for each head and distance; a tile reads them along its diagonals.
+    values = given.bias_table.float()[given.bias_bucket].t().contiguous()
+    return Bias(values[:, query.shape[2] - 1 :], 0, values.stride(0), -1, 1)
+
+
+def relative_terms(given: AttentionOptions, query: Tensor, key: Tensor, negated: bool) -> Relative:
+    """The relative terms, and what u, v and w give to the scores.
+
+    Args:
+        query: negated where the scale is, `negated`; then u, v and w are, too.
+    """
+    terms = Relative(*(None,) * len(Relative._fields))
+    empty = 0 in (*query.shape, *key.shape)
+    batch, heads, length, _ = query.shape
+    if given.relative_key is not None:
+        terms = terms._replace(
+            key=_table(given.relative_key),
+            last_row=given.relative_key.shape[2] - 1,
+            offset=given.relative_offset,
+            position=given.query_position,
+            position_batch=batch_stride(given.query_position),
+        )
+    if given.relative_value is not None:
+        terms = terms._replace(value=_table(given.relative_value))
+    if empty:
+        return terms
+    if given.position_bias is not None:
+        vector = _signed(given.position_bias, negated)
+        scores = _row_products(_table(given.relative_key), given.relative_key.shape, vector)
+        terms = terms._replace(row_scores=scores, row_batch=batch_stride(scores))
+    if given.content_bias is not None:
+        vector = _signed(given.content_bias, negated)
+        scores = _row_products(rows(key), key.shape, vector)
+        terms = terms._replace(content_bias=vector, key_scores=scores)
+    if given.segment_key is not None:
+        addend = given.segment_bias
+        addend = None if addend is None else _signed(addend, negated)
+        segment_key = given.segment_key.contiguous()
+        scores = query.new_empty((2, batch, heads, length), dtype=torch.float32)
+        for vector, out in zip(segment_key, scores, strict=True):
+            _row_products(rows(query), query.shape, vector, addend, out)
+        terms = terms._replace(
+            segment_key=segment_key,
+            segment_scores=scores,
+            query_segment=given.query_segment,
+            query_segment_batch=batch_stride(given.query_segment),
+            key_segment=given.key_segment,
+            key_segment_batch=batch_stride(given.key_segment),
+        )
+    return terms
+
+
+def _signed(vector: Tensor, negated: bool) -> Tensor:
+    return (-vector if negated else vector).contiguous()
+
+
+def _table(table: Tensor) -> Rows:
+    """Rows of a table (B or 1, H or 1, R, D)."""
+    table = rows_tensor(table)
+    return Rows(table, *broadcast_strides(table)[:2], table.stride(2))
+
+
+def _row_products(
+    tensor: Rows,
+    shape: torch.Size,
+    vector: Tensor,
+    addend: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """(B, H, N) float32: (row + addend).vector, the heads those of `vector` (H, D).
+
+    Args:
+        shape: of `tensor`, (B, H, N, D), (B, Hk, N, D) or (B, 1, N, D).
+        out: where to write; None = a new tensor.
+    """
+    batch, own_heads, count, head_dim = shape
+    heads, block_d = vector.shape[0], padded(head_dim)
+    if out is None:
+        out = vector.new_empty((batch, heads, count), dtype=torch.float32)
+    block = 4096 // block_d
+    launch(
+        triton_relative._row_products,
+        (triton.cdiv(count, block) * heads * batch,),
+        (tensor, vector, addend, out, heads, count),
+        {"GROUP": heads // own_heads, "HEAD_DIM": head_dim, "BLOCK": block, "BLOCK_D": block_d},
+        warps=4,
+    )
+    return out
