@@ -23,7 +23,7 @@ class Refusal:
     Args:
         op: the name of an op, or ``EVERY_OP``.
         backends: those that refuse.
-        reason: what the user reads; may name the {device} of the call.
+        reason: what the user reads.
         applies: whether a call is of this kind, from its leading tensor (the query of attention).
     """
 
@@ -39,28 +39,28 @@ def transforms_active() -> bool:
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
-def _interpreted(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 REFUSALS = (
     Refusal(
         EVERY_OP,
         ("cpu",),
-        "the tensors are on {device}",
-        lambda tensor: tensor.device.type != "cpu",
+        "it serves tensors on the CPU",
+        lambda tensor: not tensor.is_cpu,
     ),
     Refusal(
         EVERY_OP,
         ("cuda",),
-        "the tensors are on {device}",
-        lambda tensor: tensor.device.type != "cuda",
+        "it serves tensors on CUDA devices",
+        lambda tensor: not tensor.is_cuda,
     ),
     Refusal(
         EVERY_OP,
         ("triton",),
-        "the tensors are on {device} (on the CPU, TRITON_INTERPRET=1 runs the kernels, slowly)",
-        lambda tensor: tensor.device.type != "cuda" and not _interpreted(tensor),
+        "it serves tensors on CUDA devices (on the CPU, TRITON_INTERPRET=1 runs the kernels, slowly)",
+        lambda tensor: not (tensor.is_cuda or (tensor.is_cpu and _interpreted())),
     ),
     Refusal(
         EVERY_OP,
@@ -103,6 +103,9 @@ REFUSALS = (
     ),
 )
 
+_OF_EVERY_OP = [r for r in REFUSALS if r.op == EVERY_OP]
+_OF_OP = {r.op: [s for s in REFUSALS if s.op in (r.op, EVERY_OP)] for r in REFUSALS}
+
 
 def refusals(op: str, backends: Sequence[str], tensor: Tensor) -> dict[str, str | None]:
     """For each backend of an op, why it cannot serve a call with this leading tensor, or None.
@@ -113,11 +116,11 @@ def refusals(op: str, backends: Sequence[str], tensor: Tensor) -> dict[str, str 
         tensor: the leading tensor of the call.
     """
     found: dict[str, str | None] = dict.fromkeys(backends)
-    for refusal in REFUSALS:
-        if refusal.op in (op, EVERY_OP) and refusal.applies(tensor):
+    for refusal in _OF_OP.get(op, _OF_EVERY_OP):
+        if refusal.applies(tensor):
             for backend in refusal.backends:
                 if backend in found and found[backend] is None:
-                    found[backend] = refusal.reason.format(device=tensor.device)
+                    found[backend] = refusal.reason
     return found
 
 

@@ -30,7 +30,7 @@ def masked_attention(
     ops = torch.ops.ptmkernels_simt
     forward = ops.attention_forward_tf32 if tf32 else ops.attention_forward
     options = AttentionOptions.of(query, mask, bias, scale, dropout_p, seed)
-    output, lse = forward(*map(unit_stride, (query, key, value)), *options.astuple())
+    output, lse = forward(*map(unit_stride, (query, key, value)), *options)
     return (output, lse) if return_lse else output
 
 
