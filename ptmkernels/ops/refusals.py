@@ -77,7 +77,7 @@ REFUSALS = (
     ),
     Refusal(
         "relative_attention",
-        ("cuda", "triton"),
+        ("triton",),
         "the relative and segment terms have no kernel in this backend yet",
         lambda query: True,
     ),
