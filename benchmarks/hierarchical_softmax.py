@@ -84,9 +84,13 @@ def _case(batch: int, dtype: torch.dtype, device: torch.device, setup: Setup) ->
 
 
 def providers(case: Case, options: Options) -> Sequence[Provider]:
-    """Ours and PyTorch's."""
+    """Ours, on a GPU each backend of it, and PyTorch's."""
     return [
         Provider("ptmkernels", lambda c: _loss(c.setup, None), against=None),
+        *(
+            Provider(f"ptmkernels, {name}", lambda c, name=name: _loss(c.setup, name))
+            for name in word_vectors.gpu_backends("hierarchical_softmax_loss", case)
+        ),
         Provider("pytorch", lambda c: partial(_pytorch, c.setup)),
     ]
 

@@ -61,9 +61,13 @@ def _case(batch: int, dtype: torch.dtype, device: torch.device) -> Case:
 
 
 def providers(case: Case, options: Options) -> Sequence[Provider]:
-    """Ours and PyTorch's."""
+    """Ours, on a GPU each backend of it, and PyTorch's."""
     return [
         Provider("ptmkernels", lambda c: _loss(None), against=None),
+        *(
+            Provider(f"ptmkernels, {name}", lambda c, name=name: _loss(name))
+            for name in word_vectors.gpu_backends("negative_sampling_loss", case)
+        ),
         Provider("pytorch", lambda c: _pytorch),
     ]
 

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from ptmkernels import _environment
-from ptmkernels.benchmarks.harness import Comparison, Options
+from ptmkernels._selector import unavailable
+from ptmkernels.benchmarks.harness import Case, Comparison, Options
 from ptmkernels.benchmarks.report import Row
 from ptmkernels.data.word_stream import Vocabulary
 from ptmkernels.models.shallow import Word2Vec
@@ -33,6 +34,7 @@ from ptmkernels.ops import (
     hierarchical_softmax_loss,
     negative_sampling_loss,
 )
+from ptmkernels.ops.refusals import refusals
 
 TRAINING = "training"
 WINDOW, NEGATIVES, MIN_COUNT, NEIGHBOURS = 5, 5, 5, 10
@@ -284,6 +286,16 @@ def make_corpora(folder: Path, quick: bool) -> Corpora:
     # Topics, words of each, common words, sentences, epochs.
     sizes = (50, 20, 1000, 10_000, 2) if quick else (500, 90, 8000, 250_000, 1)
     return Corpora(planted_topics(folder, *sizes), real_text(folder, 10 if quick else 20))
+
+
+def gpu_backends(op: str, case: Case) -> list[str]:
+    """The backends that serve a case on a GPU here, each to be measured by its name; none on the CPU."""
+    if case.device.type != "cuda":
+        return []
+    reasons = refusals(
+        op, ("cuda", "triton"), torch.empty(1, 1, dtype=case.dtype, device=case.device)
+    )
+    return [name for name, reason in reasons.items() if not (reason or unavailable(name))]
 
 
 def comparisons(

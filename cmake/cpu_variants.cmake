@@ -4,9 +4,10 @@
 set(ptmkernels_variants generic wide)
 set(ptmkernels_variant_flags -ffp-contract=fast -fno-math-errno)
 set(ptmkernels_avx2 -mavx2 -mfma -mf16c)
+set(ptmkernels_flags_wide -O1)  # runs in tests only, and would take the longest to compile
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
   list(APPEND ptmkernels_variants avx2 avx512 avx512_bf16)
-  set(ptmkernels_flags_wide ${ptmkernels_avx2})
+  list(APPEND ptmkernels_flags_wide ${ptmkernels_avx2})
   set(ptmkernels_flags_avx2 ${ptmkernels_avx2})
   # GCC 12 takes its own "undefined" vectors in the AVX-512 headers for uninitialised ones.
   set(ptmkernels_flags_avx512 ${ptmkernels_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl

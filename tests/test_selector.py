@@ -112,12 +112,14 @@ def test_refusals_of_a_call():
     backends = ("cuda", "cpu", "reference")
     plain = torch.randn(1, 1, 2, 4)
     found = refusals("masked_attention", backends, plain)
-    assert found == {"cuda": "the tensors are on cpu", "cpu": None, "reference": None}
+    assert found == {"cuda": "it serves tensors on CUDA devices", "cpu": None, "reference": None}
     found = refusals("masked_attention", backends, plain.double())
     assert found["cpu"] == "float64 is served by reference only"
     assert found["reference"] is None
     assert refusals("template_op", backends, plain.double())["cpu"] is None
-    assert refusals("template_op", ("cpu",), plain.to("meta")) == {"cpu": "the tensors are on meta"}
+    assert refusals("template_op", ("cpu",), plain.to("meta")) == {
+        "cpu": "it serves tensors on the CPU"
+    }
 
 
 def test_the_document_holds_the_list():

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -60,7 +59,7 @@ def draw_streams() -> Path:
     shape = torch.zeros(1, 1, length, 4)
     rows = torch.zeros(1, 1, 2 * length, 4)
     options = AttentionOptions.of(shape, None, None, None, 0.0, None, relative_key=rows)
-    distance = relative_rows(replace(options, relative_offset=length), length, length)[0]
+    distance = relative_rows(options._replace(relative_offset=length), length, length)[0]
     band = torch.zeros(4, 2 * length)
     for query in range(4):
         band[query, distance[tile[0] + query, tile[1] : tile[1] + 4]] = 1

@@ -157,6 +157,13 @@ inline Tensor new_contiguous(const Tensor& like) {
   return torch::stable::new_empty(like, like.sizes());
 }
 
+// In the layout of `like` where its last dimension has stride 1 there: what comes transposed goes
+// back transposed, and autograd has nothing to copy.
+inline Tensor new_in_layout(const Tensor& like) {
+  const Tensor made = torch::stable::empty_like(like);
+  return made.stride(3) == 1 ? made : new_contiguous(like);
+}
+
 inline ForwardParams forward_params(const Arguments& arguments, const Tensor& query,
                                     const Tensor& key, const Tensor& value, const Tensor& output,
                                     const Tensor& lse) {

@@ -46,7 +46,7 @@ std::tuple<Tensor, Tensor> attention_forward(
   // clang-format on
   const Sizes size = sizes_of(query, key);
   const std::array<int64_t, 3> rows = {size.batches, size.heads, size.queries};
-  Tensor output = new_contiguous(query);
+  Tensor output = new_in_layout(query);
   Tensor lse = torch::stable::new_empty(query, rows, ScalarType::Float);
   if (is_empty(size)) {
     torch::stable::zero_(output);
@@ -66,6 +66,10 @@ std::tuple<Tensor, Tensor> attention_forward(
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
                              Tensor, Tensor>;
 
+Tensor no_gradient(const Tensor& like) {
+  return torch::stable::new_empty(like, std::array<int64_t, 1>{0});
+}
+
 // The gradient of an option: zeros in float32 where it is wanted, else empty.
 class OptionGradient {
  public:
@@ -73,10 +77,9 @@ class OptionGradient {
       : dtype_(wanted ? option->scalar_type() : ScalarType::Float),
         wanted_(wanted),
         sum_(wanted ? torch::stable::new_zeros(*option, option->sizes(), ScalarType::Float)
-                    : torch::stable::new_empty(like, std::array<int64_t, 1>{0})) {}
+                    : no_gradient(like)) {}
 
   Scores scores() const { return wanted_ ? scores_of(sum_, DType::kFloat32) : Scores(); }
-  Heads heads() const { return wanted_ ? repeating_heads_of(sum_) : Heads(); }
   float* data() const { return wanted_ ? static_cast<float*>(sum_.data_ptr()) : nullptr; }
   Tensor finish() const { return wanted_ ? torch::stable::to(sum_, dtype_) : sum_; }
 
@@ -101,23 +104,28 @@ Gradients attention_backward(
     const OptionalTensor& query_position,
     int64_t wanted_grads) {
   // clang-format on
-  Tensor grad_query = new_contiguous(query);
-  Tensor grad_key = new_contiguous(key);
-  Tensor grad_value = new_contiguous(value);
+  Tensor grad_query = new_in_layout(query);
+  Tensor grad_key = new_in_layout(key);
+  Tensor grad_value = new_in_layout(value);
   const auto of_option = [&](int place, const OptionalTensor& option) {
     return OptionGradient(option, wanted_grads >> place & 1, query);
   };
   const OptionGradient grad_bias = of_option(0, bias);
   const OptionGradient grad_table = of_option(1, bias_table);
-  const OptionGradient grad_relative_key = of_option(2, relative_key);
-  const OptionGradient grad_relative_value = of_option(3, relative_value);
+  const auto of_rows = [&](int place, const OptionalTensor& option) {
+    return wanted_grads >> place & 1 ? new_in_layout(*option) : no_gradient(query);
+  };
+  Tensor grad_relative_key = of_rows(2, relative_key);
+  Tensor grad_relative_value = of_rows(3, relative_value);
   const OptionGradient grad_content_bias = of_option(4, content_bias);
   const OptionGradient grad_position_bias = of_option(5, position_bias);
   const OptionGradient grad_segment_bias = of_option(6, segment_bias);
   const OptionGradient grad_segment_key = of_option(7, segment_key);
   const Sizes size = sizes_of(query, key);
   if (is_empty(size)) {
-    for (Tensor* tensor : {&grad_query, &grad_key, &grad_value}) torch::stable::zero_(*tensor);
+    for (Tensor* tensor :
+         {&grad_query, &grad_key, &grad_value, &grad_relative_key, &grad_relative_value})
+      torch::stable::zero_(*tensor);
   } else {
     const Tensor incoming =
         grad_output.stride(3) == 1 ? grad_output : torch::stable::contiguous(grad_output);
@@ -133,8 +141,8 @@ Gradients attention_backward(
                         incoming_lse, grad_query, grad_key, grad_value);
     params.grad_bias = grad_bias.scores();
     params.grad_table = grad_table.data();
-    params.grad_relative_key = grad_relative_key.heads();
-    params.grad_relative_value = grad_relative_value.heads();
+    if (wanted_grads >> 2 & 1) params.grad_relative_key = repeating_heads_of(grad_relative_key);
+    if (wanted_grads >> 3 & 1) params.grad_relative_value = repeating_heads_of(grad_relative_value);
     params.grad_content_bias = grad_content_bias.data();
     params.grad_position_bias = grad_position_bias.data();
     params.grad_segment_bias = grad_segment_bias.data();
@@ -146,8 +154,8 @@ Gradients attention_backward(
           grad_value,
           grad_bias.finish(),
           grad_table.finish(),
-          grad_relative_key.finish(),
-          grad_relative_value.finish(),
+          grad_relative_key,
+          grad_relative_value,
           grad_content_bias.finish(),
           grad_position_bias.finish(),
           grad_segment_bias.finish(),

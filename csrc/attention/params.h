@@ -132,10 +132,12 @@ struct BackwardParams {
   Scores grad_bias;
   float* grad_table = nullptr;  // (N, H), contiguous; null where it is not wanted
 
-  // float32, in the shapes of what they belong to, a stride of 0 where that repeats. Null where it
-  // is not wanted.
+  // In the shapes of what they belong to, a stride of 0 where that repeats. Null where it is not
+  // wanted.
   Heads grad_relative_key;
   Heads grad_relative_value;
+
+  // float32; null where it is not wanted.
   float* grad_content_bias = nullptr;   // (H, D), contiguous
   float* grad_position_bias = nullptr;  // (H, D), contiguous
   float* grad_segment_bias = nullptr;   // (H, D), contiguous

@@ -28,7 +28,7 @@ def embed(
     epochs: Annotated[int, typer.Option(help="Passes over the text.")] = 5,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, or cuda (not glove).")] = "cpu",
     output: Annotated[Path, typer.Option(help="Vectors: .txt, .bin or .safetensors.")] = Path(
         "vectors.txt"
     ),
@@ -43,6 +43,8 @@ def embed(
     if model == "glove":
         if resume:
             raise ValueError("--resume: glove counts first and trains in memory; it starts anew")
+        if device != "cpu":
+            raise ValueError(f"--device is {device!r}; glove trains on cpu only")
         trained = GloVe(**common)
     elif model in ("word2vec", "fasttext"):
         kind = FastText if model == "fasttext" else Word2Vec

@@ -15,10 +15,10 @@ OP_BACKENDS = {
     "masked_attention": ("cpu", "triton", "cuda", "reference"),
     "relative_attention": ("cpu", "triton", "cuda", "reference"),
     "two_stream_attention": ("cpu", "triton", "cuda", "reference"),
-    "negative_sampling_loss": ("cpu", "reference"),
-    "hierarchical_softmax_loss": ("cpu", "reference"),
-    "skipgram_step_": ("cpu", "reference"),
-    "cbow_step_": ("cpu", "reference"),
+    "negative_sampling_loss": ("cpu", "cuda", "triton", "reference"),
+    "hierarchical_softmax_loss": ("cpu", "cuda", "triton", "reference"),
+    "skipgram_step_": ("cpu", "cuda", "triton", "reference"),
+    "cbow_step_": ("cpu", "cuda", "triton", "reference"),
     "template_op": ("cpu", "cuda", "reference"),
 }
 CPU_FEATURES = (

@@ -12,6 +12,8 @@ from torch.autograd import forward_ad
 
 KERNELS = ("cpu", "cuda", "triton")
 EVERY_OP = "every op"
+STEPS = ("skipgram_step_", "cbow_step_")
+WORD_OPS = ("negative_sampling_loss", "hierarchical_softmax_loss", *STEPS)
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Refusal:
     Args:
         op: the name of an op, or ``EVERY_OP``.
         backends: those that refuse.
-        reason: what the user reads; may name the {device} of the call.
+        reason: what the user reads.
         applies: whether a call is of this kind, from its leading tensor (the query of attention).
     """
 
@@ -37,28 +39,28 @@ def transforms_active() -> bool:
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
-def _interpreted(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 REFUSALS = (
     Refusal(
         EVERY_OP,
         ("cpu",),
-        "the tensors are on {device}",
-        lambda tensor: tensor.device.type != "cpu",
+        "it serves tensors on the CPU",
+        lambda tensor: not tensor.is_cpu,
     ),
     Refusal(
         EVERY_OP,
         ("cuda",),
-        "the tensors are on {device}",
-        lambda tensor: tensor.device.type != "cuda",
+        "it serves tensors on CUDA devices",
+        lambda tensor: not tensor.is_cuda,
     ),
     Refusal(
         EVERY_OP,
         ("triton",),
-        "the tensors are on {device} (on the CPU, TRITON_INTERPRET=1 runs the kernels, slowly)",
-        lambda tensor: tensor.device.type != "cuda" and not _interpreted(tensor),
+        "it serves tensors on CUDA devices (on the CPU, TRITON_INTERPRET=1 runs the kernels, slowly)",
+        lambda tensor: not (tensor.is_cuda or (tensor.is_cpu and _interpreted())),
     ),
     Refusal(
         EVERY_OP,
@@ -81,7 +83,32 @@ REFUSALS = (
         "the relative and segment terms have no kernel in this backend yet",
         lambda query: True,
     ),
+    *(
+        Refusal(
+            op,
+            KERNELS,
+            "float64 and float16 are served by reference only",
+            lambda matrix: matrix.dtype not in (torch.float32, torch.bfloat16),
+        )
+        for op in WORD_OPS
+    ),
+    *(
+        Refusal(
+            op,
+            KERNELS,
+            "the columns of a matrix do not lie together (its stride(1) is not 1)",
+            lambda matrix: matrix.stride(1) != 1,
+        )
+        for op in STEPS
+    ),
+    *(
+        Refusal(op, ("cuda",), "has no kernel in this backend yet", lambda matrix: True)
+        for op in WORD_OPS
+    ),
 )
+
+_OF_EVERY_OP = [r for r in REFUSALS if r.op == EVERY_OP]
+_OF_OP = {r.op: [s for s in REFUSALS if s.op in (r.op, EVERY_OP)] for r in REFUSALS}
 
 
 def refusals(op: str, backends: Sequence[str], tensor: Tensor) -> dict[str, str | None]:
@@ -93,11 +120,11 @@ def refusals(op: str, backends: Sequence[str], tensor: Tensor) -> dict[str, str 
         tensor: the leading tensor of the call.
     """
     found: dict[str, str | None] = dict.fromkeys(backends)
-    for refusal in REFUSALS:
-        if refusal.op in (op, EVERY_OP) and refusal.applies(tensor):
+    for refusal in _OF_OP.get(op, _OF_EVERY_OP):
+        if refusal.applies(tensor):
             for backend in refusal.backends:
                 if backend in found and found[backend] is None:
-                    found[backend] = refusal.reason.format(device=tensor.device)
+                    found[backend] = refusal.reason
     return found
 
 

@@ -1,5 +1,7 @@
 """The setups of the word-vector benchmarks: every provider computes the same; trainings make rows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,6 +22,18 @@ def test_ours_and_pytorch_agree(module, monkeypatch):
     assert [rows[0].mode for rows in groups] == [FORWARD, BOTH]
     for rows in groups:
         assert [(r.provider, r.status) for r in rows] == [("ptmkernels", "ok"), ("pytorch", "ok")]
+
+
+@pytest.mark.parametrize("module", [negative_sampling, hierarchical_softmax])
+def test_each_backend_of_a_gpu_has_its_row(module, monkeypatch):
+    monkeypatch.setattr(module.word_vectors, "unavailable", lambda name: None)
+    monkeypatch.setattr(
+        module.word_vectors, "refusals", lambda *_: {"cuda": "no kernel", "triton": None}
+    )
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    case = replace(next(module.cases(OPTIONS)), device=torch.device("cuda"))
+    names = [provider.name for provider in module.providers(case, OPTIONS)]
+    assert names == ["ptmkernels", "ptmkernels, triton", "pytorch"]
 
 
 def test_comparisons_follow_the_options():

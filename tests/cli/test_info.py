@@ -11,6 +11,8 @@ import ptmkernels
 from ptmkernels._selector import BACKENDS, unavailable
 from ptmkernels.cli import app, info
 from ptmkernels.ops.attention.call import FORWARD
+from ptmkernels.ops.refusals import WORD_OPS
+from ptmkernels.ops.word_vectors.checks import BACKENDS as WORD_BACKENDS
 
 run = CliRunner().invoke
 
@@ -34,6 +36,8 @@ def test_the_listed_backends_are_those_of_the_ops():
         assert hasattr(ptmkernels.ops, op)
     for op in ("masked_attention", "relative_attention", "two_stream_attention"):
         assert set(info.OP_BACKENDS[op]) == set(FORWARD)
+    for op in WORD_OPS:
+        assert info.OP_BACKENDS[op] == WORD_BACKENDS
 
 
 ARCHS = ("generic", "avx2", "avx512", "avx512_bf16")

@@ -6,6 +6,7 @@ import torch
 from typer.testing import CliRunner
 
 import ptmkernels as ptm
+from ptmkernels.cli import app
 from ptmkernels.models import FastText, GloVe, Word2Vec
 from ptmkernels.models.shallow.vectors import WordVectors
 
@@ -129,7 +130,6 @@ def test_fasttext_learns_from_spelling():
 
 
 def test_command_line(tmp_path):
-    from ptmkernels.cli import app
 
     corpus = tmp_path / "text"
     corpus.write_text("\n".join(" ".join(s) for s in sentences(800)))
@@ -176,8 +176,13 @@ def test_errors(tmp_path):
         Word2Vec().fit([["a", "b"]])
     with pytest.raises(RuntimeError, match="fit or load"):
         _ = Word2Vec().wv
-    with pytest.raises(ValueError, match="device is 'cuda'"):
-        Word2Vec().fit([["a"]], device="cuda")
+    with pytest.raises(ValueError, match="device is 'tpu'; expected 'cpu' or 'cuda'"):
+        Word2Vec().fit([["a"]], device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device is 'cuda:1', but torch sees no GPU"):
+            Word2Vec().fit([["a"]], device="cuda:1")
+    result = CliRunner().invoke(app, ["embed", "text", "--model", "glove", "--device", "cuda"])
+    assert "--device is 'cuda'; glove trains on cpu only" in str(result.exception)
     (tmp_path / "broken").write_text("2 3\na 1 2 3\nb 1 2\n")
     with pytest.raises(ValueError, match="line 3 has 2 numbers; expected 3"):
         WordVectors.load_word2vec(tmp_path / "broken")

@@ -181,7 +181,7 @@ def test_transforms_are_refused_by_kernels(name, backend):
 
 def test_vmap_over_the_op_itself_is_refused():
     query = torch.randn(3, 1, 2, 4, 8)
-    options = AttentionOptions().astuple()
+    options = AttentionOptions()
     with pytest.raises(RuntimeError, match="fold the mapped dimension"):
         torch.func.vmap(lambda t: torch.ops.ptmkernels.attention_forward(t, t, t, *options))(query)
 

@@ -55,6 +55,18 @@ def counted(inputs: Inputs, backend: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("backend", KERNELS)
+def test_without_a_gradient_the_same_kernel_runs(backend):
+    inputs = build(Case("keys", "table", 0.2), backend)
+    arguments = (inputs.query, inputs.key, inputs.value, inputs.mask)
+    expected = masked_attention(*arguments, **inputs.options, backend=backend)
+    with torch.no_grad(), Counter() as counter:
+        output = masked_attention(*arguments, **inputs.options, backend=backend)
+    assert counter.counts["attention_forward"] == 1
+    assert torch.equal(output, expected)
+    assert not output.requires_grad
+
+
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_every_combination_runs_the_kernel(head_dim, backend):
     for dtype, key_heads in itertools.product(DTYPES, (HEADS, 1)):

@@ -142,7 +142,7 @@ def test_registration():
     inputs = [torch.randn(1, 2, 9, 16, device=DEVICE, requires_grad=True) for _ in range(3)]
     mask = AttentionMask.causal(9, device=DEVICE)
     bias = torch.randn(1, 2, 9, 9, device=DEVICE, requires_grad=True)
-    options = AttentionOptions.of(inputs[0], mask, bias, 0.25, 0.0, None).astuple()
+    options = AttentionOptions.of(inputs[0], mask, bias, 0.25, 0.0, None)
     torch.library.opcheck(torch.ops.ptmkernels.triton_attention_forward, (*inputs, *options))
     output, lse = torch.ops.ptmkernels.triton_attention_forward(*inputs, *options)
     arguments = [t.detach() for t in (output, *inputs, output, lse)]

@@ -254,10 +254,10 @@ def test_opcheck(case):
     )
     relative = relative_options(*tensors[:2], offset, **(optional | leaves | rest))
     options = AttentionOptions.of(tensors[0], mask, None, None, dropout_p, seed, **relative)
-    opcheck(torch.ops.ptmkernels.attention_forward.default, (*tensors, *options.astuple()))
-    output, lse = torch.ops.ptmkernels.attention_forward(*tensors, *options.astuple())
+    opcheck(torch.ops.ptmkernels.attention_forward.default, (*tensors, *options))
+    output, lse = torch.ops.ptmkernels.attention_forward(*tensors, *options)
     detached = [t.detach() for t in (*tensors, output, lse)]
-    frozen = [t.detach() if isinstance(t, torch.Tensor) else t for t in options.astuple()]
+    frozen = [t.detach() if isinstance(t, torch.Tensor) else t for t in options]
     wanted = sum(1 << n for n, name in enumerate(DIFFERENTIABLE) if name in leaves)
     for asked in (wanted, 0):
         opcheck(

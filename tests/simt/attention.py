@@ -41,7 +41,7 @@ def masked_attention(
 def _forward(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions, tf32: bool):
     ops = torch.ops.ptmkernels_simt
     forward = ops.attention_forward_tf32 if tf32 else ops.attention_forward
-    return forward(*map(unit_stride, (query, key, value)), *options.astuple())
+    return forward(*map(unit_stride, (query, key, value)), *options)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class Backward {
         plan_(params, runtime.threads),
         dense_(params.size, params.grad_bias, plan_.chunks, runtime),
         table_(params, plan_.chunks, runtime),
-        relative_(params, options_.relative, plan_.chunks, plan_.copies, runtime),
+        relative_(params, options_.relative, plan_.chunks, plan_.head_groups(params.size), runtime),
         pitch_(pitch_of(size_.dimension)),
         width_(round_up(size_.dimension, kWidth)),
         depth_(divide_up(size_.dimension, kElements<Unit>)),
@@ -48,16 +48,14 @@ class Backward {
 
   void run() const {
     Scratch measure(nullptr);
-    BackwardScratch<Unit>(measure, size_, plan_.chunk_tiles, options_.relative);
+    BackwardScratch<Unit>(measure, size_, plan_.chunk_tiles, options_.relative, relative_);
     for (int64_t i = 0; i < plan_.copies * size_.batches * size_.heads * blocks_; ++i)
       written_[i] = false;
     const int64_t tasks = plan_.groups * plan_.copies;
     parallel(runtime_, tasks, measure.used(), [&](int64_t index, char* block) {
       Scratch memory(block);
-      const BackwardScratch<Unit> scratch(memory, size_, plan_.chunk_tiles, options_.relative);
-      const int64_t group = index / plan_.copies;
-      if (plan_.parallel_chunks) return run_group(group, index % plan_.copies, scratch);
-      for (int64_t chunk = 0; chunk < plan_.chunks; ++chunk) run_group(group, chunk, scratch);
+      BackwardScratch<Unit> scratch(memory, size_, plan_.chunk_tiles, options_.relative, relative_);
+      run_task(index / plan_.copies, index % plan_.copies, scratch);
     });
     const size_t row_bytes = static_cast<size_t>(width_) * sizeof(float);
     parallel(runtime_, size_.batches * size_.heads, row_bytes, [&](int64_t head, char* scratch) {
@@ -72,6 +70,16 @@ class Backward {
   }
 
  private:
+  void run_task(int64_t group, int64_t copy, BackwardScratch<Unit>& scratch) const {
+    scratch.grad_relative_key = relative_.key.start(group, copy, scratch.grad_relative_key);
+    scratch.grad_relative_value = relative_.value.start(group, copy, scratch.grad_relative_value);
+    const int64_t first = plan_.parallel_chunks ? copy : 0;
+    const int64_t last = plan_.parallel_chunks ? copy + 1 : plan_.chunks;
+    for (int64_t chunk = first; chunk < last; ++chunk) run_group(group, chunk, scratch);
+    relative_.key.finish_task(group, scratch.grad_relative_key);
+    relative_.value.finish_task(group, scratch.grad_relative_value);
+  }
+
   void run_group(int64_t group, int64_t chunk, const BackwardScratch<Unit>& scratch) const {
     const int64_t head_groups = size_.key_heads / plan_.group_heads;
     const int64_t first_batch = group / head_groups * plan_.group_batches;
@@ -258,19 +266,19 @@ class Backward {
                     const BackwardScratch<float>& scratch) const {
     const RelativeTerms& relative = options_.relative;
     const float* const grads = scratch.grad_scores + p * kLanes + start.first * kTilePitch;
-    const int64_t copy = plan_.parallel_chunks ? chunk.index : 0;
     if (relative.key || relative_.value.active()) {
       const BandShape shape = relative.shape(tile, start.first, start.last);
       if (relative.key) {
         const Band band = relative.collect(tile, shape, grads, kTilePitch, scratch.start.band);
         add_grad_position(block, tile, band, p, scratch);
         if (relative_.key.active())
-          relative_.key.add(copy, tile, band, block.position.from(p * kLanes));
+          relative_.key.add(scratch.grad_relative_key, tile, band, block.position.from(p * kLanes));
       }
       if (relative_.value.active()) {
         const float* const weights = scratch.weights + p * kLanes + start.first * kTilePitch;
         const Band band = relative.collect(tile, shape, weights, kTilePitch, scratch.start.band);
-        relative_.value.add(copy, tile, band, block.grad_units.from(p * kLanes));
+        relative_.value.add(scratch.grad_relative_value, tile, band,
+                            block.grad_units.from(p * kLanes));
       }
     }
     if (relative.segments()) {

@@ -16,7 +16,7 @@ constexpr int64_t kTilePitch = kBlockQueries + 16;  // see pitch_of
 // relative key or value. Chunks of keys follow from the shape alone.
 struct BackwardPlan {
   BackwardPlan(const BackwardParams& params, int64_t threads) {
-    constexpr int64_t kChunkElements = 16 << 10;
+    constexpr int64_t kChunkElements = 32 << 10;
     constexpr int64_t kFewTasks = 16;
     const Sizes& size = params.size;
     const Scores& bias = params.grad_bias;
@@ -24,7 +24,8 @@ struct BackwardPlan {
     const Heads& value = params.grad_relative_value;
     const int64_t tiles = divide_up(size.keys, kKeyTile);
     chunk_tiles = larger(1, kChunkElements / (kKeyTile * size.dimension));
-    if (size.batches * size.key_heads * divide_up(tiles, chunk_tiles) < kFewTasks) chunk_tiles = 1;
+    const int64_t heads = size.batches * size.key_heads;
+    while (chunk_tiles > 1 && heads * divide_up(tiles, chunk_tiles) < kFewTasks) chunk_tiles /= 2;
     chunk_tiles = smaller(chunk_tiles, tiles);
     chunks = divide_up(tiles, chunk_tiles);
     const bool one_batch = (bias.data && bias.batch == 0) || (key.data && key.batch == 0) ||
@@ -36,6 +37,10 @@ struct BackwardPlan {
     groups = size.batches / group_batches * (size.key_heads / group_heads);
     parallel_chunks = chunks > 1 && groups < 4 * threads;
     copies = parallel_chunks ? chunks : 1;
+  }
+
+  HeadGroups head_groups(const Sizes& size) const {
+    return {group_batches, group_heads * (size.heads / size.key_heads), copies};
   }
 
   int64_t chunk_tiles;
@@ -50,7 +55,7 @@ struct BackwardPlan {
 template <class Unit>
 struct BackwardScratch {
   BackwardScratch(Scratch& scratch, const Sizes& size, int64_t chunk_tiles,
-                  const RelativeTerms& relative)
+                  const RelativeTerms& relative, const RelativeGradient& gradient)
       : start(scratch, relative), diagonals(scratch, size, kBlockQueries) {
     const int64_t pitch = pitch_of(size.dimension);
     const int64_t width = round_up(size.dimension, kWidth);
@@ -86,6 +91,8 @@ struct BackwardScratch {
     carried = scratch.take<float>(bands * kBlockQueries * kLanes);
     segment = scratch.take<float>(segments * 2 * kBlockQueries);
     grad_segment = scratch.take<float>(segments * 2 * kBlockQueries);
+    grad_relative_key = scratch.take<float>(gradient.key.task_elements());
+    grad_relative_value = scratch.take<float>(gradient.value.task_elements());
   }
 
   StartScratch start;
@@ -104,21 +111,23 @@ struct BackwardScratch {
   float* grad_query;        // (kBlockPanels, width, kLanes)
   float* base;   // (kBlockQueries): -lse in units of log2(e); -infinity for a row that sees nothing
   float* delta;  // (kBlockQueries): -δ
-  float* weights;          // (kKeyTile, kTilePitch)
-  float* grad_scores;      // (kKeyTile, kTilePitch)
-  Unit* weight_rows;       // (kKeyTile, kTilePitch / 2), along the queries
-  Unit* grad_score_rows;   // (kKeyTile, kTilePitch / 2), along the queries
-  Unit* grad_score_pairs;  // (kKeyTile / 2, kLanes), along the keys
-  float* factors;          // (kKeyTile, kLanes)
-  float* square;           // (kLanes, width)
-  float* content_rows;     // (kBlockQueries, pitch): q + u
-  float* position_rows;    // (kBlockQueries, pitch): q + v
-  float* position;         // (kBlockPanels, width, kLanes): see PanelTerms
-  float* grad_position;    // (kBlockPanels, width, kLanes): dB·r
-  BandCarry* carry;        // (kBlockPanels)
-  float* carried;          // (kBlockPanels, kLanes, kLanes)
-  float* segment;          // (kBlockPanels, 2, kLanes): see PanelTerms
-  float* grad_segment;     // (kBlockPanels, 2, kLanes): e
+  float* weights;              // (kKeyTile, kTilePitch)
+  float* grad_scores;          // (kKeyTile, kTilePitch)
+  Unit* weight_rows;           // (kKeyTile, kTilePitch / 2), along the queries
+  Unit* grad_score_rows;       // (kKeyTile, kTilePitch / 2), along the queries
+  Unit* grad_score_pairs;      // (kKeyTile / 2, kLanes), along the keys
+  float* factors;              // (kKeyTile, kLanes)
+  float* square;               // (kLanes, width)
+  float* content_rows;         // (kBlockQueries, pitch): q + u
+  float* position_rows;        // (kBlockQueries, pitch): q + v
+  float* position;             // (kBlockPanels, width, kLanes): see PanelTerms
+  float* grad_position;        // (kBlockPanels, width, kLanes): dB·r
+  BandCarry* carry;            // (kBlockPanels)
+  float* carried;              // (kBlockPanels, kLanes, kLanes)
+  float* segment;              // (kBlockPanels, 2, kLanes): see PanelTerms
+  float* grad_segment;         // (kBlockPanels, 2, kLanes): e
+  float* grad_relative_key;    // see TableRowsGradient
+  float* grad_relative_value;  // see TableRowsGradient
 };
 
 // Of one head: a block of queries.
@@ -285,18 +294,6 @@ Rows<Unit> block_units(const Heads& heads, const Block<Unit>& block, const Rows<
       row_units(heads, block.batch, block.head, block.query, block.queries, dimension, pitch, copy);
   clear_padding(copy, divide_up(block.queries, 2), block.panels * kLanes / 2, dimension, pitch);
   return units;
-}
-
-// to += from, or to = from.
-inline void add_elements(const float* from, int64_t count, bool first, float* to) {
-  int64_t d = 0;
-  if (first) {
-    for (; d + kWidth <= count; d += kWidth) store(to + d, load(from + d));
-    for (; d < count; ++d) to[d] = from[d];
-  } else {
-    for (; d + kWidth <= count; d += kWidth) store(to + d, load(to + d) + load(from + d));
-    for (; d < count; ++d) to[d] += from[d];
-  }
 }
 
 }  // namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH

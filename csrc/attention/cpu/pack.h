@@ -244,6 +244,18 @@ PTMKERNELS_INLINE void scale_elements(float* x, int64_t count, float factor) {
   for (int64_t i = 0; i < count; i += kWidth) store(x + i, load(x + i) * factor);
 }
 
+// to += from, or to = from.
+inline void add_elements(const float* from, int64_t count, bool first, float* to) {
+  int64_t d = 0;
+  if (first) {
+    for (; d + kWidth <= count; d += kWidth) store(to + d, load(from + d));
+    for (; d < count; ++d) to[d] = from[d];
+  } else {
+    for (; d + kWidth <= count; d += kWidth) store(to + d, load(to + d) + load(from + d));
+    for (; d < count; ++d) to[d] += from[d];
+  }
+}
+
 // Asks for rows of a head that a later step reads, so that they have arrived in the second-level
 // cache by then.
 inline void prefetch_rows(const Heads& heads, int64_t batch, int64_t head, int64_t first,

@@ -391,11 +391,14 @@ class RelativeTerms {
     const int64_t count = heads.head ? size.heads : 1;
     const int64_t batches = heads.batch ? size.batches : 1;
     float* const copy = allocate<float>(runtime, batches * count * relative.rows * pitch);
-    parallel(runtime, batches * count, 0, [&](int64_t index, char*) {
-      pack_rows(heads, index / count, index % count, 0, relative.rows, size.dimension, pitch,
-                copy + index * relative.rows * pitch);
-    });
     const int64_t head = relative.rows * pitch;
+    parallel(runtime, batches * relative.rows, 0, [&](int64_t index, char*) {
+      const int64_t batch = index / relative.rows, row = index % relative.rows;
+      for (int64_t h = 0; h < count; ++h) {  // as the rows of all heads follow each other in memory
+        pack_rows(heads, batch, h, row, 1, size.dimension, pitch,
+                  copy + (batch * count + h) * head + row * pitch);
+      }
+    });
     return {copy, heads.batch ? count * head : 0, heads.head ? head : 0, pitch};
   }
 

@@ -13,36 +13,48 @@
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
-// The gradient of a relative key or value: float32 copies (copies, B or 1, H or 1, R, pitch), or
-// the result itself, which is 0 on entry, where one copy of whole panels of columns will do.
+// A group is the query heads that add to the same gradients; one task works on it, or `copies`
+// tasks that sum apart.
+struct HeadGroups {
+  int64_t batches;  // of a group
+  int64_t heads;
+  int64_t copies;
+};
+
+// The gradient of a relative key or value. A task sums its group's tables in float32, (B or 1, H or
+// 1, R, pitch), and writes the result where no other task has a part of it.
 class TableRowsGradient {
  public:
-  TableRowsGradient(const Sizes& size, const Heads& gradient, int64_t rows, int64_t copies,
-                    const CpuRuntime& runtime)
+  TableRowsGradient(const Sizes& size, const Heads& gradient, int64_t rows, float scale,
+                    const HeadGroups& groups, const CpuRuntime& runtime)
       : size_(size),
         gradient_(gradient),
         rows_(rows),
-        copies_(copies),
-        in_place_(copies == 1 && size.dimension % kLanes == 0),
-        pitch_(in_place_ ? size.dimension : pitch_of(size.dimension)),
-        batches_(gradient.batch ? size.batches : 1),
-        heads_(gradient.head ? size.heads : 1) {
-    if (!active()) return;
-    sums_ = static_cast<float*>(gradient.data);
-    if (in_place_) return;
-    sums_ = allocate<float>(runtime, copies * batches_ * heads_ * rows * pitch_);
-    parallel(runtime, copies * batches_ * heads_, 0, [&](int64_t index, char*) {
-      fill(sums_ + index * rows_ * pitch_, rows_ * pitch_, 0);
-    });
+        scale_(scale),
+        groups_(groups),
+        pitch_(pitch_of(size.dimension)),
+        batches_(gradient.batch ? groups.batches : 1),
+        heads_(gradient.head ? groups.heads : 1) {
+    if (active() && groups.copies > 1)
+      copies_ = allocate<float>(runtime, groups.copies * count() * elements());
   }
 
   bool active() const { return gradient_.data != nullptr; }
 
+  // Scratch that a task needs.
+  int64_t task_elements() const { return active() && groups_.copies == 1 ? elements() : 0; }
+
+  // The sums of a task, all 0; `scratch` holds task_elements().
+  float* start(int64_t group, int64_t copy, float* scratch) const {
+    if (!active()) return nullptr;
+    float* const sums = groups_.copies == 1 ? scratch : copy_of(group, copy);
+    fill(sums, elements(), 0);
+    return sums;
+  }
+
   // Adds bandᵀ·vectors, `vectors` (kLanes, stride) those of the panel, whole panels of columns.
-  void add(int64_t copy, const Tile& tile, const Band& band, const Rows<float>& vectors) const {
-    const int64_t batch = gradient_.batch ? tile.batch : 0;
-    const int64_t head = gradient_.head ? tile.head : 0;
-    const int64_t table = (copy * batches_ + batch) * heads_ + head;
+  void add(float* sums, const Tile& tile, const Band& band, const Rows<float>& vectors) const {
+    const int64_t batch = tile.batch % batches_, head = tile.head % heads_;
     Product<float> product;
     product.c_stride = product.start_stride = pitch_;
     product.a = band.data;
@@ -50,38 +62,60 @@ class TableRowsGradient {
     product.b_stride = vectors.stride;
     product.depth = kLanes;
     for (int64_t d = 0; d < size_.dimension; d += kLanes) {
-      product.start = product.c = sums_ + (table * rows_ + band.table_row) * pitch_ + d;
+      product.start = product.c =
+          sums + ((batch * heads_ + head) * rows_ + band.table_row) * pitch_ + d;
       product.b = vectors.data + d;
       multiply<Start::kLoad, Layout::kRowMajor>(product, 0, band.rows);
     }
   }
 
-  void finish(float scale, const CpuRuntime& runtime) const {
-    if (!active()) return;
-    parallel(runtime, batches_ * heads_, 0, [&](int64_t index, char*) {
-      const int64_t step = batches_ * heads_ * rows_ * pitch_;
-      for (int64_t row = 0; row < rows_; ++row) {
-        float* const total = sums_ + (index * rows_ + row) * pitch_;
-        for (int64_t copy = 1; copy < copies_; ++copy) {
-          for (int64_t d = 0; d < pitch_; d += kWidth)
-            store(total + d, load(total + d) + load(total + copy * step + d));
-        }
-        write_row(DType::kFloat32, total, size_.dimension, scale,
-                  row_of(gradient_, index / heads_, index % heads_, row));
-      }
+  // The task has added everything.
+  void finish_task(int64_t group, const float* sums) const {
+    if (active() && groups_.copies == 1) write(group, sums);
+  }
+
+  void finish(const CpuRuntime& runtime) const {
+    if (!active() || groups_.copies == 1) return;
+    parallel(runtime, count(), 0, [&](int64_t group, char*) {
+      float* const total = copy_of(group, 0);
+      for (int64_t copy = 1; copy < groups_.copies; ++copy)
+        add_elements(copy_of(group, copy), elements(), false, total);
+      write(group, total);
     });
   }
 
  private:
+  // Of a task.
+  int64_t elements() const { return batches_ * heads_ * rows_ * pitch_; }
+
+  int64_t count() const { return size_.batches / groups_.batches * (size_.heads / groups_.heads); }
+
+  float* copy_of(int64_t group, int64_t copy) const {
+    return copies_ + (group * groups_.copies + copy) * elements();
+  }
+
+  void write(int64_t group, const float* sums) const {
+    const int64_t head_groups = size_.heads / groups_.heads;
+    const int64_t first_batch = group / head_groups * groups_.batches;
+    const int64_t first_head = group % head_groups * groups_.heads;
+    for (int64_t table = 0; table < batches_ * heads_; ++table) {
+      const int64_t batch = first_batch + table / heads_, head = first_head + table % heads_;
+      for (int64_t row = 0; row < rows_; ++row, sums += pitch_) {
+        write_row(gradient_.dtype, sums, size_.dimension, scale_,
+                  row_of(gradient_, batch, head, row));
+      }
+    }
+  }
+
   const Sizes& size_;
   const Heads gradient_;
   const int64_t rows_;
-  const int64_t copies_;
-  const bool in_place_;
+  const float scale_;
+  const HeadGroups groups_;
   const int64_t pitch_;
-  const int64_t batches_;
+  const int64_t batches_;  // tables of a group
   const int64_t heads_;
-  float* sums_ = nullptr;
+  float* copies_ = nullptr;  // (groups, copies, B or 1, H or 1, R, pitch)
 };
 
 // What a panel of queries leaves behind for one chunk of keys; (D, kLanes) and (2, kLanes).
@@ -96,9 +130,10 @@ struct PanelGradients {
 class RelativeGradient {
  public:
   RelativeGradient(const BackwardParams& params, const RelativeTerms& terms, int64_t chunks,
-                   int64_t copies, const CpuRuntime& runtime)
-      : key(params.size, params.grad_relative_key, params.options.relative.rows, copies, runtime),
-        value(params.size, params.grad_relative_value, params.options.relative.rows, copies,
+                   const HeadGroups& groups, const CpuRuntime& runtime)
+      : key(params.size, params.grad_relative_key, params.options.relative.rows,
+            params.options.scale, groups, runtime),
+        value(params.size, params.grad_relative_value, params.options.relative.rows, 1, groups,
               runtime),
         params_(params),
         size_(params.size),
@@ -132,8 +167,8 @@ class RelativeGradient {
 
   void finish(float scale, const CpuRuntime& runtime) const {
     if (!active()) return;
-    key.finish(scale, runtime);
-    value.finish(1, runtime);
+    key.finish(runtime);
+    value.finish(runtime);
     write(kContent, scale, params_.grad_content_bias);
     write(kPosition, scale, params_.grad_position_bias);
     write(kSegment, scale, params_.grad_segment_bias);

@@ -148,12 +148,16 @@ class Word2Vec:
         Training that was interrupted, or loaded from a file that was saved meanwhile, goes on where it
         stopped when it is given the same text and number of epochs.
 
+        Args:
+            threads: of the CPU; on a GPU they only read the text.
+            device: "cpu", or "cuda" ("cuda:1", ...): the matrices are there until `fit` returns.
+            progress: called after each piece of about a million tokens.
+
         Raises:
-            ValueError: the text holds no word often enough, is not UTF-8 (file and byte are named), or an
-                argument does not fit.
+            ValueError: the text holds no word often enough, is not UTF-8 (file and byte are named), the
+                device is not there, or an argument does not fit.
         """
-        if device != "cpu":
-            raise ValueError(f"device is {device!r}; the training steps run on 'cpu'")
+        place = _usable_device(device)
         if epochs < 1 or threads < 1:
             raise ValueError(
                 f"epochs is {epochs} and threads is {threads}; expected at least 1 of each"
@@ -161,7 +165,11 @@ class Word2Vec:
         if self.vocabulary is None:
             self.build_vocabulary(source, threads)
         stream = WordStream(source, self.vocabulary, threads)
-        self._train(stream, epochs, threads, progress)
+        self.input, self.output = self.input.to(place), self.output.to(place)
+        try:
+            self._train(stream, epochs, threads, progress)
+        finally:
+            self.input, self.output = self.input.cpu(), self.output.cpu()
         return self
 
     def _trained(self) -> Vocabulary:
@@ -191,20 +199,25 @@ class Word2Vec:
         return (np.sqrt(share / self.config.sample) + 1) * self.config.sample / share
 
     def _train(self, stream: WordStream, epochs: int, threads: int, progress) -> None:
-        config = self.config
-        counts = self.vocabulary.counts
-        noise = config.loss == "negative-sampling"
+        config, counts, device = self.config, self.vocabulary.counts, self.input.device
+        sampler = tree = None
+        if config.loss == "negative-sampling":
+            sampler = AliasTable.from_counts(counts, config.noise_power).to(device)
+        else:
+            tree = HuffmanTree.from_counts(counts, config.huffman_ties).to(device)
+        keep = keep_thresholds(self._keep_probability()).to(device) if config.sample else None
+        subwords = tuple(t.to(device) for t in self.subwords) if self.subwords else None
         options = {
             "window": config.window,
             "learning_rate": config.learning_rate,
             "min_learning_rate": config.learning_rate * 1e-4,
             "total": epochs * len(stream),
-            "sampler": AliasTable.from_counts(counts, config.noise_power) if noise else None,
-            "tree": None if noise else HuffmanTree.from_counts(counts, config.huffman_ties),
+            "sampler": sampler,
+            "tree": tree,
             "num_negatives": config.negative,
-            "keep": keep_thresholds(self._keep_probability()) if config.sample else None,
-            "subwords": self.subwords,
-            "seed": torch.tensor([config.seed]),
+            "keep": keep,
+            "subwords": subwords,
+            "seed": torch.tensor([config.seed], device=device),
             "threads": threads,
         }
         step = cbow_step_ if config.architecture == "cbow" else skipgram_step_
@@ -212,10 +225,9 @@ class Word2Vec:
             epoch_start = self.done - self.done % len(stream)
             for place, ids in stream.pieces(_PIECE, self.done - epoch_start):
                 started = time.perf_counter()
-                seen = step(
-                    self.input, self.output, torch.from_numpy(ids),
-                    position=epoch_start + place, **options,
-                )  # fmt: skip
+                tokens = torch.from_numpy(ids).to(device)
+                position = epoch_start + place
+                seen = step(self.input, self.output, tokens, position=position, **options)
                 self.done = epoch_start + place + len(ids)
                 if progress:
                     rate = len(ids) / (time.perf_counter() - started)
@@ -261,6 +273,15 @@ class Word2Vec:
         model.output[:, :width] = tensors["output"]
         model.done = int(header["done"])
         return model
+
+
+def _usable_device(name: str) -> torch.device:
+    kind = str(name).partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"device is {name!r}; expected 'cpu' or 'cuda'")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {name!r}, but torch sees no GPU; 'cpu' runs everywhere")
+    return torch.device(name)
 
 
 def load_any(path: str | os.PathLike) -> WordVectors:

@@ -29,6 +29,7 @@ if cpu_library_error() is None:
         autograd.register(
             f"ptmkernels::attention_forward{precision}",
             f"ptmkernels::attention_backward{precision}",
+            autograd.layout_like,
         )
 triton_ops.register()
 

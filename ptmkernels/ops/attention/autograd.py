@@ -6,22 +6,29 @@ the Triton backend is a second pair of ops of the same schema.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ptmkernels.ops.attention import reference
 from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions
 
-_NAMES = list(AttentionOptions.__dataclass_fields__)
+_NAMES = AttentionOptions._fields
 _PLACES = [_NAMES.index(name) for name in DIFFERENTIABLE]
 _QKV = 3  # the options follow query, key and value in the forward op
 _BEFORE = 7  # and in the backward op grad_output, grad_lse, query, key, value, output and lse
 
 
-def register(forward_name: str, backward_name: str) -> None:
-    """Give a pair of ops of the attention schemas their fake kernels and their gradients."""
-    torch.library.register_fake(forward_name, _fake_forward)
-    torch.library.register_fake(backward_name, _fake_backward)
+def register(forward_name: str, backward_name: str, like: Callable[[Tensor], Tensor]) -> None:
+    """Give a pair of ops of the attention schemas their fake kernels and their gradients.
+
+    Args:
+        like: allocates as the kernels do what has the shape of an argument.
+    """
+    torch.library.register_fake(forward_name, partial(_fake_forward, like))
+    torch.library.register_fake(backward_name, partial(_fake_backward, like))
     namespace, name = backward_name.split("::")
     backward_op = getattr(getattr(torch.ops, namespace), name).default
 
@@ -63,17 +70,29 @@ def _refuse_vmap(info, in_dims, *args):
     )
 
 
-def _fake_forward(query, key, value, *options):
-    output = torch.empty_like(query, memory_format=torch.contiguous_format)
-    return output, query.new_empty(query.shape[:3], dtype=torch.float32)
+def contiguous_like(tensor: Tensor) -> Tensor:
+    """Memory for a result of the shape of `tensor`."""
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
-def _fake_backward(grad_output, grad_lse, query, key, value, output, lse, *rest):
+def layout_like(tensor: Tensor) -> Tensor:
+    """The same in the layout of `tensor` on the CPU, where that keeps the last dimension's stride 1."""
+    made = torch.empty_like(tensor)
+    kept = tensor.device.type == "cpu" and made.stride(-1) == 1
+    return made if kept else contiguous_like(tensor)
+
+
+def _fake_forward(like, query, key, value, *options):
+    return like(query), query.new_empty(query.shape[:3], dtype=torch.float32)
+
+
+def _fake_backward(like, grad_output, grad_lse, query, key, value, output, lse, *rest):
     *options, wanted = rest
-    like = [query, key, value] + [query.new_empty(0)] * len(DIFFERENTIABLE)
+    grads = [like(query), like(key), like(value)] + [query.new_empty(0) for _ in DIFFERENTIABLE]
     for n in wanted_places(wanted):
-        like[_QKV + n] = options[_PLACES[n]]
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in like)
+        of_rows = DIFFERENTIABLE[n] in ("relative_key", "relative_value")
+        grads[_QKV + n] = (like if of_rows else contiguous_like)(options[_PLACES[n]])
+    return tuple(grads)
 
 
 def _split(values: tuple) -> tuple[list[Tensor], object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,18 @@ def call_attention(
         seed = draw_seed(query.device)
     options = AttentionOptions.of(query, mask, bias, scale, dropout_p, seed, **relative)
     chosen = select(op, refusals(op, tuple(FORWARD), query), backend)
-    return FORWARD[chosen](query, key, value, options)
+    with _no_autograd():
+        return FORWARD[chosen](query, key, value, options)
+
+
+def _no_autograd() -> AbstractContextManager:
+    """Where no gradient is asked for, past the layer of autograd: in Python, it takes longer than to decode.
+
+    A graph that is traced keeps the layer.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return nullcontext()
+    return torch._C._AutoDispatchBelowAutograd()
 
 
 def draw_seed(device: torch.device) -> Tensor:
@@ -57,18 +70,18 @@ def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 def _compiled_forward(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions):
     query, key, value = (autograd.unit_stride(t) for t in (query, key, value))
-    return torch.ops.ptmkernels.attention_forward(query, key, value, *options.astuple())
+    return torch.ops.ptmkernels.attention_forward(query, key, value, *options)
 
 
 def _cuda_forward(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions):
     if not takes_tf32(query):
         return _compiled_forward(query, key, value, options)
     query, key, value = (autograd.unit_stride(t) for t in (query, key, value))
-    return torch.ops.ptmkernels.attention_forward_tf32(query, key, value, *options.astuple())
+    return torch.ops.ptmkernels.attention_forward_tf32(query, key, value, *options)
 
 
 def _triton_forward(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions):
-    return torch.ops.ptmkernels.triton_attention_forward(query, key, value, *options.astuple())
+    return torch.ops.ptmkernels.triton_attention_forward(query, key, value, *options)
 
 
 # The backends, best first. On a GPU Triton goes before: it uses the warpgroup instructions of sm_90.

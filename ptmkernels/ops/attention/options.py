@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -142,8 +143,7 @@ DIFFERENTIABLE = (
 )
 
 
-@dataclass(frozen=True)
-class AttentionOptions:
+class AttentionOptions(NamedTuple):
     """The optional arguments of the torch ops, in the order of their schema (docs/architecture.md)."""
 
     key_rank: Tensor | None = None
@@ -179,20 +179,10 @@ class AttentionOptions:
         **relative,
     ) -> AttentionOptions:
         """The options as the ops take them: no bias of float64 but for float64 inputs, no narrow table."""
-        widest = compute_dtype(query)
         scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
-        rest = {"scale": scale, "dropout_p": float(dropout_p), "seed": seed}
-        tensors = (None,) * 5 if mask is None else mask._tensors()
-        if isinstance(bias, BucketedBias):
-            rest["bias_table"] = bias.table.to(widest)
-            rest["bias_bucket"] = bias.buckets.to(torch.int32).contiguous()
-        elif bias is not None:
-            bias = bias.to(widest) if bias.dtype == torch.float64 else bias
-            rest["bias"] = bias[(None,) * (4 - bias.dim())]
-        return AttentionOptions(*tensors, **rest, **relative)
-
-    def astuple(self) -> tuple:
-        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+        visible = (None,) * 5 if mask is None else mask._tensors()
+        added = (None,) * 3 if bias is None else _added(bias, compute_dtype(query))
+        return AttentionOptions(*visible, *added, scale, float(dropout_p), seed, **relative)
 
     def visible(self) -> Tensor | None:
         """(B or 1, H or 1, L, S) booleans, true = may see; None = everything."""
@@ -201,3 +191,11 @@ class AttentionOptions:
         vectors = (self.key_rank, self.query_low, self.query_high)
         dense = _build((*vectors, self.tree, self.allowed)).to_dense()
         return dense if dense.dim() == 4 else dense[:, None]
+
+
+def _added(bias: Tensor | BucketedBias, widest: torch.dtype) -> tuple[Tensor | None, ...]:
+    """`bias` as the options bias, bias_table and bias_bucket."""
+    if isinstance(bias, BucketedBias):
+        return None, bias.table.to(widest), bias.buckets.to(torch.int32).contiguous()
+    bias = bias.to(widest) if bias.dtype == torch.float64 else bias
+    return bias[(None,) * (4 - bias.dim())], None, None

@@ -51,4 +51,4 @@ def register() -> None:
     for device in ("CUDA", "CPU"):
         _library.impl(forward, _forward, device)
         _library.impl(backward, _backward, device)
-    autograd.register(FORWARD, BACKWARD)
+    autograd.register(FORWARD, BACKWARD, autograd.contiguous_like)

@@ -49,12 +49,12 @@ def compiled_kernels(
     lse = torch.zeros(query.shape[:3])
     options = _options(call, heads, query_len, key_len, dtype)
     with compile_for(target) as kernels:
-        triton_launch.attention_forward(query, key, key, *options.astuple())
+        triton_launch.attention_forward(query, key, key, *options)
         if backward and call != "one query":
             given = (getattr(options, name) is not None for name in DIFFERENTIABLE)
             wanted = sum(each << place for place, each in enumerate(given))
             triton_launch.attention_backward(
-                *(query, None, query, key, key, query, lse), *options.astuple(), wanted
+                *(query, None, query, key, key, query, lse), *options, wanted
             )
     return kernels
 

@@ -7,22 +7,29 @@ from torch import Tensor
 
 from ptmkernels._library import cpu_library_error, cuda_library_error
 from ptmkernels._selector import select
-from ptmkernels.ops.hierarchical_softmax import autograd, reference
+from ptmkernels.ops.hierarchical_softmax import autograd, reference, triton_ops
 from ptmkernels.ops.hierarchical_softmax.tree import HuffmanTree
 from ptmkernels.ops.word_vectors.checks import (
     check_device,
     check_ids,
     check_matrix,
     check_reduction,
-    kernel_refusal,
+    kernel_refusals,
     reduce,
 )
 
 __all__ = ["HuffmanTree", "hierarchical_softmax_log_prob", "hierarchical_softmax_loss"]
 
+KERNELS = {
+    "cpu": "hierarchical_softmax_forward",
+    "cuda": "hierarchical_softmax_forward",
+    "triton": triton_ops.FORWARD,
+}
+
 if cpu_library_error() is None:
     cuda_library_error()
-    autograd.register()
+    autograd.register("hierarchical_softmax_forward", "hierarchical_softmax_backward")
+triton_ops.register()
 
 
 def hierarchical_softmax_loss(
@@ -47,28 +54,32 @@ def hierarchical_softmax_loss(
         tree: over V words.
         sparse: the gradient of `node_weight` is a sparse tensor, a row for each step of each path.
         reduction: "none" gives (B,), else "mean" or "sum".
-        backend: "cpu" or "reference"; None = the environment variable, else the fastest that can serve.
+        backend: "cpu", "cuda", "triton" or "reference"; None = the environment variable
+            PTMKERNELS_BACKEND, else the fastest that can serve.
 
     Returns:
         float32 (float64 for float64 inputs), (B,) or one number.
 
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
+        RuntimeError: the forced backend cannot serve this call; the message says why.
     """
     _check(hidden, node_weight, tree)
     check_ids("target", target, (hidden.shape[0],), len(tree), hidden.device)
     check_reduction(reduction)
     target = target.to(torch.int64).contiguous()
-    refusals = {"cpu": kernel_refusal(hidden=hidden, node_weight=node_weight), "reference": None}
-    if select("hierarchical_softmax_loss", refusals, backend) == "reference":
+    refusals = kernel_refusals("hierarchical_softmax_loss", hidden, node_weight)
+    chosen = select("hierarchical_softmax_loss", refusals, backend)
+    if chosen == "reference":
         wide = torch.promote_types(hidden.dtype, torch.float32)
         loss = reference.hierarchical_softmax_loss(
             hidden.to(wide), target, node_weight.to(wide), tree
         )
         return reduce(loss, reduction)
     weight = node_weight if node_weight.stride(1) == 1 else node_weight.contiguous()
-    loss = torch.ops.ptmkernels.hierarchical_softmax_forward(
-        hidden.contiguous(), target, weight, tree.offsets, tree.path, sparse
+    depth = (tree.depth,) if chosen == "triton" else ()
+    loss = getattr(torch.ops.ptmkernels, KERNELS[chosen])(
+        hidden.contiguous(), target, weight, tree.offsets, tree.path, *depth, sparse
     )
     return reduce(loss, reduction)
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from ptmkernels.ops.hierarchical_softmax.tree import HuffmanTree
-
-FORWARD = "ptmkernels::hierarchical_softmax_forward"
-BACKWARD = "ptmkernels::hierarchical_softmax_backward"
+from ptmkernels.ops.hierarchical_softmax.tree import entries
 
 
-def register() -> None:
-    torch.library.register_fake(FORWARD, _fake_forward)
-    torch.library.register_fake(BACKWARD, _fake_backward)
-    torch.library.register_autograd(FORWARD, _backward, setup_context=_save)
-    torch.library.register_autograd(BACKWARD, _double_backward, setup_context=lambda *_, **__: None)
+def register(forward: str, backward: str) -> None:
+    """Give a pair of ops of the hierarchical-softmax schemas their fake kernels and their gradients.
+
+    Between the path and the last flag both may take more, the same in both: what a backend wants to know.
+    """
+    forward, backward = (f"ptmkernels::{name}" for name in (forward, backward))
+    torch.library.register_fake(forward, _fake_forward)
+    torch.library.register_fake(backward, _fake_backward)
+    gradients = partial(_backward, getattr(torch.ops.ptmkernels, backward.split("::")[1]).default)
+    torch.library.register_autograd(forward, gradients, setup_context=_save)
+    torch.library.register_autograd(backward, _double_backward, setup_context=lambda *_, **__: None)
 
 
-def _fake_forward(hidden, target, node_weight, offsets, path, sparse):
+def _fake_forward(hidden, target, node_weight, offsets, path, *rest):
     return hidden.new_empty(hidden.shape[:1], dtype=torch.float32)
 
 
-def _fake_backward(grad, hidden, target, node_weight, offsets, path, dense):
-    shape = node_weight.shape if dense else (0, 0)
+def _fake_backward(grad, hidden, target, node_weight, offsets, path, *rest):
+    shape = node_weight.shape if rest[-1] else (0, 0)
     return (
         hidden.new_empty(hidden.shape, dtype=torch.float32),
         hidden.new_empty(shape, dtype=torch.float32),
@@ -32,32 +37,33 @@ def _fake_backward(grad, hidden, target, node_weight, offsets, path, dense):
 
 def _save(ctx, inputs, output):
     ctx.save_for_backward(*inputs[:5])
-    ctx.sparse = inputs[5]
+    *ctx.rest, ctx.sparse = inputs[5:]
 
 
-def _backward(ctx, grad):
+def _backward(op, ctx, grad):
     hidden, target, weight, offsets, path = ctx.saved_tensors
     wanted = ctx.needs_input_grad[2]
     grad = grad.contiguous()
-    grad_hidden, grad_weight = torch.ops.ptmkernels.hierarchical_softmax_backward(
-        grad, hidden, target, weight, offsets, path, wanted and not ctx.sparse
-    )
+    dense = wanted and not ctx.sparse
+    grad_hidden, grad_weight = op(grad, *ctx.saved_tensors, *ctx.rest, dense)
     if wanted and ctx.sparse:
-        grad_weight = _sparse_rows(grad, hidden, target, weight, HuffmanTree(offsets, path))
+        grad_weight = _sparse_rows(grad, hidden, target, weight, offsets, path)
+    grad_weight = grad_weight.to(weight.dtype) if wanted else None
     return (
         grad_hidden.to(hidden.dtype),
         None,
-        grad_weight.to(weight.dtype) if wanted else None,
+        grad_weight,
         None,
         None,
+        *[None] * len(ctx.rest),
         None,
     )
 
 
 def _sparse_rows(
-    grad: Tensor, hidden: Tensor, target: Tensor, weight: Tensor, tree: HuffmanTree
+    grad: Tensor, hidden: Tensor, target: Tensor, weight: Tensor, offsets: Tensor, path: Tensor
 ) -> Tensor:
-    row, node, sign = tree.entries(target)
+    row, node, sign = entries(offsets, path, target)
     rows = hidden[row].float()
     logits = sign * (rows * weight[node].float()).sum(-1)
     factor = -sign * torch.sigmoid(-logits) * grad[row]

@@ -17,10 +17,16 @@ class HuffmanTree:
     Attributes:
         offsets: int64 (V + 1,): the path of word w is path[offsets[w] : offsets[w + 1]].
         path: int32, each entry inner node * 2 + code bit; the root is node V - 2.
+        depth: T, the number of nodes of the longest path.
     """
 
     offsets: Tensor
     path: Tensor
+    depth: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        lengths = self.offsets[1:] - self.offsets[:-1]
+        object.__setattr__(self, "depth", int(lengths.max()) if len(lengths) else 0)
 
     @staticmethod
     def from_counts(counts: Tensor | np.ndarray, ties: str = "queue") -> HuffmanTree:
@@ -58,12 +64,7 @@ class HuffmanTree:
 
     def entries(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All steps on the ways to `target` (B,): row of the batch, inner node, sign (1 for bit 0)."""
-        start, length = self.offsets[target], self.offsets[target + 1] - self.offsets[target]
-        row = torch.repeat_interleave(length)
-        first = length.cumsum(0) - length
-        place = torch.arange(row.shape[0], device=row.device) - first[row] + start[row]
-        entry = self.path[place]
-        return row, (entry >> 1).long(), 1 - 2 * (entry & 1)
+        return entries(self.offsets, self.path, target)
 
     @cached_property
     def above(self) -> tuple[Tensor, Tensor]:
@@ -77,3 +78,13 @@ class HuffmanTree:
         up[node] = (self.path[inside - 1] >> 1).long()
         sign[node] = 1 - 2 * (self.path[inside - 1] & 1).long()
         return up, sign
+
+
+def entries(offsets: Tensor, path: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """:meth:`HuffmanTree.entries` of a tree that is given by its tensors."""
+    start, length = offsets[target], offsets[target + 1] - offsets[target]
+    row = torch.repeat_interleave(length)
+    first = length.cumsum(0) - length
+    place = torch.arange(row.shape[0], device=row.device) - first[row] + start[row]
+    entry = path[place]
+    return row, (entry >> 1).long(), 1 - 2 * (entry & 1)

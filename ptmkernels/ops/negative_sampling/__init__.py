@@ -9,22 +9,29 @@ from torch import Tensor
 
 from ptmkernels._library import cpu_library_error, cuda_library_error
 from ptmkernels._selector import select
-from ptmkernels.ops.negative_sampling import autograd, reference
+from ptmkernels.ops.negative_sampling import autograd, reference, triton_ops
 from ptmkernels.ops.negative_sampling.sampler import AliasTable
 from ptmkernels.ops.word_vectors.checks import (
     check_device,
     check_ids,
     check_matrix,
     check_reduction,
-    kernel_refusal,
+    kernel_refusals,
     reduce,
 )
 
 __all__ = ["AliasTable", "negative_sampling_loss"]
 
+KERNELS = {
+    "cpu": "negative_sampling_forward",
+    "cuda": "negative_sampling_forward",
+    "triton": triton_ops.FORWARD,
+}
+
 if cpu_library_error() is None:
     cuda_library_error()
-    autograd.register()
+    autograd.register("negative_sampling_forward", "negative_sampling_backward")
+triton_ops.register()
 
 
 def negative_sampling_loss(
@@ -64,13 +71,15 @@ def negative_sampling_loss(
         skip_target: leave out negatives that equal the target, as word2vec.c does; None = not with nce.
         sparse: the gradient of `output_weight` is a sparse tensor of B (1 + N) rows.
         reduction: "none" gives (B,), else "mean" or "sum".
-        backend: "cpu" or "reference"; None = the environment variable, else the fastest that can serve.
+        backend: "cpu", "cuda", "triton" or "reference"; None = the environment variable
+            PTMKERNELS_BACKEND, else the fastest that can serve.
 
     Returns:
         float32 (float64 for float64 inputs), (B,) or one number.
 
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
+        RuntimeError: the forced backend cannot serve this call; the message says why.
     """
     _check(hidden, target, output_weight, negatives, sampler, num_negatives, seed, bias, nce)
     check_reduction(reduction)
@@ -85,11 +94,9 @@ def negative_sampling_loss(
     if nce:
         log_noise = (sampler.probabilities.double() * max(num_negatives, 1)).log().float()
     target = target.to(torch.int64).contiguous()
-    refusals = {
-        "cpu": kernel_refusal(hidden=hidden, output_weight=output_weight),
-        "reference": None,
-    }
-    if select("negative_sampling_loss", refusals, backend) == "reference":
+    refusals = kernel_refusals("negative_sampling_loss", hidden, output_weight)
+    chosen = select("negative_sampling_loss", refusals, backend)
+    if chosen == "reference":
         if negatives is None:
             negatives = sampler.sample((batch, num_negatives), seed)
         ids = torch.cat([target[:, None], negatives], 1)
@@ -98,7 +105,7 @@ def negative_sampling_loss(
             hidden.to(wide), output_weight.to(wide), ids, bias, log_noise, skip_target
         )
         return reduce(loss, reduction)
-    loss, _, _ = torch.ops.ptmkernels.negative_sampling_forward(
+    loss, _, _ = getattr(torch.ops.ptmkernels, KERNELS[chosen])(
         hidden.contiguous(),
         target,
         output_weight if output_weight.stride(1) == 1 else output_weight.contiguous(),
@@ -106,7 +113,7 @@ def negative_sampling_loss(
         sampler.table if negatives is None else None,
         seed if negatives is None else None,
         num_negatives,
-        bias,
+        None if bias is None else bias.float(),
         log_noise,
         skip_target,
         sparse,

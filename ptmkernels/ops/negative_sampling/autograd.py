@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-FORWARD = "ptmkernels::negative_sampling_forward"
-BACKWARD = "ptmkernels::negative_sampling_backward"
 
-
-def register() -> None:
-    torch.library.register_fake(FORWARD, _fake_forward)
-    torch.library.register_fake(BACKWARD, _fake_backward)
-    torch.library.register_autograd(FORWARD, _backward, setup_context=_save)
-    torch.library.register_autograd(BACKWARD, _double_backward, setup_context=lambda *_, **__: None)
+def register(forward: str, backward: str) -> None:
+    """Give a pair of ops of the negative-sampling schemas their fake kernels and their gradients."""
+    forward, backward = (f"ptmkernels::{name}" for name in (forward, backward))
+    torch.library.register_fake(forward, _fake_forward)
+    torch.library.register_fake(backward, _fake_backward)
+    gradients = partial(_backward, getattr(torch.ops.ptmkernels, backward.split("::")[1]).default)
+    torch.library.register_autograd(forward, gradients, setup_context=_save)
+    torch.library.register_autograd(backward, _double_backward, setup_context=lambda *_, **__: None)
 
 
 def _fake_forward(
@@ -43,16 +45,14 @@ def _save(ctx, inputs, output):
     ctx.save_for_backward(hidden, weight, coefficient, ids, bias)
 
 
-def _backward(ctx, grad, _coefficient, _ids):
+def _backward(op, ctx, grad, _coefficient, _ids):
     hidden, weight, coefficient, ids, bias = ctx.saved_tensors
     weight_wanted, bias_wanted = ctx.needs_input_grad[2], ctx.needs_input_grad[7]
     if ctx.needs_input_grad[8]:
         raise RuntimeError("log_noise has no gradient: the noise distribution is given")
     grad = grad.contiguous()
     dense = (weight_wanted and not ctx.sparse) or bias_wanted
-    grad_hidden, grad_weight, grad_bias = torch.ops.ptmkernels.negative_sampling_backward(
-        grad, hidden, weight, coefficient, ids, dense
-    )
+    grad_hidden, grad_weight, grad_bias = op(grad, hidden, weight, coefficient, ids, dense)
     if weight_wanted and ctx.sparse:
         grad_weight = sparse_rows(coefficient * grad[:, None], hidden, ids, weight)
     result: list[Tensor | None] = [None] * 11

@@ -13,14 +13,14 @@ from ptmkernels._library import cpu_library_error, cuda_library_error
 from ptmkernels._selector import select
 from ptmkernels.ops.hierarchical_softmax.tree import HuffmanTree
 from ptmkernels.ops.negative_sampling.sampler import AliasTable
-from ptmkernels.ops.word_vectors import reference
+from ptmkernels.ops.word_vectors import reference, triton_ops
 from ptmkernels.ops.word_vectors.checks import (
     KERNEL_DTYPES,
     check_device,
     check_ids,
     check_matrix,
     check_number,
-    kernel_refusal,
+    kernel_refusals,
 )
 
 __all__ = [
@@ -34,18 +34,22 @@ __all__ = [
 ]
 
 MAX_WINDOW = 1000
+KERNELS = {
+    "cpu": "word_vectors_step_",
+    "cuda": "word_vectors_step_",
+    "triton": triton_ops.STEP,
+}
 
+triton_ops.register()
+_STEPS = {triton_ops.STEP: 4}  # name: size of the statistics
 if cpu_library_error() is None:
     cuda_library_error()
-    for _name, _size in (
-        ("word_vectors_step_", 4),
-        ("word2vec_exact_step_", 4),
-        ("glove_step_", 1),
-    ):
-        torch.library.register_fake(
-            f"ptmkernels::{_name}",
-            lambda first, *rest, _size=_size: first.new_empty((_size,), dtype=torch.float64),
-        )
+    _STEPS |= {"word_vectors_step_": 4, "word2vec_exact_step_": 4, "glove_step_": 1}
+for _name, _size in _STEPS.items():
+    torch.library.register_fake(
+        f"ptmkernels::{_name}",
+        lambda first, *rest, _size=_size: first.new_empty((_size,), dtype=torch.float64),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,7 @@ class StepStatistics:
 
     @staticmethod
     def of(values) -> StepStatistics:
-        loss, loss_pairs, pairs, words = (float(v) for v in values)
+        loss, loss_pairs, pairs, words = torch.as_tensor(values, dtype=torch.float64).tolist()
         return StepStatistics(loss / loss_pairs if loss_pairs else math.nan, int(pairs), int(words))
 
 
@@ -111,11 +115,13 @@ def skipgram_step_(
         subwords: (offsets int64 (V + 1,), rows int32): word w is the mean of the input rows
             rows[offsets[w] : offsets[w + 1]] (fastText); None = its own row.
         seed: int64 (1,).
-        threads: CPU threads; with more than one the result depends on their timing.
-        backend: "cpu" or "reference".
+        threads: CPU threads; with more than one the result depends on their timing, as it does on a GPU.
+        backend: "cpu", "cuda", "triton" or "reference"; None = the environment variable
+            PTMKERNELS_BACKEND, else the fastest that can serve.
 
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
+        RuntimeError: the forced backend cannot serve this call; the message says why.
     """
     return _step_(False, input_weight, output_weight, tokens, **options)
 
@@ -155,8 +161,9 @@ def _step_(
     size = _check_tables(input_weight, output_weight, sampler, tree, keep, subwords)
     _check_tokens(tokens, size, input_weight.device)
     _check_numbers(window, learning_rate, min_learning_rate, position, num_negatives, threads, seed)
-    refusals = {"cpu": _refusal(input_weight, output_weight), "reference": None}
-    if select("cbow_step_" if cbow else "skipgram_step_", refusals, backend) == "reference":
+    op = "cbow_step_" if cbow else "skipgram_step_"
+    chosen = select(op, kernel_refusals(op, input_weight, output_weight), backend)
+    if chosen == "reference":
         values = reference.train_step_(
             input_weight,
             output_weight,
@@ -176,7 +183,7 @@ def _step_(
         )
         return StepStatistics.of(values)
     offsets, rows = subwords or (None, None)
-    values = torch.ops.ptmkernels.word_vectors_step_(
+    values = getattr(torch.ops.ptmkernels, KERNELS[chosen])(
         input_weight,
         output_weight,
         tokens.contiguous(),
@@ -198,13 +205,6 @@ def _step_(
         threads,
     )
     return StepStatistics.of(values)
-
-
-def _refusal(input_weight: Tensor, output_weight: Tensor) -> str | None:
-    for name, weight in (("input_weight", input_weight), ("output_weight", output_weight)):
-        if weight.stride(1) != 1:
-            return f"{name} has column stride {weight.stride(1)}; the kernels need 1"
-    return kernel_refusal(input_weight=input_weight, output_weight=output_weight)
 
 
 def _check_tables(input_weight, output_weight, sampler, tree, keep, subwords) -> int:

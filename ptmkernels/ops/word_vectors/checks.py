@@ -7,6 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from ptmkernels.ops.refusals import refusals
+
+# What every op of word vectors has, best first. The ops have no large products, so that CUDA's own kernels,
+# which are there when the process starts, go before those that Triton compiles at the first call.
+BACKENDS = ("cpu", "cuda", "triton", "reference")
 KERNEL_DTYPES = (torch.float32, torch.bfloat16)
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -63,11 +68,10 @@ def reduce(loss: Tensor, reduction: str) -> Tensor:
     return loss if reduction == "none" else getattr(loss, reduction)()
 
 
-def kernel_refusal(**tensors: Tensor) -> str | None:
-    """Why the compiled CPU kernels cannot take these tensors."""
-    for name, tensor in tensors.items():
-        if tensor.device.type != "cpu":
-            return f"{name} is on {tensor.device}"
-        if tensor.dtype not in KERNEL_DTYPES:
-            return f"{name} has dtype {tensor.dtype}; the kernels have float32 and bfloat16"
-    return None
+def kernel_refusals(op: str, *matrices: Tensor) -> dict[str, str | None]:
+    """For each backend why it cannot take these matrices, by the first of them that it refuses."""
+    found = refusals(op, BACKENDS, matrices[0])
+    for matrix in matrices[1:]:
+        for backend, reason in refusals(op, BACKENDS, matrix).items():
+            found[backend] = found[backend] or reason
+    return found

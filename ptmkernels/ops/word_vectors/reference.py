@@ -35,7 +35,7 @@ def draws(
         keep_word (n,) to be compared with ``keep_thresholds``, reach (n,) in 1..window, and the
         negatives (n, N).
     """
-    calls = torch.arange((2 * negatives + 2 + 3) // 4)[None, :]
+    calls = torch.arange((2 * negatives + 2 + 3) // 4, device=positions.device)[None, :]
     t = positions[:, None]
     words = philox4x32((t & _WORD, t >> 32, calls, torch.zeros_like(calls)), seed).flatten(1)
     reach = 1 + (words[:, 1] * window >> 32)
@@ -72,15 +72,18 @@ def train_step_(
     negatives: int,
     tree: HuffmanTree | None,
     subwords: tuple[Tensor, Tensor] | None,
+    outputs_at_once: int = 0,
 ) -> tuple[float, float, float, float]:
     """One pass over `tokens`, updating both matrices; returns loss, loss pairs, pairs, words.
 
-    The order is that of the kernels (csrc/word_vectors/cpu/tile.h): a tile of 4 contexts takes all its
-    products first, then applies its updates in order.
+    The order is that of the CPU's kernels (csrc/word_vectors/cpu/tile.h): a tile of 4 contexts takes all its
+    products first, then applies its updates in order. With `outputs_at_once` it is that of the Triton
+    kernels, were their windows trained one after the other (triton_step.py): one context at a time, so many
+    outputs at a time, and the mean of sub-words made anew for each window.
     """
     loss = loss_pairs = pairs = words = 0
     for start, sentence in sentences(tokens):
-        places = torch.arange(start, start + len(sentence)) + position
+        places = torch.arange(start, start + len(sentence), device=tokens.device) + position
         keep_word, reach, drawn = draws(places, seed, window, negatives, sampler)
         kept = torch.ones_like(keep_word, dtype=torch.bool)
         if keep is not None:
@@ -91,7 +94,8 @@ def train_step_(
         left = 1 - int(places[0]) / (total + 1)
         rate = max(learning_rate * left, min_learning_rate)
         words += len(sentence)
-        rows = _Rows(input_weight, sentence, subwords, None if cbow else window)
+        staged = not cbow and not outputs_at_once
+        rows = _Rows(input_weight, sentence, subwords, window if staged else None)
         for i, word in enumerate(sentence.tolist()):
             rows.reach(i)
             low, high = max(0, i - int(reach[i])), min(len(sentence) - 1, i + int(reach[i]))
@@ -102,9 +106,11 @@ def train_step_(
             if cbow:
                 window_loss = _train_mean(rows, contexts, output_weight, outputs)
             else:
+                size = 1 if outputs_at_once else TILE_ROWS
                 window_loss = sum(
-                    _train_tile(rows, contexts[c : c + TILE_ROWS], output_weight, outputs)
-                    for c in range(0, len(contexts), TILE_ROWS)
+                    _train_tile(rows, contexts[c : c + size], output_weight, block)
+                    for block in _cut(outputs, outputs_at_once)
+                    for c in range(0, len(contexts), size)
                 )
             pairs += len(contexts)
             if int(places[i]) % LOSS_EVERY == 0:
@@ -142,7 +148,16 @@ class _Rows:
                 self.staged[j] = (row, row.clone())
 
     def __getitem__(self, j: int) -> Tensor:
-        return self.staged[j][0] if j in self.staged else self.weight[self.sentence[j]]
+        if j in self.staged:
+            return self.staged[j][0]
+        return self.weight[self.ids(j)].mean(0)
+
+    def add(self, j: int, change: Tensor) -> None:
+        if j in self.staged:
+            self.staged[j][0].add_(change)
+            return
+        for row in self.ids(j):
+            self.weight[row] += change
 
 
 def _outputs(
@@ -161,6 +176,12 @@ def _outputs(
     return [(word, 1.0, rate), *((n, 0.0, rate * count) for n, count in noise.items())]
 
 
+def _cut(outputs: list, size: int) -> list[list]:
+    """`outputs` in pieces of `size`; 0 = in one."""
+    size = size or max(len(outputs), 1)
+    return [outputs[first : first + size] for first in range(0, len(outputs), size)]
+
+
 def _blocks(outputs: list, most: int = TILE_OUTPUTS) -> Iterator[list]:
     tiles, first = -(-len(outputs) // most), 0
     for t in range(tiles):
@@ -173,8 +194,8 @@ def _products(rows: list[Tensor], weight: Tensor, block: list) -> tuple[Tensor, 
     """The output rows, g (rows, outputs), and the loss times the learning rate."""
     outputs = weight[[o for o, _, _ in block]]
     logits = torch.stack(rows) @ outputs.T
-    label = torch.tensor([y for _, y, _ in block], dtype=logits.dtype)
-    factor = torch.tensor([m for _, _, m in block], dtype=logits.dtype)
+    label = logits.new_tensor([y for _, y, _ in block])
+    factor = logits.new_tensor([m for _, _, m in block])
     signed = torch.where(label > 0, logits, -logits)
     loss = -(factor * torch.nn.functional.logsigmoid(signed)).sum()
     return outputs, factor * (label - torch.sigmoid(logits)), float(loss)
@@ -194,12 +215,12 @@ def _train_tile(rows: _Rows, contexts: list[int], weight: Tensor, outputs: list)
                 block_rows[o] += g[c, o] * rows[j]
             errors[c] += error
             if len(blocks) == 1:
-                rows[j].add_(error)
+                rows.add(j, error)
         for o, (row, _, _) in enumerate(block):
             weight[row] = block_rows[o]
     if len(blocks) > 1:
         for c, j in enumerate(contexts):
-            rows[j].add_(errors[c])
+            rows.add(j, errors[c])
     return loss
 
 

@@ -20,7 +20,7 @@ def run(backend, hidden, target, weight, tree, dtype=None, **options):
     loss = hierarchical_softmax_loss(
         hidden, target, weight, tree, reduction="none", backend=backend, **options
     )
-    scale = torch.linspace(0.5, 2, len(loss), dtype=loss.dtype)
+    scale = torch.linspace(0.5, 2, len(loss), dtype=loss.dtype, device=loss.device)
     grads = torch.autograd.grad((loss * scale).sum(), (hidden, weight))
     return [loss, *(g.to_dense() if g.is_sparse else g for g in grads)]
 
