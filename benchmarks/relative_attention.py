@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from ptmkernels._selector import unavailable
 from ptmkernels.benchmarks.harness import (
     BACKWARD,
     BOTH,
@@ -29,6 +30,7 @@ from ptmkernels.benchmarks.harness import (
 from ptmkernels.benchmarks.machine import Work
 from ptmkernels.masks import AttentionMask
 from ptmkernels.ops.attention import masked_attention, relative_attention
+from ptmkernels.ops.refusals import refusals
 
 XLNET, TRANSFORMER_XL = SERIES = ("xlnet", "transformer-xl")
 SIZES = (512, 1024)
@@ -139,6 +141,7 @@ def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, ours without positions, and the peers."""
     found = [
         Provider("ptmkernels", lambda c: _ours(c.setup), against=None),
+        *by_backend(case, _ours),
         Provider(PLAIN, lambda c: _plain(c.setup), reference=_plain(case.setup, "reference")),
         Provider(TRANSFORMERS, lambda c: _transformers(c.setup)),
         Provider("sdpa, built scores", lambda c: _sdpa(c.setup)),
@@ -149,6 +152,19 @@ def providers(case: Case, options: Options) -> Sequence[Provider]:
             Provider("flex, captured scores", lambda c: _flex(c.setup)),
         ]
     return found
+
+
+def by_backend(case: Case, ours: Callable[..., Callable[..., Tensor]]) -> list[Provider]:
+    """Ours in each backend that serves on the case's GPU; `ours(setup, backend)` is one of them."""
+    if case.device.type != "cuda":
+        return []
+    there = [backend for backend in ("cuda", "triton") if unavailable(backend) is None]
+    refused = refusals("relative_attention", there, torch.empty(0, device=case.device))
+    return [
+        Provider(f"ptmkernels, {backend}", lambda c, backend=backend: ours(c.setup, backend))
+        for backend in there
+        if refused[backend] is None
+    ]
 
 
 def _ours(setup: Setup, backend: str | None = None) -> Callable[..., Tensor]:

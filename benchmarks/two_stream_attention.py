@@ -21,6 +21,7 @@ from ptmkernels.benchmarks.relative_attention import (
     SIZES,
     TOKENS,
     TRANSFORMERS,
+    by_backend,
     halves,
     tensors,
     transformers_core,
@@ -108,6 +109,7 @@ def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, ours for the content rows alone, and Transformers'."""
     found = [
         Provider("ptmkernels", lambda c: _ours(c.setup), against=None),
+        *by_backend(case, _ours),
         Provider(CONTENT, lambda c: _content(c.setup), reference=_content(case.setup, "reference")),
         Provider(TRANSFORMERS, lambda c: _transformers(c.setup)),
     ]

@@ -77,12 +77,6 @@ REFUSALS = (
         )
         for op in ("masked_attention", "relative_attention")
     ),
-    Refusal(
-        "relative_attention",
-        ("cuda",),
-        "the relative and segment terms have no kernel in this backend yet",
-        lambda query: True,
-    ),
     *(
         Refusal(
             op,

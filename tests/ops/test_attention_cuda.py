@@ -4,8 +4,6 @@ Every test also fails on what the emulation reports: races, reads of memory that
 outside of the tensors. On a GPU the backend "cuda" runs in the tests of every backend as well.
 """
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -13,7 +11,6 @@ from ptmkernels import AttentionMask
 from ptmkernels.ops import BucketedBias
 from ptmkernels.ops.attention.options import takes_tf32
 from ptmkernels.ops.philox import dropout_keep
-from ptmkernels.ops.refusals import refusals
 from tests.backends import normal
 from tests.ops.attention_cases import BIASES, DTYPES, MASKS, Case, build
 from tests.ops.test_masked_attention import check, sampled
@@ -176,13 +173,6 @@ def test_the_same_bits_again():
     inputs = build(Case("causal", "table", 0.1, query_len=150, key_len=150, head_dim=16))
     first, second = kernel(inputs), kernel(inputs)
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_relative_terms_are_refused():
-    """The kernels take them in their schema and would leave them out."""
-    query = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16)
-    assert refusals("masked_attention", ("cuda",), query) == {"cuda": None}
-    assert "relative and segment terms" in refusals("relative_attention", ("cuda",), query)["cuda"]
 
 
 def test_a_compiled_function_follows_torchs_precision():

@@ -20,11 +20,24 @@ LIBRARY = _path("ptmkernels_cuda")
 pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the CUDA library is not built here")
 ARCHITECTURES = ("sm_80", "sm_90a")
 TYPES = {"bfloat16": "NS_8bfloat16E", "float16": "NS_7float16E", "float32": "f"}
-HEAD_DIMS = (32, 64, 128, 256)
 KERNELS = ("forward", "backward of queries", "backward of keys")
+# With relative positions, and the gradients of their rows; without them there are more instances.
+RELATIVE = (*(f"relative {kernel}" for kernel in KERNELS), "gradient of rows")
+HEAD_DIMS = dict.fromkeys(KERNELS, (32, 64, 128, 256)) | dict.fromkeys(RELATIVE, (64, 128, 256))
 # One tile of a warp in D = 64 takes so many products of 16 x 8 x 16 (csrc/attention/cuda/shapes.h): rows
 # / 16, columns of scores / 8, depth / 16, for each product of the kernel.
-PRODUCTS = {"forward": 2 * (2 * 4 * 4), "backward of queries": 3 * 16, "backward of keys": 4 * 16}
+PRODUCTS = {
+    "forward": 2 * (2 * 4 * 4),
+    "backward of queries": 3 * 16,
+    "backward of keys": 4 * 16,
+    # The same for 16 rows and 32 columns, and those of 16 rows of a band: with the relative keys, with the
+    # relative values, and with what is shifted to them.
+    "relative forward": 2 * 16 + 2 * 8,
+    "relative backward of queries": 3 * 16 + 3 * 8,
+    "relative backward of keys": 4 * 16 + 2 * 16,
+    # Q r, dO rv, Q K, dO V; and 64 queries deep 16 rows x 32 columns of the gradient.
+    "gradient of rows": 4 * 16 + 16,
+}
 MAX_SHARED = 99 << 10  # what every card from sm_80 on gives to one block
 
 
@@ -68,9 +81,14 @@ def resources() -> dict[str, dict[str, Resources]]:
 
 def mangled(architecture: str, kernel: str, dtype: str, head_dim: int) -> str:
     """The name of a kernel in the library."""
-    name = "ForwardKernelI" if kernel == "forward" else "BackwardKernelI"
-    rest = {"forward": "E", "backward of queries": "Lb0E", "backward of keys": "Lb1E"}[kernel]
-    part = f"{name}{TYPES[dtype]}Li{head_dim}E{rest}"
+    start = f"I{TYPES[dtype]}Li{head_dim}E"
+    relative = f"Lb{int(kernel in RELATIVE)}EE"
+    part = {
+        "forward": f"cuda13ForwardKernel{start}{relative}",
+        "backward of queries": f"BackwardKernel{start}Lb0E{relative}",
+        "backward of keys": f"BackwardKernel{start}Lb1E{relative}",
+        "gradient of rows": f"RelativeGradientKernel{start}",
+    }[kernel.removeprefix("relative ")]
     (found,) = [n for n in resources()[architecture] if part in n]
     return found
 
@@ -79,8 +97,8 @@ def mangled(architecture: str, kernel: str, dtype: str, head_dim: int) -> str:
 @pytest.mark.parametrize("dtype", TYPES)
 def test_no_kernel_spills(architecture, dtype, record_property):
     """But for float32 of wide heads, a few registers of which lie in memory."""
-    for head_dim in HEAD_DIMS:
-        for kernel in KERNELS:
+    for kernel, head_dims in HEAD_DIMS.items():
+        for head_dim in head_dims:
             used = resources()[architecture][mangled(architecture, kernel, dtype, head_dim)]
             record_property(f"{architecture} {dtype} D={head_dim} {kernel}", str(used))
             allowed = 64 if dtype == "float32" and head_dim >= 128 else 0
@@ -91,13 +109,14 @@ def test_no_kernel_spills(architecture, dtype, record_property):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_small_kernels_do_not_spill(architecture):
     names = [n for n in resources()[architecture] if "attention" in n]
-    small = [n for n in names if "ForwardKernel" not in n and "BackwardKernel" not in n]
-    assert len(small) >= 9
+    large = ("ForwardKernel", "BackwardKernel", "RelativeGradientKernel")
+    small = [n for n in names if not any(name in n for name in large)]
+    assert len(small) >= 15
     assert all(resources()[architecture][n].stack == 0 for n in small)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", PRODUCTS)
 def test_every_product_is_matrix_instructions(architecture, kernel):
     """bfloat16, D = 64: the matrix instructions account for all products, and no scalar loop is left."""
     name = mangled(architecture, kernel, "bfloat16", 64)

@@ -6,7 +6,9 @@ import torch
 from ptmkernels import AttentionMask
 from ptmkernels.ops import masked_attention
 from tests.backends import KERNELS
+from tests.ops import test_relative_attention
 from tests.ops.attention_cases import Case
+from tests.ops.relative_cases import TERMS, RelativeCase
 from tests.ops.test_masked_attention import check, three
 
 pytestmark = [
@@ -23,11 +25,23 @@ SANITIZED = [
     Case("dense", "hiding", head_dim=26, query_len=35, key_len=70, batch=1),
     Case("keys", "table", 0.1, query_len=1, key_len=300, head_dim=64, **HALF),
 ]
+RELATIVE = {"terms": TERMS, "head_dim": 64, "query_len": 70, "key_len": 70, **HALF}
+SANITIZED_RELATIVE = [
+    RelativeCase("xlnet", "b", position="any", bias="table", dropout_p=0.1, **RELATIVE),
+    RelativeCase("clip", "bh", mask="causal", bias="full", key_heads=2, **RELATIVE),
+    RelativeCase("xl", "", **RELATIVE | {"head_dim": 200, "query_len": 20, "key_len": 35}),
+    RelativeCase("xl", "", **RELATIVE | {"dtype": torch.float32, "query_len": 1}),
+]
 
 
 @pytest.mark.parametrize("case", SANITIZED, ids=str)
 def test_sanitizer(case):
     check(case, "cuda")
+
+
+@pytest.mark.parametrize("case", SANITIZED_RELATIVE, ids=str)
+def test_sanitizer_relative(case):
+    test_relative_attention.check(case, "cuda")
 
 
 def attend(tensors):

@@ -12,14 +12,13 @@ from ptmkernels import AttentionMask
 from ptmkernels.ops import BucketedBias, attention_weights, masked_attention, relative_attention
 from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions
 from ptmkernels.ops.attention.relative import relative_options
-from tests.backends import normal
+from tests.backends import KERNELS, normal
 from tests.ops.attention_cases import DTYPES, MASKS
 from tests.ops.relative_cases import TERMS, RelativeCase, build, call, widened
 from tests.ops.test_attention_cpu import arch, pytestmark  # noqa: F401
 from tests.ops.test_attention_runs import HARMLESS, KERNEL, Counter
 from tests.tolerances import assert_close_to_reference
 
-BACKENDS = ("cpu",)  # docs/refusals.md
 HEAD_DIMS = (1, 26, 41, 64, 75, 128)
 TERM_SETS = [
     tuple(t for t, there in zip(TERMS, chosen, strict=True) if there)
@@ -38,9 +37,11 @@ def check(case: RelativeCase, backend: str = "cpu") -> None:
         assert torch.equal(actual[name] == -torch.inf, hidden), name
         assert actual[name].dtype == low[name].dtype, name
         found = [t.masked_fill(hidden, 0) for t in (actual[name], low[name], expected)]
-        # What is summed over queries or keys has terms that cancel, as each row of dS sums to 0.
-        summed = name in ("output", "lse", "grad_query")
-        size = 1.0 if summed else 2.0 * (case.batch * case.query_len) ** 0.5
+        # What is summed over queries or keys has terms that cancel, as each row of dS sums to 0; dropout
+        # makes those that stay larger.
+        whole = name in ("output", "lse", "grad_query")
+        terms = 2.0 * (case.batch * case.query_len) ** 0.5 / (1.0 - case.dropout_p)
+        size = 1.0 if whole else terms
         assert_close_to_reference(*found, f"{case} {name}", size)
 
 
@@ -74,25 +75,27 @@ def sampled(count: int) -> list[RelativeCase]:
     return cases
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("case", sampled(40), ids=str)
-def test_against_float64(case):
-    check(case)
+def test_against_float64(case, backend):
+    check(case, backend)
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("terms", TERM_SETS, ids="+".join)
 @pytest.mark.parametrize("rows", ["xlnet", "clip"])
-def test_every_set_of_terms(terms, rows):
-    check(RelativeCase(rows, terms=terms, head_dim=41, query_len=33, key_len=140))
+def test_every_set_of_terms(terms, rows, backend):
+    check(RelativeCase(rows, terms=terms, head_dim=41, query_len=33, key_len=140), backend)
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize(("query_len", "key_len"), [(300, 300), (130, 400), (1, 300), (8, 300)])
 @pytest.mark.parametrize("rows", ["xl", "clip"])
-def test_many_tiles(rows, query_len, key_len):
+def test_many_tiles(rows, query_len, key_len, backend):
     """Bands that begin before the rows, end behind them, or lie beyond them altogether."""
     mask = "recurrence" if rows == "xl" else "none"
-    check(
-        RelativeCase(rows, "b", TERMS, "", mask, head_dim=64, query_len=query_len, key_len=key_len)
-    )
+    sizes = {"head_dim": 64, "query_len": query_len, "key_len": key_len}
+    check(RelativeCase(rows, "b", TERMS, "", mask, **sizes), backend)
 
 
 @pytest.mark.parametrize("position", ["", "sorted"])
@@ -173,8 +176,9 @@ def test_without_position_it_is_masked_attention():
 # -- every combination runs the kernel ---------------------------------------------------------
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("terms", TERM_SETS, ids="+".join)
-def test_every_combination_runs_the_kernel(terms):
+def test_every_combination_runs_the_kernel(terms, backend):
     options = itertools.product(
         ("xl", "xlnet", "clip"), ("", "b", "bh"), ("", "any"), ("none", "full", "table"), (0.0, 0.5)
     )
@@ -187,17 +191,17 @@ def test_every_combination_runs_the_kernel(terms):
                 query_len=3,
                 key_len=5,
             )
-            assert counted(case) == KERNEL, case
+            assert counted(case, backend) == KERNEL, case
 
 
-def counted(case: RelativeCase) -> dict[str, int]:
-    leaves, rest = build(case)
+def counted(case: RelativeCase, backend: str) -> dict[str, int]:
+    leaves, rest = build(case, backend)
     given = dict(leaves)
     if case.bias == "table":
         given["bias"] = BucketedBias.t5(leaves["bias"], case.query_len, case.key_len)
     grad = torch.ones_like(leaves["query"])
     with Counter() as counter:
-        output = relative_attention(**given, **rest, backend="cpu")
+        output = relative_attention(**given, **rest, backend=backend)
         torch.autograd.grad(output, list(leaves.values()), grad)
     return {name: count for name, count in counter.counts.items() if name not in HARMLESS}
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.ops import test_masked_attention, test_relative_attention
 from tests.ops.attention_cases import Case
-from tests.ops.test_masked_attention import check
+from tests.ops.relative_cases import TERMS, RelativeCase
 from tests.simt import library
-from tests.simt.attention import kernel
+from tests.simt.attention import in_place_of_cpu, kernel
 
 PATTERNS = {
     "barrier": re.compile(r"(?<![\w_])barrier\(\)"),
@@ -24,7 +25,21 @@ CASES = [
     Case("causal", "table", key_heads=2, head_dim=32, **SMALL),  # two buffers of tiles
     Case(head_dim=256, **SMALL),  # one, in the backward pass
     Case(head_dim=256, query_len=19, key_len=35, batch=1),  # float32: one in the forward pass too
+    # Relative positions: bands of several pieces, and distances beyond the rows.
+    RelativeCase(
+        *("xlnet", "b", TERMS, "any", "none", "table"),
+        **SMALL | {"key_heads": 2, "head_dim": 64, "key_len": 40, "batch": 2},
+    ),
 ]
+
+
+def check(case: Case | RelativeCase) -> None:
+    """Runs a case on the emulation against the reference."""
+    if isinstance(case, Case):
+        test_masked_attention.check(case, "cpu", kernel)
+    else:
+        with in_place_of_cpu():
+            test_relative_attention.check(case)
 
 
 def places() -> list[tuple[str, Path, int]]:
@@ -43,7 +58,7 @@ def passed():
     found = {}
     library.take_sites()
     for case in CASES:
-        check(case, "cpu", kernel)
+        check(case)
         assert library.take_reports() == []
         for site in library.take_sites():
             found.setdefault((site.kind, Path(site.file).resolve(), site.line), (site, case))
@@ -60,7 +75,7 @@ def test_without_it_a_test_fails(place, passed):
     site, case = passed[place]
     with library.without(site):
         try:
-            check(case, "cpu", kernel)
+            check(case)
             wrong = False
         except AssertionError:
             wrong = True

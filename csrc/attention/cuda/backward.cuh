@@ -8,6 +8,7 @@
 // With dropout (keep = 0 or 1 / (1 - p)): dV = (P keep)^T dO and dS = P (dP keep - delta).
 #pragma once
 
+#include "attention/cuda/relative.cuh"
 #include "attention/cuda/score.cuh"
 #include "attention/cuda/shapes.h"
 #include "attention/cuda/tile.cuh"
@@ -16,17 +17,19 @@
 
 namespace ptmkernels::attention::cuda {
 
-// kOwnKeys: the kernel of dK and dV.
-template <typename T, int kHeadDim, bool kOwnKeys>
+// kOwnKeys: the kernel of dK and dV. kRelative: with the terms of distances and segments
+// (relative.cuh); the gradients of r and rv have a kernel of their own (relative_gradient.cuh).
+template <typename T, int kHeadDim, bool kOwnKeys, bool kRelative>
 struct BackwardKernel {
   using Params = BackwardParams;
-  using Shape = BackwardShape<T, kHeadDim>;
+  using Shape = BackwardShapeOf<T, kHeadDim, kRelative>;
   static constexpr int kThreads = Shape::kThreads, kMinBlocks = Shape::kMinBlocks;
   static constexpr int kRows = Shape::kRows, kCols = Shape::kCols, kStep = Shape::kStep;
   static constexpr int kM = Shape::kM, kN = Shape::kN;
   // Of wide heads a block computes a part, where all accumulators would not fit into the registers:
   // dK and dV together are twice those of dQ, and float32 needs more beside them.
-  static constexpr bool kWide = kHeadDim > kMaxGradCols && (kOwnKeys || sizeof(T) == 4);
+  static constexpr bool kWide =
+      kHeadDim > kMaxGradCols && (kOwnKeys || kRelative || sizeof(T) == 4);
   static constexpr int kGradCols = kWide ? kMaxGradCols : kHeadDim;
   static constexpr int kParts = kHeadDim / kGradCols;
 
@@ -48,8 +51,15 @@ struct BackwardKernel {
   static constexpr int kStageBytes = kDistanceOffset + kDistances * 4;
   static constexpr int kSharedBytes = kStageOffset + Shape::kStages * kStageBytes;
   static_assert(kSharedBytes <= kMaxSharedBytes);
+  using Relative = RelativeTileOf<T, kHeadDim, Shape, kOwnKeys, kSharedBytes, kRelative>;
 
-  static int shared_bytes(const Params&) { return kSharedBytes; }
+  static int shared_bytes(const Params& p) {
+    if constexpr (kRelative) {
+      return Relative::shared_bytes(p);
+    } else {
+      return kSharedBytes;
+    }
+  }
   static SIMT_HOST_FN int own_len(const Params& p) { return kOwnKeys ? p.key_len : p.query_len; }
   static SIMT_HOST_FN int own_heads(const Params& p) { return kOwnKeys ? p.key_heads : p.heads; }
   static SIMT_HOST_FN int own_tiles(const Params& p) { return (own_len(p) + kRows - 1) / kRows; }
@@ -90,9 +100,15 @@ struct BackwardKernel {
     if constexpr (kOwnKeys) clear(second_grad);
     Step step{work.first_head, 0, false};
     find_next(walk, work, step);
+    Relative relative;
+    int unfinished = work.first_head;
+    if constexpr (kRelative) {
+      relative.start(p, work.batch, work.own_head, work.own0);
+      finish_heads(p, work, relative, unfinished, step.head, first_grad);
+    }
     if (step.tile < walk.end) {
       load_own(p, work);
-      load_stage(p, work, step, 0);
+      load_stage(p, work, relative, step, 0);
     }
     float lse[2 * kM], delta[2 * kM];
     if constexpr (!kOwnKeys) {
@@ -106,16 +122,25 @@ struct BackwardKernel {
       const Step now = step;
       find_next(walk, work, step);
       const int other = Shape::kStages - 1 - stage;
-      if (Shape::kStages == 2 && step.tile < walk.end) load_stage(p, work, step, other);
+      if (Shape::kStages == 2 && step.tile < walk.end) {
+        load_stage(p, work, relative, step, other);
+      }
+      if constexpr (kRelative) relative.set_tile(p, now.head, now.tile * kCols, stage);
       SIMT_ROLL
       for (int step0 = 0; step0 < kCols; step0 += kStep) {
-        add_gradients(p, work, now, step0, stage, lse, delta, first_grad, second_grad);
+        add_gradients(p, work, relative, now, step0, stage, lse, delta, first_grad, second_grad);
+      }
+      if constexpr (kRelative) {
+        finish_heads(p, work, relative, unfinished, step.head, first_grad);
       }
       if constexpr (Shape::kStages == 1) {
         barrier();  // nobody works on this tile any more
-        if (step.tile < walk.end) load_stage(p, work, step, 0);
+        if (step.tile < walk.end) load_stage(p, work, relative, step, 0);
       }
       stage = other;
+    }
+    if constexpr (kRelative) {
+      finish_heads(p, work, relative, unfinished, work.end_head, first_grad);
     }
     if constexpr (kOwnKeys) {
       store(p, work, first_grad, p.grad_key, p.options.scale);
@@ -156,6 +181,21 @@ struct BackwardKernel {
     }
   }
 
+  // What the sums of dS give to the gradient, of the query heads from `unfinished` to `until`; for
+  // own queries at the end.
+  static SIMT_FN void finish_heads(const Params& p, const Work& work, Relative& relative,
+                                   int& unfinished, int until, Gradient& gradient) {
+    SIMT_ROLL
+    for (; unfinished < until; ++unfinished) {
+      const int col0 = work.part * kGradCols;
+      if constexpr (kOwnKeys) {
+        relative.finish_keys(gradient, p, unfinished, col0, work.part == 0);
+      } else {
+        relative.finish_queries(gradient, p, col0, work.part == 0);
+      }
+    }
+  }
+
   // -- loading -----------------------------------------------------------------------------
 
   template <typename Tile>
@@ -179,7 +219,8 @@ struct BackwardKernel {
     }
   }
 
-  static SIMT_FN void load_stage(const Params& p, const Work& work, const Step& step, int stage) {
+  static SIMT_FN void load_stage(const Params& p, const Work& work, const Relative& relative,
+                                 const Step& step, int stage) {
     const int other0 = step.tile * kCols;
     const int head = kOwnKeys ? step.head : step.head / (p.heads / p.key_heads);
     const int length = kOwnKeys ? p.query_len : p.key_len;
@@ -203,6 +244,7 @@ struct BackwardKernel {
       load_distances<kThreads, kDistances>(p, step.head, least_distance(work, other0),
                                            stage_offset(stage) + kDistanceOffset);
     }
+    if constexpr (kRelative) relative.load(p, step.head, other0, stage);
     copy_commit();
   }
 
@@ -232,12 +274,16 @@ struct BackwardKernel {
 
   // kStep columns of the other side's tile. lse and delta: of the rows, where they are queries.
   template <typename First, typename Second>
-  static SIMT_FN void add_gradients(const Params& p, const Work& work, const Step& step, int step0,
-                                    int stage, const float (&lse)[2 * kM],
-                                    const float (&delta)[2 * kM], First& first_grad,
-                                    Second& second_grad) {
+  static SIMT_FN void add_gradients(const Params& p, const Work& work, Relative& relative,
+                                    const Step& step, int step0, int stage,
+                                    const float (&lse)[2 * kM], const float (&delta)[2 * kM],
+                                    First& first_grad, Second& second_grad) {
     float weight[kM][kN][4], change[kM][kN][4];
     clear(weight);
+    if constexpr (kRelative) {
+      clear(change);
+      add_relative(p, relative, step0, stage, weight, change);
+    }
     multiply_transposed<T>(weight, own_tile(0), warp_row0(), other_tile(stage, 0), step0, p.exact);
     const Place place = place_of(work, step, step0, stage);
     const float factor = finish_scores<T>(weight, p, place, step.is_full);
@@ -249,7 +295,7 @@ struct BackwardKernel {
       const float sum = kOwnKeys ? column_lse.load(place.other_index(c)) : lse[r];
       value = exp2_fast(fminf(value * factor - sum, highest));
     });
-    clear(change);
+    if constexpr (!kRelative) clear(change);
     multiply_transposed<T>(change, own_tile(kOwnSecond), warp_row0(),
                            other_tile(stage, kOtherSecond), step0, p.exact);
     const bool drops = p.options.seed != nullptr;
@@ -268,6 +314,30 @@ struct BackwardKernel {
                   work.part * kGradCols, p.exact);
     }
     multiply<T>(first_grad, change, other_tile(stage, 0), step0, work.part * kGradCols, p.exact);
+    if constexpr (kRelative) {
+      relative.add_sums(change, p, step0);
+      if constexpr (!kOwnKeys) {
+        relative.save_weights(change);
+        relative.template for_pieces<true>(p, 0, [&](int first) {
+          relative.add_shifted(first_grad, p, relative.key_band(), first, step0,
+                               work.part * kGradCols);
+        });
+      }
+    }
+  }
+
+  // The relative terms of a step's scores and of dP.
+  template <typename Fragments>
+  static SIMT_FN void add_relative(const Params& p, Relative& relative, int step0, int stage,
+                                   Fragments& score, Fragments& change) {
+    relative.for_pieces(p, 0, [&](int first) {
+      relative.add_products(score, p, relative.key_band(), first, step0, own_tile(0),
+                            other_tile(stage, 0), true);
+      if (p.relative.value.data == nullptr) return;
+      relative.add_products(change, p, relative.value_band(), first, step0, own_tile(kOwnSecond),
+                            other_tile(stage, kOtherSecond), false);
+    });
+    relative.add_terms(score, p, step0);
   }
 
   static SIMT_FN void store(const Params& p, const Work& work, const Gradient& gradient,

@@ -11,6 +11,7 @@
 // one kernel for each type serves every head dimension.
 #pragma once
 
+#include "attention/cuda/relative.cuh"
 #include "attention/cuda/score.cuh"
 #include "attention/cuda/shapes.h"
 #include "attention/cuda/tile.cuh"
@@ -46,20 +47,22 @@ SIMT_HOST_FN int64_t bias_items(const BiasGradientParams& p) {
          (p.query_tiles / p.own_query_tiles) * (p.key_tiles / p.own_key_tiles);
 }
 
-template <typename T>
+// kRelative: with the terms of distances and segments (relative.cuh).
+template <typename T, bool kRelative>
 struct BiasGradientKernel {
   using Params = BiasGradientParams;
-  static constexpr int kThreads = 128, kMinBlocks = 1;
-  static constexpr int kM = 1, kN = kBiasTile / 8;
+  using Shape = RelativeShape<4, kBiasTile, kRelative ? 1 : 2, kBiasTile, 1>;
+  static constexpr int kThreads = Shape::kThreads, kMinBlocks = Shape::kMinBlocks;
+  static constexpr int kM = Shape::kM, kN = Shape::kN;
   static constexpr int kChunkCols = 128 / static_cast<int>(sizeof(T));  // of the head dimension
 
   using Tile = SharedTile<T, kBiasTile, kChunkCols>;
   using Fragments = float[kM][kN][4];
 
-  // Shared memory: two stages of a chunk of Q, K, dO, V; for each of two items its vectors; the
+  // Shared memory: for each stage a chunk of Q, K, dO, V; for each of two items its vectors; the
   // sum.
   static constexpr int kStageBytes = 4 * Tile::kBytes;
-  static constexpr int kVectors = 2 * kStageBytes;
+  static constexpr int kVectors = Shape::kStages * kStageBytes;
   static constexpr int kHigh = kBiasTile * 4, kRank = 2 * kHigh, kDistance = 3 * kHigh;
   static constexpr int kVectorBytes = kDistance + kTileDistancesPadded * 4;
   static constexpr int kSum = kVectors + 2 * kVectorBytes;
@@ -67,8 +70,15 @@ struct BiasGradientKernel {
       kBiasTile + 1;  // neither rows, columns nor diagonals meet in a bank
   static constexpr int kSharedBytes = kSum + kBiasTile * kPitch * 4;
   static_assert(kSharedBytes <= kMaxSharedBytes);
+  using Relative = RelativeTileOf<T, kChunkCols, Shape, false, kSharedBytes, kRelative>;
 
-  static int shared_bytes(const Params&) { return kSharedBytes; }
+  static int shared_bytes(const Params& p) {
+    if constexpr (kRelative) {
+      return Relative::shared_bytes(p);
+    } else {
+      return kSharedBytes;
+    }
+  }
   static int64_t blocks(const Params& p) {
     return static_cast<int64_t>(p.own_batches) * p.own_heads * p.own_query_tiles * p.own_key_tiles *
            p.splits;
@@ -96,7 +106,8 @@ struct BiasGradientKernel {
     clear(sum);
     Step step{};
     bool more = find_item(p, work, step);
-    if (more) load(p, step, 0);
+    Relative relative;
+    if (more) load(p, relative, step, 0);
     int stage = 0;
     while (more) {
       copy_wait<0>();
@@ -107,15 +118,21 @@ struct BiasGradientKernel {
       } else {
         more = find_item(p, work, step);
       }
-      if (more) load(p, step, 1 - stage);
+      const int other = Shape::kStages - 1 - stage;
+      if (Shape::kStages == 2 && more) load(p, relative, step, other);
       if (now.chunk == 0) {
         clear(score);
         clear(change);
       }
+      if constexpr (kRelative) add_relative(p, relative, now, stage, score, change);
       multiply_transposed<T>(score, tile(stage, 0), warp_row0(), tile(stage, 1), 0, p.exact);
       multiply_transposed<T>(change, tile(stage, 2), warp_row0(), tile(stage, 3), 0, p.exact);
       if (now.chunk == last_chunk) add_score_gradient(p, now, score, change, sum);
-      stage = 1 - stage;
+      if constexpr (Shape::kStages == 1) {
+        barrier();  // nobody works on this chunk any more
+        if (more) load(p, relative, step, 0);
+      }
+      stage = other;
     }
     store(p, work, sum);
   }
@@ -201,7 +218,7 @@ struct BiasGradientKernel {
     load_tile<kThreads>(target, from, source.row, length - row0, p.head_dim - col0, source.wide);
   }
 
-  static SIMT_FN void load(const Params& p, const Step& step, int stage) {
+  static SIMT_FN void load(const Params& p, Relative& relative, const Step& step, int stage) {
     const int key_head = step.head / (p.heads / p.key_heads);
     load_rows(tile(stage, 0), p, p.query, step, step.head, step.query0(), p.query_len);
     load_rows(tile(stage, 1), p, p.key, step, key_head, step.key0(), p.key_len);
@@ -218,6 +235,10 @@ struct BiasGradientKernel {
                                                        offset + kDistance);
       }
     }
+    if constexpr (kRelative) {
+      if (step.chunk == 0) relative.start(p, step.batch, step.head, step.query0());
+      relative.load(p, step.head, step.key0(), stage, step.chunk * kChunkCols);
+    }
     copy_commit();
   }
 
@@ -226,6 +247,21 @@ struct BiasGradientKernel {
   }
 
   // -- one tile ----------------------------------------------------------------------------
+
+  // The relative terms, as far as a chunk of the head dimension makes them.
+  static SIMT_FN void add_relative(const Params& p, Relative& relative, const Step& step, int stage,
+                                   Fragments& score, Fragments& change) {
+    const bool first_chunk = step.chunk == 0;
+    relative.set_tile(p, step.head, step.key0(), stage);
+    relative.for_pieces(p, step.chunk * kChunkCols, [&](int first) {
+      relative.add_products(score, p, relative.key_band(), first, 0, tile(stage, 0), tile(stage, 1),
+                            first_chunk);
+      if (p.relative.value.data == nullptr) return;
+      relative.add_products(change, p, relative.value_band(), first, 0, tile(stage, 2),
+                            tile(stage, 3), false);
+    });
+    if (first_chunk) relative.add_terms(score, p, 0);
+  }
 
   // sum += dS of a tile whose products are done: `score` = Q K^T, `change` = dO V^T.
   static SIMT_FN void add_score_gradient(const Params& p, const Step& step, Fragments& score,
@@ -309,36 +345,6 @@ struct BiasGradientKernel {
       } else {
         store_global(static_cast<T*>(p.gradient) + target, from_float<T>(total));
       }
-    }
-  }
-};
-
-// gradient = sum of the splits' parts.
-struct BiasReduceParams {
-  const float* partial;  // (splits, elements)
-  int splits;
-  int64_t elements;
-  void* gradient;
-  bool is_float;
-};
-
-template <typename T>
-struct BiasReduceKernel {
-  using Params = BiasReduceParams;
-  static constexpr int kThreads = 128, kMinBlocks = 1;
-
-  static int shared_bytes(const Params&) { return 0; }
-  static int64_t blocks(const Params& p) { return (p.elements + kThreads - 1) / kThreads; }
-
-  static SIMT_FN void run(const Params& p) {
-    const int64_t place = block_index() * kThreads + thread_index();
-    if (place >= p.elements) return;
-    float total = 0.0f;
-    for (int s = 0; s < p.splits; ++s) total += load_global(p.partial + s * p.elements + place);
-    if (p.is_float) {
-      store_global(static_cast<float*>(p.gradient) + place, total);
-    } else {
-      store_global(static_cast<T*>(p.gradient) + place, from_float<T>(total));
     }
   }
 };

@@ -6,9 +6,9 @@
 
 namespace ptmkernels::attention::cuda {
 
-template <typename T>
-void BiasInstance<T>::gradient(const Queue& queue, const BiasGradientParams& params) {
-  using Kernel = BiasGradientKernel<T>;
+template <typename T, bool kRelative>
+void BiasInstance<T, kRelative>::gradient(const Queue& queue, const BiasGradientParams& params) {
+  using Kernel = BiasGradientKernel<T, kRelative>;
   launch<Kernel>(queue, Kernel::blocks(params), params);
 }
 

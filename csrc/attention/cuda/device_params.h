@@ -10,6 +10,7 @@ namespace ptmkernels::attention::cuda {
 
 constexpr int32_t kPaddedRank = INT32_MAX;  // of a padded key: no query's interval reaches it
 constexpr int32_t kLowestRank = INT32_MIN;
+constexpr int kPositionGroup = 16;  // queries whose least and greatest position is known
 
 // A tensor (B, heads, length, D) whose last dimension has stride 1.
 struct Rows {
@@ -50,12 +51,33 @@ struct ScoreOptions {
   float keep_scale;     // 1 / (1 - dropout_p)
 };
 
+// The terms of distances and segments (attention/params.h). What is null is not there.
+struct RelativeTerms {
+  Rows key, value;        // r and rv (B|1, H|1, R, D)
+  int rows;               // R
+  int64_t offset;         // the row of query position 0 and key 0
+  const float* content;   // (B, H, S): u_h . k_j
+  const float* position;  // (B|1, H, R): v_h . r_t
+  int64_t position_batch;
+  const float* segment;           // (2, B, H, L): (q_i + w_h) . g_0h and . g_1h
+  const int32_t* query_segment;   // (B|1, L)
+  const int32_t* key_segment;     // (B|1, S)
+  const int32_t* query_position;  // (B|1, L); null: query i stands at i
+  int64_t query_segment_batch, key_segment_batch, query_position_batch;
+  TileBoundsList position_bounds;  // of groups of kPositionGroup queries (relative.cuh)
+  // For the backward pass: u and v (1, H, 1, D) and g (1, H, 2, D), and sums of dS.
+  Rows content_bias, position_bias, segment_key;
+  float* key_change;      // (B, H, S), over the queries
+  float* segment_change;  // (2, B, H, L), over the keys of the query's own segment and of others
+};
+
 struct Params {
   int batch, heads, key_heads;
   int query_len, key_len, head_dim;
   bool exact;  // float32: three TF32 products for one, against one
   Rows query, key, value;
   ScoreOptions options;
+  RelativeTerms relative;
 };
 
 struct ForwardParams : Params {

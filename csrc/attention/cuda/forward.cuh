@@ -5,6 +5,7 @@
 // While one is worked on, the keys and values of the next arrive in the other half of the buffer.
 #pragma once
 
+#include "attention/cuda/relative.cuh"
 #include "attention/cuda/score.cuh"
 #include "attention/cuda/shapes.h"
 #include "attention/cuda/tile.cuh"
@@ -73,15 +74,16 @@ struct SoftmaxRows {
   }
 };
 
-template <typename T, int kHeadDim>
+// kRelative: with the terms of distances and segments (relative.cuh).
+template <typename T, int kHeadDim, bool kRelative>
 struct ForwardKernel {
   using Params = ForwardParams;
-  using Shape = ForwardShape<T, kHeadDim>;
+  using Shape = ForwardShapeOf<T, kHeadDim, kRelative>;
   static constexpr int kThreads = Shape::kThreads, kMinBlocks = Shape::kMinBlocks;
   static constexpr int kQueries = Shape::kRows, kKeys = Shape::kCols, kStep = Shape::kStep;
   static constexpr int kM = Shape::kM, kN = Shape::kN;
   // The queries' fragments stay in registers where they are few.
-  static constexpr bool kHoldQueries = sizeof(T) == 2 && kHeadDim * kM <= 128;
+  static constexpr bool kHoldQueries = sizeof(T) == 2 && kHeadDim * kM <= 128 && !kRelative;
 
   using QueryTile = SharedTile<T, kQueries, kHeadDim>;
   using KeyTile = SharedTile<T, kKeys, kHeadDim>;
@@ -98,8 +100,15 @@ struct ForwardKernel {
   static constexpr int kStageBytes = kDistanceOffset + kDistances * 4;
   static constexpr int kSharedBytes = kStageOffset + Shape::kStages * kStageBytes;
   static_assert(kSharedBytes <= kMaxSharedBytes);
+  using Relative = RelativeTileOf<T, kHeadDim, Shape, false, kSharedBytes, kRelative>;
 
-  static int shared_bytes(const Params&) { return kSharedBytes; }
+  static int shared_bytes(const Params& p) {
+    if constexpr (kRelative) {
+      return Relative::shared_bytes(p);
+    } else {
+      return kSharedBytes;
+    }
+  }
   static int64_t blocks(const Params& p) {
     const int64_t tiles = (p.query_len + kQueries - 1) / kQueries;
     return tiles * p.batch * p.heads * p.splits;
@@ -126,11 +135,13 @@ struct ForwardKernel {
     TileWalk<true> walk = walk_of(p, work);
     State state;
     state.reset();
+    Relative relative;
     bool is_full;
     int tile = walk.next(is_full);
     if (tile < walk.end) {
+      if constexpr (kRelative) relative.start(p, work.batch, work.head, work.query0);
       load_queries(p, work);
-      load_stage(p, work, tile, is_full, 0);
+      load_stage(p, work, relative, tile, is_full, 0);
     }
     uint32_t query[kHoldQueries ? kM : 1][kHoldQueries ? kHeadDim / 16 : 1][4];
     int stage = 0;
@@ -142,18 +153,22 @@ struct ForwardKernel {
       const bool tile_is_full = is_full;
       tile = walk.next(is_full);
       const int other = Shape::kStages - 1 - stage;
-      if (Shape::kStages == 2 && tile < walk.end) load_stage(p, work, tile, is_full, other);
+      if (Shape::kStages == 2 && tile < walk.end) {
+        load_stage(p, work, relative, tile, is_full, other);
+      }
       if (kHoldQueries && first) load_all_left(query, query_tile(), warp_row0());
       first = false;
-      if (work.query0 + warp_row0() < p.query_len) {
+      if constexpr (kRelative) relative.set_tile(p, work.head, key0, stage);
+      // With relative positions the warps wait for each other.
+      if (kRelative || work.query0 + warp_row0() < p.query_len) {
         SIMT_ROLL
         for (int step0 = 0; step0 < kKeys && key0 + step0 < p.key_len; step0 += kStep) {
-          attend(p, work, query, key0, step0, stage, tile_is_full, state);
+          attend(p, work, relative, query, key0, step0, stage, tile_is_full, state);
         }
       }
       if constexpr (Shape::kStages == 1) {
         barrier();  // nobody works on this tile any more
-        if (tile < walk.end) load_stage(p, work, tile, is_full, 0);
+        if (tile < walk.end) load_stage(p, work, relative, tile, is_full, 0);
       }
       stage = other;
     }
@@ -189,8 +204,8 @@ struct ForwardKernel {
     load_intervals<kThreads, kQueries>(p, work.batch, work.query0, kIntervalOffset);
   }
 
-  static SIMT_FN void load_stage(const Params& p, const Work& work, int tile, bool is_full,
-                                 int stage) {
+  static SIMT_FN void load_stage(const Params& p, const Work& work, const Relative& relative,
+                                 int tile, bool is_full, int stage) {
     const int key0 = tile * kKeys;
     load_rows(key_tile(stage), p, p.key, work, key0);
     load_rows(value_tile(stage), p, p.value, work, key0);
@@ -201,6 +216,7 @@ struct ForwardKernel {
       load_distances<kThreads, kDistances>(p, work.head, least_distance(work, key0),
                                            stage_offset(stage) + kDistanceOffset);
     }
+    if constexpr (kRelative) relative.load(p, work.head, key0, stage);
     copy_commit();
   }
 
@@ -218,10 +234,18 @@ struct ForwardKernel {
 
   // Takes kStep keys of a tile into the state of the warp's rows.
   template <typename Queries>
-  static SIMT_FN void attend(const Params& p, const Work& work, const Queries& query, int key0,
-                             int step0, int stage, bool is_full, State& state) {
+  static SIMT_FN void attend(const Params& p, const Work& work, Relative& relative,
+                             const Queries& query, int key0, int step0, int stage, bool is_full,
+                             State& state) {
     float score[kM][kN][4];
     clear(score);
+    if constexpr (kRelative) {
+      relative.for_pieces(p, 0, [&](int first) {
+        relative.add_products(score, p, relative.key_band(), first, step0, query_tile(),
+                              key_tile(stage), true);
+      });
+      relative.add_terms(score, p, step0);
+    }
     if constexpr (kHoldQueries) {
       multiply_transposed<T>(score, query, key_tile(stage), step0, p.exact);
     } else {
@@ -243,6 +267,13 @@ struct ForwardKernel {
       replace(score, dropped_elements<kM, kN>(p.options, place), 0.0f);
     }
     multiply<T>(state.output, score, value_tile(stage), step0, 0, p.exact);
+    if constexpr (kRelative) {
+      if (p.relative.value.data == nullptr) return;
+      relative.save_weights(score);
+      relative.template for_pieces<true>(p, 0, [&](int first) {
+        relative.add_shifted(state.output, p, relative.value_band(), first, step0, 0);
+      });
+    }
   }
 
   static SIMT_FN void store(const Params& p, const Work& work, const State& state) {

@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "attention/cuda/device_params.h"
+#include "attention/params.h"
+
 namespace ptmkernels::attention::cuda {
 
 // Device memory that lives as long as the op.
@@ -19,6 +22,14 @@ class Workspace {
  private:
   virtual void* bytes(int64_t count) = 0;
 };
+
+inline Rows make_rows(const Heads& heads, int64_t head_dim) {
+  constexpr int64_t kChunk = 16;
+  const int64_t size = heads.dtype == DType::kFloat32 ? 4 : 2;
+  int64_t parts = reinterpret_cast<int64_t>(heads.data);
+  for (int64_t extent : {heads.batch, heads.head, heads.row, head_dim}) parts |= extent * size;
+  return {heads.data, heads.batch, heads.head, heads.row, parts % kChunk == 0};
+}
 
 // Over how many blocks the `steps` of one are split: one, unless `blocks` leave multiprocessors
 // idle, as a single query over a long cache does.

@@ -7,21 +7,23 @@
 
 namespace ptmkernels::attention::cuda {
 
-template <typename T, int kHeadDim>
-void Instance<T, kHeadDim>::forward(const Queue& queue, const ForwardParams& params) {
-  using Kernel = ForwardKernel<T, kHeadDim>;
+template <typename T, int kHeadDim, bool kRelative>
+void Instance<T, kHeadDim, kRelative>::forward(const Queue& queue, const ForwardParams& params) {
+  using Kernel = ForwardKernel<T, kHeadDim, kRelative>;
   launch<Kernel>(queue, Kernel::blocks(params), params);
 }
 
-template <typename T, int kHeadDim>
-void Instance<T, kHeadDim>::backward_queries(const Queue& queue, const BackwardParams& params) {
-  using Kernel = BackwardKernel<T, kHeadDim, false>;
+template <typename T, int kHeadDim, bool kRelative>
+void Instance<T, kHeadDim, kRelative>::backward_queries(const Queue& queue,
+                                                        const BackwardParams& params) {
+  using Kernel = BackwardKernel<T, kHeadDim, false, kRelative>;
   launch<Kernel>(queue, Kernel::blocks(params), params);
 }
 
-template <typename T, int kHeadDim>
-void Instance<T, kHeadDim>::backward_keys(const Queue& queue, const BackwardParams& params) {
-  using Kernel = BackwardKernel<T, kHeadDim, true>;
+template <typename T, int kHeadDim, bool kRelative>
+void Instance<T, kHeadDim, kRelative>::backward_keys(const Queue& queue,
+                                                     const BackwardParams& params) {
+  using Kernel = BackwardKernel<T, kHeadDim, true, kRelative>;
   launch<Kernel>(queue, Kernel::blocks(params), params);
 }
 

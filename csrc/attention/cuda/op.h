@@ -1,4 +1,4 @@
-// The torch ops of masked attention over the CUDA kernels: reads the tensors, allocates the
+// The torch ops of attention over the CUDA kernels: reads the tensors, allocates the
 // results, runs the kernels on torch's stream. Nothing is checked here:
 // ptmkernels/ops/attention/validation.py has done so. Also compiled, with the kernels, against the
 // emulation of the tests.
@@ -65,7 +65,8 @@ std::tuple<Tensor, Tensor> attention_forward(
   }
   const OptionalTensor bias = readable_bias(given_bias, query);
   scope.reads(query, key, value, key_rank, query_low, query_high, tree, allowed, bias, bias_table,
-              bias_bucket, seed);
+              bias_bucket, seed, relative_key, relative_value, content_bias, position_bias,
+              segment_bias, segment_key, query_segment, key_segment, query_position);
   scope.writes(output, lse);
   const Arguments arguments = {
       key_rank,       query_low,       query_high,    tree,          allowed,      bias,
@@ -77,6 +78,24 @@ std::tuple<Tensor, Tensor> attention_forward(
   run_forward(scope.queue(), workspace, params, kExact);
   return {output, lse};
 }
+
+// The gradient of a differentiable option after the biases: float32, whole and contiguous; empty
+// where it is not wanted.
+struct OptionGradient {
+  const OptionalTensor& option;
+  bool wanted;
+  Tensor sum;
+
+  OptionGradient(const OptionalTensor& option, bool wanted, const Tensor& like)
+      : option(option),
+        wanted(wanted),
+        sum(wanted ? torch::stable::new_empty(*option, option->sizes(), ScalarType::Float)
+                   : torch::stable::new_empty(like, std::array<int64_t, 1>{0})) {}
+
+  Heads heads() const { return wanted ? repeating_heads_of(sum) : Heads(); }
+  float* data() const { return wanted ? static_cast<float*>(sum.data_ptr()) : nullptr; }
+  Tensor finish() const { return wanted ? torch::stable::to(sum, option->scalar_type()) : sum; }
+};
 
 // Of query, key, value and the differentiable options in the order of the schema; empty where not
 // wanted.
@@ -114,18 +133,30 @@ Gradients attention_backward(
   Tensor grad_table =
       with_table ? torch::stable::new_empty(*bias_table, bias_table->sizes(), ScalarType::Float)
                  : empty();
+  int place = 2;
+  const auto of_option = [&](const OptionalTensor& option) {
+    return OptionGradient(option, wanted_grads >> place++ & 1, query);
+  };
+  // Braces keep the order of DIFFERENTIABLE (ptmkernels/ops/attention/options.py).
+  std::array<OptionGradient, 6> gradients{of_option(relative_key), of_option(relative_value),
+                                          of_option(content_bias), of_option(position_bias),
+                                          of_option(segment_bias), of_option(segment_key)};
   if (is_empty(size)) {
     for (Tensor* tensor : {&grad_query, &grad_key, &grad_value, &grad_bias, &grad_table}) {
       torch::stable::zero_(*tensor);
     }
+    for (OptionGradient& gradient : gradients) torch::stable::zero_(gradient.sum);
   } else {
     const Tensor incoming =
         grad_output.stride(3) == 1 ? grad_output : torch::stable::contiguous(grad_output);
     OptionalTensor incoming_lse;
     if (grad_lse) incoming_lse = torch::stable::contiguous(*grad_lse);
     scope.reads(incoming, incoming_lse, query, key, value, output, lse, key_rank, query_low,
-                query_high, tree, allowed, bias, bias_table, bias_bucket, seed);
+                query_high, tree, allowed, bias, bias_table, bias_bucket, seed, relative_key,
+                relative_value, content_bias, position_bias, segment_bias, segment_key,
+                query_segment, key_segment, query_position);
     scope.writes(grad_query, grad_key, grad_value, grad_bias, grad_table);
+    for (const OptionGradient& gradient : gradients) scope.writes(gradient.sum);
     const Arguments arguments = {
         key_rank,       query_low,       query_high,    tree,          allowed,      bias,
         bias_table,     bias_bucket,     scale,         dropout_p,     seed,         relative_key,
@@ -136,13 +167,28 @@ Gradients attention_backward(
                         incoming_lse, grad_query, grad_key, grad_value);
     if (with_bias) params.grad_bias = scores_of(grad_bias, dtype_of(grad_bias));
     if (with_table) params.grad_table = static_cast<float*>(grad_table.data_ptr());
+    params.grad_relative_key = gradients[0].heads();
+    params.grad_relative_value = gradients[1].heads();
+    params.grad_content_bias = gradients[2].data();
+    params.grad_position_bias = gradients[3].data();
+    params.grad_segment_bias = gradients[4].data();
+    params.grad_segment_key = gradients[5].data();
     TorchWorkspace workspace(query, scope);
     run_backward(scope.queue(), workspace, params, kExact);
   }
   if (with_bias) grad_bias = torch::stable::to(grad_bias, given_bias->scalar_type());
   if (with_table) grad_table = torch::stable::to(grad_table, bias_table->scalar_type());
-  return {grad_query, grad_key, grad_value, grad_bias, grad_table, empty(),
-          empty(),    empty(),  empty(),    empty(),   empty()};
+  return {grad_query,
+          grad_key,
+          grad_value,
+          grad_bias,
+          grad_table,
+          gradients[0].finish(),
+          gradients[1].finish(),
+          gradients[2].finish(),
+          gradients[3].finish(),
+          gradients[4].finish(),
+          gradients[5].finish()};
 }
 
 }  // namespace ptmkernels::attention::cuda

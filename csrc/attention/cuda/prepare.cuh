@@ -1,5 +1,6 @@
 // The small kernels around the large ones: row statistics for the backward pass, the bias of each
-// distance, and the join of a forward pass that was split over the keys.
+// distance, the join of a forward pass that was split over the keys, and that of parts of a
+// gradient.
 #pragma once
 
 #include "attention/cuda/device_params.h"
@@ -146,6 +147,36 @@ struct CombineKernel {
  private:
   static SIMT_FN float weight(const Params& p, int split, int64_t row, float origin) {
     return exp2_fast(load_global(p.split_lse + split * p.rows + row) - origin);
+  }
+};
+
+// sum = that of all parts of a gradient.
+struct SumPartsParams {
+  const float* partial;  // (parts, elements)
+  int parts;
+  int64_t elements;
+  void* sum;
+  bool is_float;
+};
+
+template <typename T>
+struct SumPartsKernel {
+  using Params = SumPartsParams;
+  static constexpr int kThreads = 128, kMinBlocks = 1;
+
+  static int shared_bytes(const Params&) { return 0; }
+  static int64_t blocks(const Params& p) { return (p.elements + kThreads - 1) / kThreads; }
+
+  static SIMT_FN void run(const Params& p) {
+    const int64_t place = block_index() * kThreads + thread_index();
+    if (place >= p.elements) return;
+    float total = 0.0f;
+    for (int s = 0; s < p.parts; ++s) total += load_global(p.partial + s * p.elements + place);
+    if (p.is_float) {
+      store_global(static_cast<float*>(p.sum) + place, total);
+    } else {
+      store_global(static_cast<T*>(p.sum) + place, from_float<T>(total));
+    }
   }
 };
 

@@ -10,6 +10,7 @@
 #include "attention/cuda/instance.h"
 #include "attention/cuda/prepare.cuh"
 #include "attention/cuda/run_bias.h"
+#include "attention/cuda/run_relative.h"
 #include "attention/cuda/shapes.h"
 #include "attention/cuda/tile_bounds.cuh"
 #include "attention/params.h"
@@ -18,41 +19,43 @@ namespace ptmkernels::attention::cuda {
 
 // f(Instance) for the type and the head dimension, padded to the next for which there are kernels.
 template <typename T, typename F>
-void with_head_dim(int64_t head_dim, F&& f) {
-  if (head_dim <= 32) return f(Instance<T, 32>());
-  if (head_dim <= 64) return f(Instance<T, 64>());
-  if (head_dim <= 128) return f(Instance<T, 128>());
-  return f(Instance<T, 256>());
+void with_head_dim(int64_t head_dim, bool relative, F&& f) {
+  if (relative) {
+    if (head_dim <= 64) return f(Instance<T, 64, true>());
+    if (head_dim <= 128) return f(Instance<T, 128, true>());
+    return f(Instance<T, 256, true>());
+  }
+  if (head_dim <= 32) return f(Instance<T, 32, false>());
+  if (head_dim <= 64) return f(Instance<T, 64, false>());
+  if (head_dim <= 128) return f(Instance<T, 128, false>());
+  return f(Instance<T, 256, false>());
 }
 
 template <typename F>
-void with_instance(DType dtype, int64_t head_dim, F&& f) {
+void with_instance(DType dtype, int64_t head_dim, bool relative, F&& f) {
   switch (dtype) {
     case DType::kBFloat16:
-      return with_head_dim<bfloat16>(head_dim, f);
+      return with_head_dim<bfloat16>(head_dim, relative, f);
     case DType::kFloat16:
-      return with_head_dim<float16>(head_dim, f);
+      return with_head_dim<float16>(head_dim, relative, f);
     default:
-      return with_head_dim<float>(head_dim, f);
+      return with_head_dim<float>(head_dim, relative, f);
   }
 }
 
-template <typename T, int kHeadDim>
-ForwardShape<T, kHeadDim> forward_shape(Instance<T, kHeadDim>);
-template <typename T, int kHeadDim>
-BackwardShape<T, kHeadDim> backward_shape(Instance<T, kHeadDim>);
-template <typename T, int kHeadDim>
-T element_type(Instance<T, kHeadDim>);
+// What an Instance is one of.
+template <typename Instance>
+struct Traits;
+template <typename T, int kHeadDim_, bool kRelative_>
+struct Traits<Instance<T, kHeadDim_, kRelative_>> {
+  using Element = T;
+  static constexpr int kHeadDim = kHeadDim_;
+  static constexpr bool kRelative = kRelative_;
+  using Forward = ForwardShapeOf<T, kHeadDim, kRelative>;
+  using Backward = BackwardShapeOf<T, kHeadDim, kRelative>;
+};
 
 // -- parameters --------------------------------------------------------------------------------
-
-inline Rows make_rows(const Heads& heads, int64_t head_dim) {
-  constexpr int64_t kChunk = 16;
-  const int64_t size = heads.dtype == DType::kFloat32 ? 4 : 2;
-  int64_t parts = reinterpret_cast<int64_t>(heads.data);
-  for (int64_t extent : {heads.batch, heads.head, heads.row, head_dim}) parts |= extent * size;
-  return {heads.data, heads.batch, heads.head, heads.row, parts % kChunk == 0};
-}
 
 inline ScoreOptions make_score_options(const Options& options, DType dtype,
                                        const float* distance_bias) {
@@ -125,6 +128,15 @@ class TileBoundsLists {
                tile);
   }
 
+  // The least and greatest position of groups of queries.
+  TileBoundsList positions(const Integers& position) {
+    if (position.data == nullptr) return {nullptr, 0};
+    const int rows = position.batch ? static_cast<int>(size_.batches) : 1;
+    return add({position.data, position.data, position.batch, position.batch, rows,
+                static_cast<int>(size_.queries)},
+               kPositionGroup);
+  }
+
   void run(const Queue& queue) {
     if (p_.jobs == 0) return;
     launch<TileBoundsKernel>(queue, p_.first_block[p_.jobs], p_);
@@ -162,6 +174,7 @@ void fill_params(Params& p, const Source& source, const float* distance_bias, bo
   p.key = make_rows(source.key, size.dimension);
   p.value = make_rows(source.value, size.dimension);
   p.options = make_score_options(source.options, source.query.dtype, distance_bias);
+  if (is_relative(source.options)) p.relative = make_relative(source.options.relative, size);
 }
 
 // -- forward -----------------------------------------------------------------------------------
@@ -174,28 +187,34 @@ inline void run_forward(const Queue& queue, Workspace& workspace,
   fill_params(p, source, bias, exact);
   p.output = source.output.data;
   p.lse = source.lse;
-  with_instance(source.query.dtype, size.dimension, [&](auto instance) {
-    using Shape = decltype(forward_shape(instance));
-    using T = decltype(element_type(instance));
-    TileBoundsLists lists(size, source.options.mask, workspace);
-    p.query_bounds = lists.queries(Shape::kRows);
-    p.key_bounds = lists.keys(Shape::kCols);
-    lists.run(queue);
-    const int64_t rows = size.batches * size.heads * size.queries;
-    const int64_t blocks =
-        size.batches * size.heads * ((size.queries + Shape::kRows - 1) / Shape::kRows);
-    const int64_t key_tiles = (size.keys + Shape::kCols - 1) / Shape::kCols;
-    p.splits = splits_of(blocks, key_tiles, queue.multiprocessors());
-    if (p.splits > 1) {
-      p.split_output = workspace.take<float>(p.splits * rows * size.dimension);
-      p.split_lse = workspace.take<float>(p.splits * rows);
-    }
-    instance.forward(queue, p);
-    if (p.splits == 1) return;
-    const CombineParams combine{rows,        p.splits, p.head_dim, p.split_output,
-                                p.split_lse, p.output, p.lse};
-    launch<CombineKernel<T>>(queue, CombineKernel<T>::blocks(combine), combine);
-  });
+  with_instance(
+      source.query.dtype, size.dimension, is_relative(source.options), [&](auto instance) {
+        using Kind = Traits<decltype(instance)>;
+        using Shape = typename Kind::Forward;
+        using T = typename Kind::Element;
+        TileBoundsLists lists(size, source.options.mask, workspace);
+        p.query_bounds = lists.queries(Shape::kRows);
+        p.key_bounds = lists.keys(Shape::kCols);
+        p.relative.position_bounds = lists.positions(source.options.relative.query_position);
+        lists.run(queue);
+        if constexpr (Kind::kRelative) {
+          run_relative_terms<T>(queue, workspace, p, source.options.relative);
+        }
+        const int64_t rows = size.batches * size.heads * size.queries;
+        const int64_t blocks =
+            size.batches * size.heads * ((size.queries + Shape::kRows - 1) / Shape::kRows);
+        const int64_t key_tiles = (size.keys + Shape::kCols - 1) / Shape::kCols;
+        p.splits = splits_of(blocks, key_tiles, queue.multiprocessors());
+        if (p.splits > 1) {
+          p.split_output = workspace.take<float>(p.splits * rows * size.dimension);
+          p.split_lse = workspace.take<float>(p.splits * rows);
+        }
+        instance.forward(queue, p);
+        if (p.splits == 1) return;
+        const CombineParams combine{rows,        p.splits, p.head_dim, p.split_output,
+                                    p.split_lse, p.output, p.lse};
+        launch<CombineKernel<T>>(queue, CombineKernel<T>::blocks(combine), combine);
+      });
 }
 
 // -- backward ----------------------------------------------------------------------------------
@@ -229,31 +248,51 @@ inline void run_backward(const Queue& queue, Workspace& workspace,
   p.grad_query = source.grad_query.data;
   p.grad_key = source.grad_key.data;
   p.grad_value = source.grad_value.data;
-  with_instance(source.query.dtype, size.dimension, [&](auto instance) {
-    using Shape = decltype(backward_shape(instance));
-    using T = decltype(element_type(instance));
-    run_row_statistics<T>(queue, workspace, p, source);
-    TileBoundsLists lists(size, source.options.mask, workspace);
-    const TileBoundsList own_queries = lists.queries(Shape::kRows), keys = lists.keys(Shape::kCols);
-    const TileBoundsList own_keys = lists.keys(Shape::kRows), queries = lists.queries(Shape::kCols);
-    const bool with_bias = source.grad_bias.data != nullptr || source.grad_table != nullptr;
-    TileBoundsList bias_queries{}, bias_keys{};
-    if (with_bias) {
-      bias_queries = lists.queries(kBiasTile);
-      bias_keys = lists.keys(kBiasTile);
-    }
-    lists.run(queue);
-    p.own_bounds = own_queries;
-    p.other_bounds = keys;
-    instance.backward_queries(queue, p);
-    p.own_bounds = own_keys;
-    p.other_bounds = queries;
-    instance.backward_keys(queue, p);
-    if (!with_bias) return;
-    p.own_bounds = bias_queries;
-    p.other_bounds = bias_keys;
-    run_bias_gradients<T>(queue, workspace, p, source);
-  });
+  with_instance(
+      source.query.dtype, size.dimension, is_relative(source.options), [&](auto instance) {
+        using Kind = Traits<decltype(instance)>;
+        using Shape = typename Kind::Backward;
+        using T = typename Kind::Element;
+        run_row_statistics<T>(queue, workspace, p, source);
+        TileBoundsLists lists(size, source.options.mask, workspace);
+        const TileBoundsList own_queries = lists.queries(Shape::kRows),
+                             keys = lists.keys(Shape::kCols);
+        const TileBoundsList own_keys = lists.keys(Shape::kRows),
+                             queries = lists.queries(Shape::kCols);
+        const bool with_bias = source.grad_bias.data != nullptr || source.grad_table != nullptr;
+        TileBoundsList bias_queries{}, bias_keys{};
+        if (with_bias) {
+          bias_queries = lists.queries(kBiasTile);
+          bias_keys = lists.keys(kBiasTile);
+        }
+        TileBoundsList row_queries{}, row_keys{};
+        if constexpr (Kind::kRelative) {
+          using RowsShape = RelativeGradientShape<T, Kind::kHeadDim>;
+          row_queries = lists.queries(RowsShape::kRows);
+          row_keys = lists.keys(RowsShape::kCols);
+        }
+        p.relative.position_bounds = lists.positions(source.options.relative.query_position);
+        lists.run(queue);
+        if constexpr (Kind::kRelative) {
+          run_relative_terms<T>(queue, workspace, p, source.options.relative);
+          take_sums(workspace, p);
+        }
+        p.own_bounds = own_queries;
+        p.other_bounds = keys;
+        instance.backward_queries(queue, p);
+        p.own_bounds = own_keys;
+        p.other_bounds = queries;
+        instance.backward_keys(queue, p);
+        if constexpr (Kind::kRelative) {
+          p.own_bounds = row_queries;
+          p.other_bounds = row_keys;
+          run_relative_gradients<T, Kind::kHeadDim>(queue, workspace, p, source);
+        }
+        if (!with_bias) return;
+        p.own_bounds = bias_queries;
+        p.other_bounds = bias_keys;
+        run_bias_gradients<T, Kind::kRelative>(queue, workspace, p, source);
+      });
 }
 
 }  // namespace ptmkernels::attention::cuda

@@ -4,6 +4,7 @@
 #include "attention/cuda/bias_gradient.cuh"
 #include "attention/cuda/host.h"
 #include "attention/cuda/instance.h"
+#include "attention/cuda/prepare.cuh"
 #include "attention/params.h"
 
 namespace ptmkernels::attention::cuda {
@@ -15,7 +16,7 @@ inline int bias_splits(const Queue& queue, const BiasGradientParams& p) {
   return splits_of(owners, bias_items(p), queue.multiprocessors());
 }
 
-template <typename T>
+template <typename T, bool kRelative>
 void run_dense_bias_gradient(const Queue& queue, Workspace& workspace, BiasGradientParams p,
                              const Scores& gradient) {
   p.diagonals = false;
@@ -33,13 +34,13 @@ void run_dense_bias_gradient(const Queue& queue, Workspace& workspace, BiasGradi
                (gradient.row ? p.query_len : 1) * (gradient.column ? p.key_len : 1);
   p.splits = bias_splits(queue, p);
   if (p.splits > 1) p.partial = workspace.take<float>(p.splits * p.elements);
-  BiasInstance<T>::gradient(queue, p);
+  BiasInstance<T, kRelative>::gradient(queue, p);
   if (p.splits == 1) return;
-  const BiasReduceParams reduce{p.partial, p.splits, p.elements, p.gradient, p.gradient_is_float};
-  launch<BiasReduceKernel<T>>(queue, BiasReduceKernel<T>::blocks(reduce), reduce);
+  const SumPartsParams reduce{p.partial, p.splits, p.elements, p.gradient, p.gradient_is_float};
+  launch<SumPartsKernel<T>>(queue, SumPartsKernel<T>::blocks(reduce), reduce);
 }
 
-template <typename T>
+template <typename T, bool kRelative>
 void run_table_gradient(const Queue& queue, Workspace& workspace, BiasGradientParams p,
                         const attention::BackwardParams& source) {
   p.diagonals = true;
@@ -49,7 +50,7 @@ void run_table_gradient(const Queue& queue, Workspace& workspace, BiasGradientPa
   p.splits = bias_splits(queue, p);
   p.partial = workspace.take<float>(static_cast<int64_t>(p.splits) * p.heads * p.own_key_tiles *
                                     kTileDistancesPadded);
-  BiasInstance<T>::gradient(queue, p);
+  BiasInstance<T, kRelative>::gradient(queue, p);
   const TableGradientParams table{p.partial,
                                   p.splits,
                                   p.heads,
@@ -65,15 +66,16 @@ void run_table_gradient(const Queue& queue, Workspace& workspace, BiasGradientPa
 
 // `common` are the parameters of the other gradients' kernels, with the bounds of tiles of
 // kBiasTile.
-template <typename T>
+template <typename T, bool kRelative>
 void run_bias_gradients(const Queue& queue, Workspace& workspace, const BackwardParams& common,
                         const attention::BackwardParams& source) {
   BiasGradientParams p{};
   static_cast<BackwardParams&>(p) = common;
   p.query_tiles = (p.query_len + kBiasTile - 1) / kBiasTile;
   p.key_tiles = (p.key_len + kBiasTile - 1) / kBiasTile;
-  if (source.grad_bias.data) run_dense_bias_gradient<T>(queue, workspace, p, source.grad_bias);
-  if (source.grad_table) run_table_gradient<T>(queue, workspace, p, source);
+  if (source.grad_bias.data)
+    run_dense_bias_gradient<T, kRelative>(queue, workspace, p, source.grad_bias);
+  if (source.grad_table) run_table_gradient<T, kRelative>(queue, workspace, p, source);
 }
 
 }  // namespace ptmkernels::attention::cuda

@@ -35,11 +35,16 @@ struct SharedTile {
   }
 };
 
-// `rows` rows of `cols` elements from global memory, the rest of the tile zeros. Wide rows come
-// asynchronously; others, whose 16 bytes are not aligned, element by element.
-template <int kThreads, typename T, int kRows, int kCols>
+struct SameRow {
+  SIMT_FN int operator()(int row) const { return row; }
+};
+
+// `rows` rows of `cols` elements from global memory, the rest of the tile zeros; row r of the tile
+// is row row_of(r) of the source. Wide rows come asynchronously; others, whose 16 bytes are not
+// aligned, element by element.
+template <int kThreads, typename T, int kRows, int kCols, typename RowOf = SameRow>
 SIMT_FN void load_tile(SharedTile<T, kRows, kCols> tile, const T* source, int64_t row_stride,
-                       int rows, int cols, bool wide) {
+                       int rows, int cols, bool wide, RowOf row_of = {}) {
   using Tile = SharedTile<T, kRows, kCols>;
   constexpr int kCount = kRows * Tile::kChunks;
   static_assert(kCount % kThreads == 0);
@@ -48,7 +53,7 @@ SIMT_FN void load_tile(SharedTile<T, kRows, kCols> tile, const T* source, int64_
     for (int place = thread_index(); place < kCount; place += kThreads) {
       const int row = place / Tile::kChunks, chunk = place % Tile::kChunks;
       const bool inside = row < rows && chunk * Tile::kPerChunk < cols;
-      const T* from = source + (inside ? row * row_stride + chunk * Tile::kPerChunk : 0);
+      const T* from = source + (inside ? row_of(row) * row_stride + chunk * Tile::kPerChunk : 0);
       copy_async<Bytes16>(tile.data, Tile::offset(row, chunk), from, inside);
     }
     return;
@@ -60,7 +65,8 @@ SIMT_FN void load_tile(SharedTile<T, kRows, kCols> tile, const T* source, int64_
     SIMT_UNROLL
     for (int e = 0; e < Tile::kPerChunk; ++e) {
       const int col = chunk * Tile::kPerChunk + e;
-      element[e] = row < rows && col < cols ? load_global(source + row * row_stride + col) : T{};
+      element[e] =
+          row < rows && col < cols ? load_global(source + row_of(row) * row_stride + col) : T{};
     }
     Bytes16 bytes;
     memcpy(&bytes, element, sizeof(bytes));

@@ -37,7 +37,7 @@ struct TileBoundsJob {
 };
 
 struct TileBoundsParams {
-  static constexpr int kMaxJobs = 6;
+  static constexpr int kMaxJobs = 9;
   TileBoundsJob job[kMaxJobs];
   int jobs;
   int64_t first_block[kMaxJobs + 1];  // of each job
