@@ -232,6 +232,7 @@ def random_states() -> dict[str, Tensor]:
 
 def set_random_states(states: Mapping[str, Tensor]) -> None:
     """The reverse of :func:`random_states`."""
-    torch.set_rng_state(states["cpu"])
+    # Copies: torch misreads a state that does not begin where its storage does.
+    torch.set_rng_state(states["cpu"].clone())
     if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+        torch.cuda.set_rng_state(states["cuda"].clone())

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 
 from ptmkernels.checkpoint import read_json
 from ptmkernels.data.corpus import DEFAULT_CORPUS, Corpus, choose_held_out
@@ -37,7 +36,7 @@ from ptmkernels.registry import create_model, model_card
 from ptmkernels.training.checkpoints import latest_checkpoint
 from ptmkernels.training.config import TrainingConfig
 from ptmkernels.training.local_start import start_local
-from ptmkernels.training.trainer import Trainer
+from ptmkernels.training.trainer import Trainer, count_processes
 
 __all__ = ["OBJECTIVES", "PretrainingConfig", "prepare_pretraining"]
 
@@ -275,7 +274,7 @@ def _segments(
     length = config.max_length
     options = {
         "batch_size": config.training.batch_size,
-        "num_processes": PartialState().num_processes,
+        "num_processes": count_processes(),
         "length": length,
         "seed": config.training.seed,
     }

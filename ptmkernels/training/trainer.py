@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
@@ -28,7 +28,7 @@ from ptmkernels.training.optimizers import create_optimizer
 from ptmkernels.training.reporting import History, Reporter
 from ptmkernels.training.schedules import create_schedule
 
-__all__ = ["Trainer", "TrainingResult"]
+__all__ = ["Trainer", "TrainingResult", "count_processes"]
 
 # Settings that may differ when a run goes on: none of them changes a weight.
 FREE_SETTINGS = ("log_every", "evaluate_every", "save_every", "keep", "workers")
@@ -339,12 +339,21 @@ class Trainer:
                 signal.signal(number, handler)
 
 
+def count_processes() -> int:
+    """How many processes train together."""
+    return PartialState(cpu=_on_cpu()).num_processes
+
+
 def _create_accelerator(precision: str) -> Accelerator:
     # Accelerate keeps one precision for all of a process, and refuses another one later. With a state of its
     # own, each trainer has the precision that it was made with.
     AcceleratorState._shared_state = {}
-    # Without `cpu`, several processes on a machine with no GPU would not find each other.
-    return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
+    return Accelerator(mixed_precision=precision, cpu=_on_cpu())
+
+
+def _on_cpu() -> bool:
+    # Unless it is told so first, Accelerate lets processes on a machine with no GPU run each for itself.
+    return not torch.accelerator.is_available()
 
 
 class _Sums:

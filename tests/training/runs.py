@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from ptmkernels import create_model
-from ptmkernels.data import MaskedDataset, Masking, SentencePairs
-from ptmkernels.objectives import BertPretraining
+from ptmkernels.data import CausalSegments, MaskedDataset, Masking, SentencePairs
+from ptmkernels.objectives import BertPretraining, CausalLanguageModelling
 from ptmkernels.training import Trainer, TrainingConfig, latest_checkpoint
+from ptmkernels.training.trainer import count_processes
 from tests.data.corpora import random_corpus, tokenizer
 
 TOKENIZER = tokenizer()
@@ -52,6 +53,22 @@ def tiny_trainer(output=None, *, dropout=0.1, objective=None, held_out=True, dat
     )
 
 
+def recurrent_trainer(output=None, *, batch_size, **settings):
+    """Transformer-XL whose memory is longer than a segment, without dropout; rows as `batch_size` asks."""
+    torch.manual_seed(0)
+    model = create_model(
+        *("transformer-xl-base", "causal-lm"),
+        **{"vocab_size": TOKENIZER.vocab_size, "d_model": 24, "d_embed": 24, "n_layer": 2},
+        **{"n_head": 2, "d_head": 9, "d_inner": 31, "mem_len": 14, "cutoffs": [30]},
+        dropout=0.0,
+    )
+    rows = {"batch_size": batch_size, "num_processes": count_processes()}
+    data = CausalSegments(random_corpus(12), TOKENIZER, length=11, stride=11, seed=0, **rows)
+    config = TrainingConfig(batch_size=batch_size, learning_rate=1e-2, log_every=1, **settings)
+    objective = CausalLanguageModelling()
+    return Trainer(model, objective, data, config, output=output, files=TOKENIZER.files())
+
+
 def weights(trainer):
     return {name: tensor.clone() for name, tensor in trainer.bare_model.state_dict().items()}
 
@@ -62,7 +79,11 @@ def same_bits(first, second):
 
 def main(output, settings):
     torch.set_num_threads(1)
-    trainer = tiny_trainer(Path(output), held_out=False, **json.loads(settings))
+    settings = json.loads(settings)
+    if settings.pop("recurrent", False):
+        trainer = recurrent_trainer(Path(output), **settings)
+    else:
+        trainer = tiny_trainer(Path(output), held_out=False, **settings)
     if checkpoint := latest_checkpoint(Path(output)):
         trainer.resume(checkpoint)
     result = trainer.run()

@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from ptmkernels.training import checkpoints_of, latest_checkpoint
 from tests.training.runs import same_bits
 
 ROOT = Path(__file__).parents[2]
+TWO_PROCESSES = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -88,8 +90,7 @@ def test_an_interrupted_run_saves_and_stops(tmp_path, number):
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
     settings = {"steps": 5, "dropout": 0.0, "accumulation": 2}
     alone = history(command(tmp_path / "one", settings | {"batch_size": 6}))
-    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
-    together = history(command(tmp_path / "two", settings | {"batch_size": 3}, launcher))
+    together = history(command(tmp_path / "two", settings | {"batch_size": 3}, TWO_PROCESSES))
     assert len(alone) == len(together) == 5
     for one, two in zip(alone, together, strict=True):
         for name in ("loss", "mlm_loss", "nsp_loss", "gradient_norm"):
@@ -98,3 +99,28 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
     random_states = load_file(latest_checkpoint(tmp_path / "two") / "random.safetensors")
     assert random_states["cpu"].shape[0] == 2
     assert not (random_states["cpu"][0] == random_states["cpu"][1]).all()
+
+
+def test_two_processes_keep_the_memory_of_their_own_rows(tmp_path):
+    """They equal one with twice the batch, and go on after a checkpoint with the same memories."""
+    settings = {"recurrent": True, "steps": 6, "save_every": 3, "accumulation": 2, "keep": 9}
+    alone = history(command(tmp_path / "one", settings | {"batch_size": 6}))
+    own = settings | {"batch_size": 3}
+    together = history(command(tmp_path / "two", own, TWO_PROCESSES))
+    assert len(alone) == len(together) == 6
+    for one, two in zip(alone, together, strict=True):
+        for name in ("loss", "gradient_norm"):
+            assert two[name] == pytest.approx(one[name], rel=1e-4)
+    whole, memories = (
+        [
+            load_file(latest_checkpoint(tmp_path / run) / f"{name}.safetensors")
+            for run in ("one", "two")
+        ]
+        for name in ("model", "random")
+    )
+    one, two = (each["memory"] for each in memories)  # (processes, layers, B, M, E)
+    torch.testing.assert_close(two.transpose(0, 1).flatten(1, 2), one[0], rtol=1e-3, atol=1e-4)
+    latest_checkpoint(tmp_path / "two").rename(tmp_path / "away")
+    history(command(tmp_path / "two", own, TWO_PROCESSES))
+    again = load_file(latest_checkpoint(tmp_path / "two") / "model.safetensors")
+    assert same_bits(again, whole[1])
