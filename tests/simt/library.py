@@ -86,7 +86,7 @@ def library() -> ctypes.CDLL:
     torch.ops.load_library(path)
     for suffix in ("", "_tf32"):
         names = (f"{NAMESPACE}::attention_{d}{suffix}" for d in ("forward", "backward"))
-        autograd.register(*names)
+        autograd.register(*names, autograd.contiguous_like)
     control = ctypes.CDLL(str(path))
     control.simt_take_reports.restype = ctypes.c_char_p
     control.simt_take_sites.restype = ctypes.c_char_p
