@@ -27,9 +27,9 @@
 //   load_matrices(shared, i), load_matrices_transposed(shared, i)   ldmatrix.x4
 //   mma_bf16, mma_f16, mma_tf32   D = A B + D of a warp, float32 accumulators
 //   load_global(p), store_global(p, x)
-//   load_current(p)               of memory that other threads change at the same time; and
-//   atomic_add(p, x)              their changes, in no order: float, double, or four float together,
-//   compare_and_swap(p, old, x)   for 2 or 8 bytes; returns what was there
+//   load_current(p)               of memory that other threads change at the same time
+//   atomic_add(p, x)              float, double, or four float together
+//   compare_and_swap(p, old, x)   2 or 8 bytes; returns what was there
 //   stay_here(x)                  x, and what is computed from it is not moved out of a loop
 //   exp2_fast, log2_fast, round_tf32, lowest_bit, as_float, as_bits, to_float(x), from_float<T>(x),
 //   pack<T>(low, high)

@@ -11,8 +11,9 @@
 
 namespace ptmkernels::word_vectors::cuda {
 
-constexpr int kMaxSharedBytes = 99 * 1024;   // what every card from sm_80 on gives to one block
-constexpr int kBlocksOfMultiprocessor = 16;  // more than fit at once leave no gap when some end
+constexpr int kMaxSharedBytes = 99 * 1024;    // what every card from sm_80 on gives to one block
+constexpr int kBlocksOfMultiprocessor = 16;   // more than fit at once leave no gap when some end
+constexpr int64_t kMaxWorkspace = 256 << 20;  // bytes, for rows that shared memory cannot hold
 
 // The kept words of a call, one after the other.
 struct Plan {
@@ -110,6 +111,7 @@ inline Tensor word_vectors_step_(Tensor input_weight, Tensor output_weight, cons
   OptionalTensor workspace;
   const int64_t bytes = int64_t{4} * p.layout.rows() * o.width;
   if (bytes > kMaxSharedBytes) {
+    p.blocks = std::clamp<int64_t>(kMaxWorkspace / bytes, 1, p.blocks);
     workspace = empty<1>(input_weight, {p.blocks * bytes / 4});
     scope.workspace(*workspace);
     p.workspace = data<float>(*workspace);

@@ -113,6 +113,14 @@ def test_long_sentences_are_cut_alike(cbow):
     assert_same(both(cbow, matrices, tokens, num_negatives=1, **options))
 
 
+def test_more_stretches_than_blocks():
+    """Each block trains several; with a small learning rate their order does not show."""
+    counts, _, matrices = case(vocabulary=97, width=2)
+    options = {"sampler": AliasTable.from_counts(counts), "num_negatives": 0, "total": 10**9}
+    tokens = different_words(tokens=4300, sentence=500)
+    assert_same(both(False, matrices, tokens, window=1, learning_rate=1e-5, **options))
+
+
 @BOTH
 @pytest.mark.parametrize("width", [20, 21])
 def test_bfloat16_stays_near_the_reference(cbow, width):
