@@ -10,7 +10,6 @@
 #pragma once
 
 #include "word_vectors/cuda/hogwild.cuh"
-#include "word_vectors/cuda/input_rows.cuh"
 #include "word_vectors/cuda/outputs.cuh"
 #include "word_vectors/cuda/scratch.cuh"
 
@@ -304,7 +303,7 @@ class Trainer {
   // The collected changes of the contexts.
   SIMT_FN void give_errors(const Window& w) {
     for (int c = 0; c < w.contexts; ++c) {
-      const InputRows<T> rows = input_rows(w.context(c));
+      const InputRows rows = input_rows(w.context(c));
       SIMT_ROLL
       for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
         Columns<kWide> e = scratch_.load(p_.layout.error() + (o_.cbow ? 0 : c), d);
@@ -320,9 +319,28 @@ class Trainer {
 
   // -- input rows ------------------------------------------------------------------------------
 
-  SIMT_FN InputRows<T> input_rows(int64_t j) const { return {o_, load_global(p_.word + j)}; }
+  // Those of one word.
+  struct InputRows {
+    T* matrix;
+    int64_t stride, word;
+    const int32_t* subwords;  // null: its own
+    int count;
 
-  static SIMT_FN void add_current(Columns<kWide>& sum, const InputRows<T>& rows, int d) {
+    SIMT_FN T* row(int r) const {
+      return matrix + (subwords == nullptr ? word : load_global(subwords + r)) * stride;
+    }
+  };
+
+  SIMT_FN InputRows input_rows(int64_t j) const {
+    const int32_t word = load_global(p_.word + j);
+    T* matrix = static_cast<T*>(o_.input);
+    if (o_.subword_offsets == nullptr) return {matrix, o_.input_stride, word, nullptr, 1};
+    const int64_t begin = load_global(o_.subword_offsets + word);
+    const int64_t end = load_global(o_.subword_offsets + word + 1);
+    return {matrix, o_.input_stride, word, o_.subwords + begin, static_cast<int>(end - begin)};
+  }
+
+  static SIMT_FN void add_current(Columns<kWide>& sum, const InputRows& rows, int d) {
     for (int r = 0; r < rows.count; ++r) {
       add(sum, 1.0f, load_current_columns<kWide>(rows.row(r) + d));
     }
@@ -336,7 +354,7 @@ class Trainer {
   SIMT_FN int slot(int64_t j) const { return static_cast<int>(j - origin_) % p_.layout.contexts; }
 
   SIMT_FN void stage(int64_t j) {
-    const InputRows<T> rows = input_rows(j);
+    const InputRows rows = input_rows(j);
     SIMT_ROLL
     for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
       Columns<kWide> mean = {};
@@ -351,7 +369,7 @@ class Trainer {
   SIMT_FN void give_back(int64_t begin, int64_t end) {
     if (o_.cbow) return;
     for (int64_t j = begin; j < end; ++j) {
-      const InputRows<T> rows = input_rows(j);
+      const InputRows rows = input_rows(j);
       SIMT_ROLL
       for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
         const Columns<kWide> x = change(slot(j), p_.layout.before() + slot(j), d);
@@ -367,7 +385,7 @@ class Trainer {
       Columns<kWide> mean = {};
       int count = 0;
       for (int c = 0; c < w.contexts; ++c) {
-        const InputRows<T> rows = input_rows(w.context(c));
+        const InputRows rows = input_rows(w.context(c));
         add_current(mean, rows, d);
         count += rows.count;
       }
