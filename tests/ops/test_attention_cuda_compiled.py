@@ -134,4 +134,5 @@ def test_every_product_is_matrix_instructions(architecture, kernel):
         sum(n for i, n in count.items() if i.startswith("HMMA.16816.F32.BF16")) >= PRODUCTS[kernel]
     )
     scalar = sum(n for i, n in count.items() if re.match("FFMA|HFMA2|DFMA", i))
-    assert scalar <= 8 * PRODUCTS[kernel] // 4, count
+    outer = 2 * 32 if kernel in RELATIVE else 0  # at the end, sums of dS times two vectors
+    assert scalar <= 8 * PRODUCTS[kernel] // 4 + outer, count
