@@ -93,16 +93,23 @@ def mangled(architecture: str, kernel: str, dtype: str, head_dim: int) -> str:
     return found
 
 
+def allowed_stack(kernel: str, dtype: str, head_dim: int) -> int:
+    """Bytes of a thread that may lie in memory."""
+    relative = kernel in RELATIVE
+    if dtype == "float32":
+        return ({64: 24, 128: 64, 256: 144} if relative else {128: 64, 256: 64}).get(head_dim, 0)
+    return 72 if relative and head_dim == 128 else 0
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", TYPES)
 def test_no_kernel_spills(architecture, dtype, record_property):
-    """But for float32 of wide heads, a few registers of which lie in memory."""
+    """But for some in float32 and with relative positions, where a few registers lie in memory."""
     for kernel, head_dims in HEAD_DIMS.items():
         for head_dim in head_dims:
             used = resources()[architecture][mangled(architecture, kernel, dtype, head_dim)]
             record_property(f"{architecture} {dtype} D={head_dim} {kernel}", str(used))
-            allowed = 64 if dtype == "float32" and head_dim >= 128 else 0
-            assert used.stack <= allowed, (head_dim, kernel, used)
+            assert used.stack <= allowed_stack(kernel, dtype, head_dim), (head_dim, kernel, used)
             assert used.registers <= 255
 
 
@@ -127,4 +134,5 @@ def test_every_product_is_matrix_instructions(architecture, kernel):
         sum(n for i, n in count.items() if i.startswith("HMMA.16816.F32.BF16")) >= PRODUCTS[kernel]
     )
     scalar = sum(n for i, n in count.items() if re.match("FFMA|HFMA2|DFMA", i))
-    assert scalar <= 8 * PRODUCTS[kernel] // 4, count
+    outer = 2 * 32 if kernel in RELATIVE else 0  # at the end, sums of dS times two vectors
+    assert scalar <= 8 * PRODUCTS[kernel] // 4 + outer, count
