@@ -216,12 +216,6 @@ def test_the_kernel_is_the_default(monkeypatch):
     assert not {"bmm", "exp", "gather"} & set(counter.counts)
 
 
-def test_backends_without_the_terms_say_so():
-    leaves, rest = build(RelativeCase(query_len=3, key_len=5))
-    with pytest.raises(RuntimeError, match=r"relative_attention: no backend can serve"):
-        relative_attention(**leaves, **rest, backend="cuda")
-
-
 # -- fake tensors, compiling, autocast ---------------------------------------------------------
 
 
