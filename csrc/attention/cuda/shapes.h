@@ -70,13 +70,9 @@ struct RelativeForwardShape;
 template <typename T>
 struct RelativeForwardShape<T, 64> : RelativeShape<4, 32, 2, 96, 2> {};
 template <typename T>
-struct RelativeForwardShape<T, 128> : RelativeShape<4, 32, 1, 96, 2> {};
-template <typename T>
 struct RelativeForwardShape<T, 256> : RelativeShape<2, 16, 1, 48, 1> {};
 template <>
 struct RelativeForwardShape<float, 64> : RelativeShape<4, 32, 1, 96, 2> {};
-template <>
-struct RelativeForwardShape<float, 128> : RelativeShape<2, 16, 1, 48, 1> {};
 template <>
 struct RelativeForwardShape<float, 256> : RelativeShape<1, 16, 1, 16, 1> {};
 
@@ -85,13 +81,9 @@ struct RelativeBackwardShape;
 template <typename T>
 struct RelativeBackwardShape<T, 64> : RelativeShape<4, 32, 2, 96, 2> {};
 template <typename T>
-struct RelativeBackwardShape<T, 128> : RelativeShape<2, 32, 1, 64, 1> {};
-template <typename T>
 struct RelativeBackwardShape<T, 256> : RelativeShape<2, 16, 1, 32, 1> {};
 template <>
 struct RelativeBackwardShape<float, 64> : RelativeShape<2, 32, 1, 64, 1> {};
-template <>
-struct RelativeBackwardShape<float, 128> : RelativeShape<2, 16, 1, 32, 1> {};
 template <>
 struct RelativeBackwardShape<float, 256> : RelativeShape<1, 16, 1, 16, 1> {};
 
@@ -102,13 +94,9 @@ struct RelativeGradientShape;
 template <typename T>
 struct RelativeGradientShape<T, 64> : TileShape<4, 1, 32, 32, 1, 2> {};
 template <typename T>
-struct RelativeGradientShape<T, 128> : TileShape<4, 1, 32, 32, 1, 1> {};
-template <typename T>
 struct RelativeGradientShape<T, 256> : TileShape<2, 1, 32, 32, 1, 1> {};
 template <>
 struct RelativeGradientShape<float, 64> : TileShape<4, 1, 32, 32, 1, 1> {};
-template <>
-struct RelativeGradientShape<float, 128> : TileShape<2, 1, 32, 32, 1, 1> {};
 template <>
 struct RelativeGradientShape<float, 256> : TileShape<1, 1, 16, 16, 1, 1> {};
 
