@@ -40,16 +40,23 @@ class CMakeBuild(build_ext):
             fail("torch 2.10 or later was not found.", "install torch first, then run this again.")
         cmake, ninja = find_tool("cmake"), find_tool("ninja")
         configure = [
-            *(cmake, "--fresh", "-S", str(ROOT), "-B", str(self.build_dir), "-G", "Ninja"),
+            *(cmake, "-S", str(ROOT), "-B", str(self.build_dir), "-G", "Ninja"),
             f"-DCMAKE_MAKE_PROGRAM={ninja}",
             f"-DCMAKE_BUILD_TYPE={os.environ.get('PTMKERNELS_BUILD_TYPE', 'Release')}",
             f"-DPTMKERNELS_TORCH_INCLUDE={headers}",
             f"-DPython_EXECUTABLE={sys.executable}",
             "-DPTMKERNELS_BUILD_PYTHON=ON",
         ]
+        self.forget_configuration()
         self.run_step("configuring", configure)
         self.run_step("compiling", [cmake, "--build", str(self.build_dir)])
         self.install(Path(self.get_ext_fullpath(ext.name)).resolve().parent)
+
+    def forget_configuration(self) -> None:
+        """The environment of now decides, as with `cmake --fresh`, which would throw away the objects."""
+        (self.build_dir / "CMakeCache.txt").unlink(missing_ok=True)
+        for compilers in self.build_dir.glob("CMakeFiles/[0-9]*"):
+            shutil.rmtree(compilers)
 
     def copy_extensions_to_source(self) -> None:
         """An editable install: the libraries lie in the source tree, beside the Python files."""
