@@ -28,9 +28,9 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// Tokens that a thread takes at once: few, so that the text is trained in its order with any number of
-// threads. Where its subject changes, vectors trained in another order are as good but have other
-// neighbours (docs/word_vectors.md).
+// Tokens that a thread takes at once: few, so that the text is trained in its order with any number
+// of threads. Where its subject changes, vectors trained in another order are as good but have
+// other neighbours (docs/word_vectors.md).
 constexpr int64_t kChunk = 64;
 
 // Ends of chunks of at least kChunk tokens that do not cut a sentence.

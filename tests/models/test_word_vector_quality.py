@@ -1,13 +1,14 @@
 """Our fast mode is as good as gensim, with one thread and two, by the measures of the benchmark."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from ptmkernels.benchmarks import word_vectors as bench
-from ptmkernels.benchmarks.word_vectors import Quality, Task, Trained
+from ptmkernels.benchmarks import word_vector_quality as bench
+from ptmkernels.benchmarks.word_vector_quality import Quality, Task, Trained
 from ptmkernels.data.word_stream import Vocabulary
 
 TASKS = [
@@ -27,7 +28,7 @@ def corpora(tmp_path_factory):
     pytest.importorskip("gensim")
     folder = tmp_path_factory.mktemp("corpora")
     topics = bench.planted_topics(folder, 40, 20, 800, 4000, epochs=3)
-    return bench.Corpora(topics, bench.real_text(folder, epochs=5))
+    return SimpleNamespace(topics=topics, text=bench.real_text(folder, epochs=5))
 
 
 def quality(task, on_topics, on_text, others, corpora) -> Quality:
