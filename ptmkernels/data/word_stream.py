@@ -79,7 +79,7 @@ class WordStream:
         self, source: Source, vocabulary: Vocabulary, threads: int = 1, progress: Progress = None
     ):
         self._folder = tempfile.TemporaryDirectory(prefix="ptmkernels-")
-        path = Path(self._folder.name) / "ids"
+        self._path = path = Path(self._folder.name) / "ids"
         encoder = Encoder(vocabulary.words)
         if isinstance(source, (str, os.PathLike)):
             self.length = encoder.encode_file(
@@ -90,7 +90,6 @@ class WordStream:
                 for sentence in source:
                     file.write(encoder.encode(" ".join(sentence) + "\n").tobytes())
             self.length = path.stat().st_size // 4
-        self.ids = np.memmap(path, np.int32, "r") if self.length else np.empty(0, np.int32)
 
     def __len__(self) -> int:
         return self.length
@@ -98,10 +97,14 @@ class WordStream:
     def pieces(self, size: int, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
         """(place, ids) of pieces of about `size` that end with a sentence, from `start` on."""
         while start < self.length:
-            end = min(start + size, self.length)
-            rest = np.flatnonzero(self.ids[end - 1 : end + size] < 0)
-            end = (
-                min(end + int(rest[0]), self.length) if len(rest) else min(end + size, self.length)
-            )
-            yield start, np.array(self.ids[start:end])
-            start = end
+            ids = self._read(start, size)
+            if ids[-1] >= 0:
+                rest = self._read(start + len(ids), size)
+                ends = np.flatnonzero(rest < 0)
+                ids = np.concatenate([ids, rest[: ends[0] + 1] if len(ends) else rest])
+            yield start, ids
+            start += len(ids)
+
+    def _read(self, start: int, count: int) -> np.ndarray:
+        """Up to `count` ids; not mapped into memory, where the pages read would stay."""
+        return np.fromfile(self._path, np.int32, count, offset=4 * start)
