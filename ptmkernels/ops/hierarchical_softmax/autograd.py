@@ -23,6 +23,30 @@ def register(forward: str, backward: str) -> None:
     torch.library.register_autograd(backward, _double_backward, setup_context=lambda *_, **__: None)
 
 
+def register_log_prob(forward: str, backward: str) -> None:
+    """The same for the ops of the log-probabilities of all words."""
+    forward, backward = (f"ptmkernels::{name}" for name in (forward, backward))
+    torch.library.register_fake(forward, _fake_log_prob)
+    torch.library.register_fake(backward, _fake_grad_logits)
+    op = getattr(torch.ops.ptmkernels, backward.split("::")[1]).default
+
+    def gradient(ctx, grad):
+        return op(grad.contiguous(), *ctx.saved_tensors), None, None
+
+    torch.library.register_autograd(
+        forward, gradient, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs)
+    )
+    torch.library.register_autograd(backward, _double_backward, setup_context=lambda *_, **__: None)
+
+
+def _fake_log_prob(logits, steps, levels):
+    return logits.new_empty(logits.shape[0], logits.shape[1] + 1)
+
+
+def _fake_grad_logits(grad, logits, steps, levels):
+    return torch.empty_like(logits)
+
+
 def _fake_forward(hidden, target, node_weight, offsets, path, *rest):
     return hidden.new_empty(hidden.shape[:1], dtype=torch.float32)
 
@@ -73,5 +97,5 @@ def _sparse_rows(
 
 def _double_backward(ctx, *grads):
     raise RuntimeError(
-        "hierarchical_softmax_loss has no second derivative in its kernels: use backend='reference'"
+        "the hierarchical softmax has no second derivative in its kernels: use backend='reference'"
     )
