@@ -1,4 +1,4 @@
-// The inner kernels: a tile of up to 4 input rows against up to 6 output rows, all float32.
+// The inner kernels: a tile of up to 4 input rows against all output rows of a window, all float32.
 //
 // For input rows h_c and output rows v_o with labels y_o (1 for the word, 0 for noise):
 //   g_co = learning_rate * m_o * (y_o - sigmoid(h_c . v_o))        the products of all pairs first
@@ -6,7 +6,7 @@
 // (Mikolov et al. 2013, equation 4, by gradient ascent). The updates are applied in order inside
 // the tile, only the products are those of its start: this loses no quality, a tile whose updates
 // all use its start does (docs/word_vectors.md). m_o counts how often a negative was drawn: a row
-// occurs once in a tile.
+// occurs once in a tile. With more outputs than kFewOutputs the input rows change after the last.
 #pragma once
 
 #include "common/simd.h"
@@ -14,13 +14,14 @@
 namespace ptmkernels::PTMKERNELS_CPU_ARCH {
 
 constexpr int kTileRows = 4;
-constexpr int kTileOutputs = 6;
+constexpr int kFewOutputs = 6;  // that stay in registers
 // Rows of a pass of products: its sums stay in registers, 16 of them with vectors of 4 and 8, 32
 // with vectors of 16.
 constexpr int kPass = kWidth == 16 ? 4 : 2;
-// What belongs to the pair (c, o) lies at [c * kPairPitch + o].
-constexpr int kPairPitch = kWidth > 8 ? kWidth : 8;
-constexpr int kTilePairs = kTileRows * kPairPitch;
+// Rows are made of whole cache lines: a line whose parts are stored one after the other costs half
+// of one that is come back to.
+constexpr int kLine = 16;  // float32 in a cache line
+constexpr int kLineVectors = kLine / kWidth;
 
 // Rows that a later window needs, fetched while this one is worked on: each tile's updates, which
 // leave the load units free time, take their share of them, a few lines at each step.
@@ -40,8 +41,8 @@ class Ahead {
     const char* const* rows;
     int32_t count, element;
 
+    // Of the line at d.
     PTMKERNELS_INLINE void fetch(int32_t d) const {
-      if (d % 16) return;  // a cache line of float32
       for (int32_t r = 0; r < count; ++r) __builtin_prefetch(rows[r] + d * element, 1);
     }
   };
@@ -70,16 +71,20 @@ PTMKERNELS_INLINE void keep_in_register(Vec& v) {
 #endif
 }
 
-// Width counts whole vectors: rows that are not made of them come as padded copies (rows.h).
+PTMKERNELS_INLINE float* floats(void* row) { return static_cast<float*>(row); }
+
+// Width counts whole lines: rows that are not made of them come as padded copies (rows.h). What
+// belongs to the pair (c, o) lies at [c * pair_pitch + o].
 struct Tile {
-  float* rows[kTileRows];        // h
-  float* errors[kTileRows];      // sums of e over several tiles
-  float* outputs[kTileOutputs];  // v
-  const float* labels;           // (kPairPitch,), of which the first output_count count
-  const float* weights;          // (kPairPitch,): learning rate * multiplicity
-  int32_t row_count, output_count, width;
-  alignas(64) float product[kTilePairs];
-  alignas(64) float gradient[kTilePairs];
+  void* rows[kTileRows];   // h
+  void* const* outputs;    // v
+  const float* labels;     // (pair_pitch,), of which the first output_count count
+  const float* weights;    // (pair_pitch,): learning rate * multiplicity
+  float* product;          // (kTileRows, pair_pitch)
+  float* gradient;         // (kTileRows, pair_pitch)
+  void* const* receivers;  // that a single row's change goes to, in place of the row
+  int32_t receiver_count;
+  int32_t row_count, output_count, width, pair_pitch;
 };
 
 // out[i] = the sum over the lanes of v[i]; `out` is written up to the next multiple of 4.
@@ -115,16 +120,16 @@ PTMKERNELS_INLINE Vec sigmoid(Vec x) {
   return splat(1.0f) / (splat(1.0f) + exp2(x * splat(-kLog2e)));
 }
 
-// The products of rows [row, row + NC).
+// The products of rows [row, row + NC) and outputs [first, first + NO).
 template <int NC, int NO>
-PTMKERNELS_NOINLINE void products(Tile& tile, int row) {
+PTMKERNELS_NOINLINE void products(Tile& tile, int row, int first) {
   const float* rows[NC];
   const float* outputs[NO];
   Vec sums[NC * NO];
 #pragma GCC unroll 4
-  for (int c = 0; c < NC; ++c) rows[c] = tile.rows[row + c];
+  for (int c = 0; c < NC; ++c) rows[c] = floats(tile.rows[row + c]);
 #pragma GCC unroll 6
-  for (int o = 0; o < NO; ++o) outputs[o] = tile.outputs[o];
+  for (int o = 0; o < NO; ++o) outputs[o] = floats(tile.outputs[first + o]);
 #pragma GCC unroll 24
   for (int i = 0; i < NC * NO; ++i) sums[i] = Vec{};
   for (int32_t d = 0; d < tile.width; d += kWidth) {
@@ -141,80 +146,152 @@ PTMKERNELS_NOINLINE void products(Tile& tile, int row) {
   }
 #pragma GCC unroll 4
   for (int c = 0; c < NC; ++c) {
-    lane_sums<NO>(sums + c * NO, tile.product + (row + c) * kPairPitch);
+    lane_sums<NO>(sums + c * NO, tile.product + (row + c) * tile.pair_pitch + first);
   }
 }
 
 inline void gradients(Tile& tile) {
   for (int o = 0; o < tile.output_count; o += kWidth) {
     const Vec label = load(tile.labels + o), weight = load(tile.weights + o);
-    for (int at = o; at < tile.row_count * kPairPitch; at += kPairPitch) {
+    for (int at = o; at < tile.row_count * tile.pair_pitch; at += tile.pair_pitch) {
       store(tile.gradient + at, weight * (label - sigmoid(load(tile.product + at))));
     }
   }
 }
 
-// Where the change e of a row goes.
-enum class Change { kRow, kFirstError, kNextError };
-
-// kRow: h += e at once, as all outputs are in this tile; else e is the first or a further part of
-// tile.errors.
-template <int NO, Change To>
-PTMKERNELS_NOINLINE void updates(Tile& tile, Ahead::Share ahead) {
+// Few outputs: they stay in registers while the rows pass.
+template <int NO>
+PTMKERNELS_NOINLINE void updates_of_few(Tile& tile, Ahead::Share ahead) {
   float* outputs[NO];
 #pragma GCC unroll 6
-  for (int o = 0; o < NO; ++o) outputs[o] = tile.outputs[o];
+  for (int o = 0; o < NO; ++o) outputs[o] = floats(tile.outputs[o]);
   for (int32_t d = 0; d < tile.width; d += kWidth) {
-    ahead.fetch(d);
+    if (d % kLine == 0) ahead.fetch(d);
     Vec v[NO];
 #pragma GCC unroll 6
     for (int o = 0; o < NO; ++o) v[o] = load(outputs[o] + d);
     const float* g = tile.gradient;
 #pragma GCC unroll 1
-    for (int c = 0; c < tile.row_count; ++c, g += kPairPitch) {
-      float* row = tile.rows[c] + d;
-      float* target = To == Change::kRow ? row : tile.errors[c] + d;
+    for (int c = 0; c < tile.row_count; ++c, g += tile.pair_pitch) {
+      float* row = floats(tile.rows[c]) + d;
       const Vec h = load(row);
-      Vec e[2];  // two chains of additions
-      if constexpr (To == Change::kRow) e[0] = h;
-      if constexpr (To == Change::kNextError) e[0] = load(target);
+      Vec e[2] = {h};  // two chains of additions
 #pragma GCC unroll 6
       for (int o = 0; o < NO; ++o) {
         const Vec factor = splat(g[o]);
-        const bool starts = o == 1 || (o == 0 && To == Change::kFirstError);
-        e[o % 2] = starts ? factor * v[o] : e[o % 2] + factor * v[o];
+        e[o % 2] = o == 1 ? factor * v[o] : e[o % 2] + factor * v[o];
         v[o] += factor * h;
       }
-      store(target, NO == 1 ? e[0] : e[0] + e[1]);
+      store(row, NO == 1 ? e[0] : e[0] + e[1]);
     }
 #pragma GCC unroll 6
     for (int o = 0; o < NO; ++o) store(outputs[o] + d, v[o]);
   }
 }
 
-template <Change To>
-void run_tile(Tile& tile, Ahead& ahead) {
-  using Products = void (*)(Tile&, int);
-  using Updates = void (*)(Tile&, Ahead::Share);
+// Lines [d, d + Lines * kLine) of all rows: the NC rows and their changes stay in registers while
+// the outputs pass, NO of them or, if that is 0, any number.
+template <int NC, int Lines, int NO>
+PTMKERNELS_INLINE void update_lines(Tile& tile, int32_t d) {
+  constexpr int kVectors = Lines * kLineVectors;
+  Vec h[NC][kVectors], e[NC][kVectors];
+  PTMKERNELS_UNROLL
+  for (int i = 0; i < NC * kVectors; ++i) {
+    const int c = i / kVectors, part = i % kVectors;
+    h[c][part] = load(floats(tile.rows[c]) + d + part * kWidth);
+    e[c][part] = Vec{};
+  }
+  auto pass = [&](int32_t o) __attribute__((always_inline)) {
+    float* output = floats(tile.outputs[o]) + d;
+    Vec v[kVectors];
+    PTMKERNELS_UNROLL
+    for (int i = 0; i < kVectors; ++i) v[i] = load(output + i * kWidth);
+    PTMKERNELS_UNROLL
+    for (int c = 0; c < NC; ++c) {
+      const Vec factor = splat(tile.gradient[c * tile.pair_pitch + o]);
+      PTMKERNELS_UNROLL
+      for (int i = 0; i < kVectors; ++i) {
+        e[c][i] += factor * v[i];
+        v[i] += factor * h[c][i];
+      }
+    }
+    PTMKERNELS_UNROLL
+    for (int i = 0; i < kVectors; ++i) store(output + i * kWidth, v[i]);
+  };
+  if constexpr (NO > 0) {
+    PTMKERNELS_UNROLL
+    for (int o = 0; o < NO; ++o) pass(o);
+  } else {
+#pragma GCC unroll 1
+    for (int32_t o = 0; o < tile.output_count; ++o) pass(o);
+  }
+  auto change = [d](void* row, const Vec* by) __attribute__((always_inline)) {
+    float* target = floats(row) + d;
+    PTMKERNELS_UNROLL
+    for (int i = 0; i < kVectors; ++i)
+      store(target + i * kWidth, load(target + i * kWidth) + by[i]);
+  };
+  if constexpr (NC == 1) {
+    for (int32_t r = 0; r < tile.receiver_count; ++r) change(tile.receivers[r], e[0]);
+  } else {
+    PTMKERNELS_UNROLL
+    for (int c = 0; c < NC; ++c) change(tile.rows[c], e[c]);
+  }
+}
+
+template <int NC, int NO = 0>
+PTMKERNELS_NOINLINE void updates(Tile& tile, Ahead::Share ahead) {
+  constexpr int kLines = NC > 2 ? 1 : 2;
+  int32_t d = 0;
+  for (; d + kLines * kLine <= tile.width; d += kLines * kLine) {
+    PTMKERNELS_UNROLL
+    for (int line = 0; line < kLines; ++line) ahead.fetch(d + line * kLine);
+    update_lines<NC, kLines, NO>(tile, d);
+  }
+  if (kLines > 1 && d < tile.width) {
+    ahead.fetch(d);
+    update_lines<NC, 1, NO>(tile, d);
+  }
+}
+
+// The products of all pairs, in blocks of outputs as equal as may be.
+inline void all_products(Tile& tile) {
+  using Products = void (*)(Tile&, int, int);
 #define ALL_OUTPUTS(NC)                                                                  \
   {                                                                                      \
     products<NC, 1>, products<NC, 2>, products<NC, 3>, products<NC, 4>, products<NC, 5>, \
         products<NC, 6>                                                                  \
   }
-  static constexpr Products kProducts[][kTileOutputs] = {ALL_OUTPUTS(1), ALL_OUTPUTS(2),
-                                                         ALL_OUTPUTS(kPass)};
+  static constexpr Products kProducts[][kFewOutputs] = {ALL_OUTPUTS(1), ALL_OUTPUTS(2),
+                                                        ALL_OUTPUTS(kPass)};
 #undef ALL_OUTPUTS
-  static constexpr Updates kUpdates[] = {updates<1, To>, updates<2, To>, updates<3, To>,
-                                         updates<4, To>, updates<5, To>, updates<6, To>};
-  const int column = tile.output_count - 1;
-  for (int row = 0; row < tile.row_count;) {
-    const int left = tile.row_count - row;
-    const int taken = left >= kPass ? kPass : left >= 2 ? 2 : 1;
-    kProducts[taken == 4 ? 2 : taken - 1][column](tile, row);
-    row += taken;
+  int32_t blocks = (tile.output_count + kFewOutputs - 1) / kFewOutputs;
+  for (int32_t first = 0; blocks > 0; --blocks) {
+    const int32_t count = (tile.output_count - first + blocks - 1) / blocks;
+    for (int row = 0; row < tile.row_count;) {
+      const int left = tile.row_count - row;
+      const int taken = left >= kPass ? kPass : left >= 2 ? 2 : 1;
+      kProducts[taken == 4 ? 2 : taken - 1][count - 1](tile, row, first);
+      row += taken;
+    }
+    first += count;
   }
+}
+
+// The change of a single row goes to `receivers`.
+inline void run_tile(Tile& tile, Ahead& ahead) {
+  using Updates = void (*)(Tile&, Ahead::Share);
+  static constexpr Updates kFew[] = {updates_of_few<1>, updates_of_few<2>, updates_of_few<3>,
+                                     updates_of_few<4>, updates_of_few<5>, updates_of_few<6>};
+  static constexpr Updates kOne[] = {updates<1, 1>, updates<1, 2>, updates<1, 3>,
+                                     updates<1, 4>, updates<1, 5>, updates<1, 6>};
+  static constexpr Updates kMany[] = {updates<1>, updates<2>, updates<3>, updates<4>};
+  all_products(tile);
   gradients(tile);
-  kUpdates[column](tile, ahead.share());
+  const bool few = tile.output_count <= kFewOutputs;
+  const Updates run =
+      few ? (tile.row_count > 1 ? kFew : kOne)[tile.output_count - 1] : kMany[tile.row_count - 1];
+  run(tile, ahead.share());
 }
 
 }  // namespace ptmkernels::PTMKERNELS_CPU_ARCH

@@ -15,26 +15,26 @@ constexpr int32_t kLookAhead = 2;  // windows
 // What a centre word is scored against: itself and its negatives, or the nodes of its path.
 struct Outputs {
   void** rows;
-  float** work;  // the rows as the tiles take them: in place, or copies
+  void** work;  // the rows as the tiles take them: `rows` themselves, or copies
   float* labels;
   float* weights;
   int32_t count;
 };
 
-// Rows of float32 and of whole vectors are trained in place; others as padded copies, which live as
-// long as a window (outputs) or a tile (inputs).
+// Rows of float32 and of whole cache lines are trained in place; others as padded copies, which
+// live as long as a window (outputs) or a tile (inputs).
 class Trainer {
  public:
   Trainer(const StepOptions& options, char* scratch, uint64_t rounding_seed)
       : options_(options),
-        in_place_(!options.bfloat16 && options.width % kWidth == 0),
+        in_place_(!options.bfloat16 && options.width % kLine == 0),
         element_(options.bfloat16 ? 2 : 4),
-        pitch_((options.width + 15) / 16 * 16) {
+        pitch_((options.width + kLine - 1) / kLine * kLine) {
     for (int lane = 0; lane < kWidth; ++lane) {
       rounding_.state[lane] =
           static_cast<uint32_t>(rounding_seed * 2 + 1) * (2654435761u + 2 * lane);
     }
-    tile_.width = (options.width + kWidth - 1) / kWidth * kWidth;
+    tile_.width = pitch_;
     carve(scratch);
   }
 
@@ -57,7 +57,7 @@ class Trainer {
   }
 
  private:
-  // Copies keep zeros between the end of a row and that of its last vector.
+  // Copies keep zeros between the end of a row and that of its last line.
   float* take_rows(Scratch& scratch, int64_t count, bool zero) {
     float* rows = scratch.take<float>(count * pitch_);
     if (zero) __builtin_memset(rows, 0, static_cast<size_t>(count * pitch_) * sizeof(float));
@@ -75,11 +75,18 @@ class Trainer {
       sentence.threshold = scratch.take<uint32_t>(kMaxSentence * negatives);
     }
     const int64_t most = options_.alias ? negatives + 1 : kMaxPath;
-    outputs_ = {scratch.take<void*>(most), scratch.take<float*>(most),
-                scratch.take<float>(most + kPairPitch), scratch.take<float>(most + kPairPitch), 0};
+    tile_.pair_pitch = static_cast<int32_t>((most + 3 + kLine - 1) / kLine * kLine);
+    outputs_ = {scratch.take<void*>(most), nullptr, scratch.take<float>(tile_.pair_pitch),
+                scratch.take<float>(tile_.pair_pitch), 0};
+    outputs_.work = in_place_ ? outputs_.rows : scratch.take<void*>(most);
+    tile_.outputs = outputs_.work;
+    tile_.labels = outputs_.labels;
+    tile_.weights = outputs_.weights;
+    tile_.product = scratch.take<float>(kTileRows * tile_.pair_pitch);
+    tile_.gradient = scratch.take<float>(kTileRows * tile_.pair_pitch);
     contexts_ = scratch.take<int32_t>(2 * options_.window);
     rows_ = scratch.take<void*>(2 * options_.window * options_.max_subwords);
-    errors_ = take_rows(scratch, kTileRows, block);
+    error_ = take_rows(scratch, 1, block);
     hidden_ = take_rows(scratch, 1, block);
     if (!in_place_) {
       output_copies_ = take_rows(scratch, most, block);
@@ -110,6 +117,9 @@ class Trainer {
 
   void train(const Sentence& sentence) {
     rate_ = learning_rate(sentence.position[0]);
+    if (!options_.alias) {
+      for (int32_t n = 0; n < kMaxPath; ++n) outputs_.weights[n] = rate_;
+    }
     statistics_->words += sentence.length;
     if (staged_) stage_first(sentence);
     for (int32_t i = 0; i < sentence.length; ++i) {
@@ -147,10 +157,7 @@ class Trainer {
     } else {
       find_path(word);
     }
-    if (!in_place_) return;
-    for (int32_t o = 0; o < outputs_.count; ++o) {
-      outputs_.work[o] = static_cast<float*>(outputs_.rows[o]);
-    }
+    tile_.output_count = outputs_.count;
   }
 
   void find_word_and_negatives(int32_t word, const int32_t* negatives) {
@@ -176,25 +183,25 @@ class Trainer {
 
   void find_path(int32_t word) {
     const int64_t begin = options_.tree_offsets[word], end = options_.tree_offsets[word + 1];
+    const int32_t* path = options_.tree_path + begin;
     outputs_.count = static_cast<int32_t>(end - begin);
+    for (int32_t n = 0; n < outputs_.count; ++n) outputs_.rows[n] = output_row(path[n] >> 1);
     for (int32_t n = 0; n < outputs_.count; ++n) {
-      const int32_t entry = options_.tree_path[begin + n];
-      outputs_.rows[n] = output_row(entry >> 1);
-      outputs_.labels[n] = static_cast<float>(1 - (entry & 1));
-      outputs_.weights[n] = rate_;
+      outputs_.labels[n] = static_cast<float>(1 - (path[n] & 1));
     }
   }
 
   void copy_outputs() {
     for (int32_t o = 0; o < outputs_.count; ++o) {
-      outputs_.work[o] = output_copies_ + int64_t{o} * pitch_;
-      widen_to(outputs_.work[o], outputs_.rows[o], options_.bfloat16, options_.width);
+      float* copy = output_copies_ + int64_t{o} * pitch_;
+      outputs_.work[o] = copy;
+      widen_to(copy, outputs_.rows[o], options_.bfloat16, options_.width);
     }
   }
 
   void return_outputs() {
     for (int32_t o = 0; o < outputs_.count; ++o)
-      write_row<false>(outputs_.rows[o], outputs_.work[o]);
+      write_row<false>(outputs_.rows[o], floats(outputs_.work[o]));
   }
 
   template <bool Add>
@@ -211,9 +218,7 @@ class Trainer {
 
   // The output rows of the next window, and the input row that enters it.
   void look_ahead(const Sentence& sentence, int32_t i, int32_t contexts) {
-    const int32_t blocks = (outputs_.count + kTileOutputs - 1) / kTileOutputs;
-    const int32_t tiles = options_.cbow ? 1 : (contexts + kTileRows - 1) / kTileRows;
-    ahead_.start(blocks * tiles, element_);
+    ahead_.start(options_.cbow ? 1 : (contexts + kTileRows - 1) / kTileRows, element_);
     int32_t place = i + kLookAhead;
     if (const Sentence* next = at(sentence, &place)) {
       const int32_t word = next->word[place];
@@ -239,12 +244,9 @@ class Trainer {
       tile_.row_count = contexts - c < kTileRows ? contexts - c : kTileRows;
       for (int r = 0; r < tile_.row_count; ++r)
         tile_.rows[r] = borrow(sentence, contexts_[c + r], r);
-      if (outputs_.count <= kTileOutputs) {
-        train_directly();
-      } else {
-        collect_errors();
-        for (int r = 0; r < tile_.row_count; ++r) add(tile_.rows[r], errors_ + r * pitch_);
-      }
+      tile_.receivers = tile_.rows;
+      tile_.receiver_count = 1;
+      train_tile();
       give_back_copies();
     }
     if (with_loss_) statistics_->loss_pairs += contexts;
@@ -272,51 +274,23 @@ class Trainer {
     }
   }
 
-  // The tile's rows against all outputs, if they fit.
-  PTMKERNELS_INLINE void train_directly() {
+  PTMKERNELS_INLINE void train_tile() {
     if (outputs_.count == 0) return;
-    set_outputs(0, outputs_.count);
-    run_tile<Change::kRow>(tile_, ahead_);
+    run_tile(tile_, ahead_);
     if (with_loss_) add_loss();
-  }
-
-  // errors_ = the change of each row of the tile; the rows themselves stay as they are.
-  void collect_errors() {
-    for (int r = 0; r < tile_.row_count; ++r) tile_.errors[r] = errors_ + r * pitch_;
-    int32_t tiles = (outputs_.count + kTileOutputs - 1) / kTileOutputs;
-    for (int32_t first = 0; tiles > 0; --tiles) {
-      const int32_t left = outputs_.count - first;
-      set_outputs(first, tiles > 1 ? (left + tiles - 1) / tiles : left);
-      first == 0 ? run_tile<Change::kFirstError>(tile_, ahead_)
-                 : run_tile<Change::kNextError>(tile_, ahead_);
-      if (with_loss_) add_loss();
-      first += tile_.output_count;
-    }
-  }
-
-  PTMKERNELS_INLINE void set_outputs(int32_t first, int32_t count) {
-    tile_.output_count = count;
-    tile_.labels = outputs_.labels + first;
-    tile_.weights = outputs_.weights + first;
-    for (int32_t o = 0; o < count; ++o) tile_.outputs[o] = outputs_.work[first + o];
   }
 
   // -log sigmoid(x) for the word, -log sigmoid(-x) for noise, at the products before the update.
   PTMKERNELS_NOINLINE void add_loss() {
     for (int r = 0; r < tile_.row_count; ++r) {
       for (int o = 0; o < tile_.output_count; ++o) {
-        const float x = tile_.product[r * kPairPitch + o];
+        const float x = tile_.product[r * tile_.pair_pitch + o];
         const float wrong = tile_.labels[o] > 0 ? -x : x;
         const float magnitude = __builtin_fabsf(x);
         const float loss = (wrong > 0 ? wrong : 0) + __builtin_log1pf(__builtin_expf(-magnitude));
         statistics_->loss += loss * (tile_.weights[o] / rate_);
       }
     }
-  }
-
-  // y += x, over whole vectors.
-  PTMKERNELS_INLINE void add(float* y, const float* x) const {
-    for (int32_t d = 0; d < tile_.width; d += kWidth) store(y + d, load(y + d) + load(x + d));
   }
 
   // One row, the mean of the context rows, against the outputs; its change goes to every one of
@@ -328,9 +302,17 @@ class Trainer {
     mean_of(hidden_, rows_, rows, options_.bfloat16, options_.width);
     tile_.row_count = 1;
     tile_.rows[0] = hidden_;
-    if (outputs_.count > 0) {
-      collect_errors();
-      for (int32_t r = 0; r < rows; ++r) write_row<true>(rows_[r], errors_);
+    if (in_place_) {
+      tile_.receivers = rows_;
+      tile_.receiver_count = rows;
+      train_tile();
+    } else {
+      void* error = error_;
+      tile_.receivers = &error;
+      tile_.receiver_count = 1;
+      __builtin_memset(error_, 0, static_cast<size_t>(pitch_) * sizeof(float));
+      train_tile();
+      for (int32_t r = 0; r < rows; ++r) write_row<true>(rows_[r], error_);
     }
     if (with_loss_) statistics_->loss_pairs += 1;
   }
@@ -388,13 +370,13 @@ class Trainer {
   StepStatistics* statistics_ = nullptr;
   Sentence sentences_[2] = {};
   const Sentence* following_ = nullptr;
-  Tile tile_;
+  Tile tile_ = {};
   Ahead ahead_;
   Outputs outputs_ = {};
   int32_t* contexts_ = nullptr;
   void** rows_ = nullptr;
   void* borrowed_[kTileRows] = {};
-  float* errors_ = nullptr;
+  float* error_ = nullptr;
   float* hidden_ = nullptr;
   float* output_copies_ = nullptr;
   float* input_copies_ = nullptr;
