@@ -55,7 +55,7 @@ class Corpora:
     @cached_property
     def topics(self) -> Corpus:
         # Topics, words of each, common words, sentences, epochs.
-        sizes = (50, 20, 1000, 10_000, 2) if self.quick else (500, 90, 8000, 256_000, 1)
+        sizes = (50, 20, 1000, 10_000, 2) if self.quick else (400, 48, 36_000, 256_000, 1)
         return planted_topics(Path(self._folder.name), *sizes)
 
     @cached_property
