@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_file", "atomic_files", "flush", "flush_tree", "settle"]
+__all__ = ["atomic_file", "atomic_files", "flush", "flush_tree", "read_utf8", "settle"]
 
 _JOURNAL = ".pending."  # and the number of the process
 
@@ -68,6 +68,19 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with atomic_files(path.parent) as at:
         yield at(path.name)
+
+
+def read_utf8(path: str | os.PathLike) -> str:
+    """The text of a file.
+
+    Raises:
+        ValueError: it is not UTF-8; the message names file and byte.
+        OSError: it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
 
 
 def settle(folder: Path) -> None:

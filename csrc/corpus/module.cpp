@@ -22,6 +22,8 @@ using namespace ptmkernels;
 
 namespace {
 
+constexpr int64_t kLeastMemory = int64_t{1} << 20;  // bytes for co-occurrence counts
+
 using Release = py::call_guard<py::gil_scoped_release>;
 using PythonProgress = std::optional<std::function<void(int64_t)>>;
 using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
@@ -160,11 +162,16 @@ void bind_cooccurrence(py::module_& m) {
                throw std::invalid_argument("window is " + std::to_string(window) +
                                            "; expected at least 1");
              }
+             if (memory < kLeastMemory) {
+               throw std::invalid_argument("memory is " + std::to_string(memory) +
+                                           "; expected at least " + std::to_string(kLeastMemory));
+             }
              return new CooccurrenceCounter({window, symmetric, weighted, memory, folder});
            }),
            py::arg("window") = 15, py::arg("symmetric") = true, py::arg("weighted") = true,
            py::arg("memory") = int64_t{1} << 30, py::arg("folder") = "/tmp",
-           "memory: bytes for the counts; what exceeds it goes to sorted files in `folder`.")
+           "memory: bytes for the counts, at least 2**20; what exceeds it goes to sorted files in "
+           "`folder`.")
       .def(
           "add",
           [](CooccurrenceCounter& self, const Ids& ids) {

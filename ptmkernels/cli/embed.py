@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -16,48 +17,49 @@ def embed(
         Path, typer.Argument(help="Text in UTF-8, a sentence a line, words by spaces.")
     ],
     model: Annotated[str, typer.Option(help="word2vec, fasttext or glove.")] = "word2vec",
-    architecture: Annotated[str, typer.Option(help="skip-gram or cbow.")] = "skip-gram",
+    architecture: Annotated[str, typer.Option(help="skip-gram or cbow (not glove).")] = "skip-gram",
     loss: Annotated[
-        str, typer.Option(help="negative-sampling or hierarchical-softmax.")
+        str, typer.Option(help="negative-sampling or hierarchical-softmax (not glove).")
     ] = "negative-sampling",
     dim: Annotated[int, typer.Option(help="Numbers in a vector.")] = 100,
-    window: Annotated[int, typer.Option(help="Most words to either side.")] = 5,
+    window: Annotated[
+        int | None, typer.Option(help="Most words to either side; default 5, glove 15.")
+    ] = None,
     negative: Annotated[int, typer.Option(help="Negatives for each window.")] = 5,
-    sample: Annotated[float, typer.Option(help="Sub-sampling threshold; 0 = none.")] = 1e-3,
+    sample: Annotated[
+        float | None,
+        typer.Option(help="Sub-sampling threshold, 0 = none; default 1e-3, fasttext 1e-4."),
+    ] = None,
     min_count: Annotated[int, typer.Option(help="Rarer words are left out.")] = 5,
-    epochs: Annotated[int, typer.Option(help="Passes over the text.")] = 5,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the text; default 5, glove 25.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, or cuda (not glove).")] = "cpu",
-    output: Annotated[Path, typer.Option(help="Vectors: .txt, .bin or .safetensors.")] = Path(
-        "vectors.txt"
-    ),
+    output: Annotated[
+        Path, typer.Option(help="Vectors: .txt, .bin (fasttext: its own form) or .safetensors.")
+    ] = Path("vectors.txt"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on where Ctrl-C stopped.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw a map of the words.")] = None,
 ) -> None:
     """Train word vectors. Ctrl-C saves what there is; the same command with --resume goes on."""
-    from ptmkernels.models import FastText, GloVe, Word2Vec
-
-    common = {"vector_size": dim, "window": window, "min_count": min_count, "seed": seed}
-    state = output.with_name(output.name + ".state.safetensors")
+    options = {"vector_size": dim, "window": window, "min_count": min_count, "seed": seed}
     if model == "glove":
-        if resume:
-            raise ValueError("--resume: glove counts first and trains in memory; it starts anew")
         if device != "cpu":
             raise ValueError(f"--device is {device!r}; glove trains on cpu only")
-        trained = GloVe(**common)
-    elif model in ("word2vec", "fasttext"):
-        kind = FastText if model == "fasttext" else Word2Vec
-        options = {
-            "architecture": architecture,
-            "loss": loss,
-            "negative": negative,
-            "sample": sample,
-        }
-        trained = kind.load(state) if resume else kind(**common, **options)
     else:
-        raise ValueError(f"--model is {model!r}; expected word2vec, fasttext or glove")
-    _fit(trained, corpus, state, epochs, threads, device)
+        options |= {"architecture": architecture, "loss": loss}
+        options |= {"negative": negative, "sample": sample}
+    state = output.with_name(output.name + ".state.safetensors")
+    trained = _model(model, {k: v for k, v in options.items() if v is not None}, state, resume)
+    fit_options = {"threads": threads}
+    if epochs is not None:
+        fit_options["epochs"] = epochs
+    if model != "glove":
+        fit_options["device"] = device
+    output.parent.mkdir(parents=True, exist_ok=True)  # before the hours of training
+    _fit(trained, corpus, state, fit_options)
     _write(trained, output)
     state.unlink(missing_ok=True)
     if plot:
@@ -65,10 +67,30 @@ def embed(
     typer.echo(f"{len(trained.wv)} vectors of {dim} numbers: {output}")
 
 
-def _fit(model, corpus: Path, state: Path, epochs: int, threads: int, device: str) -> None:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+def _model(name: str, options: dict, state: Path, resume: bool):
+    """A new model, or the one whose training goes on."""
+    from ptmkernels.models import FastText, GloVe, Word2Vec
 
-    from ptmkernels.models import GloVe
+    kinds = {"word2vec": Word2Vec, "fasttext": FastText, "glove": GloVe}
+    if name not in kinds:
+        raise ValueError(f"--model is {name!r}; expected word2vec, fasttext or glove")
+    asked = kinds[name](**options)
+    if not resume:
+        return asked
+    if not state.exists():
+        raise ValueError(f"--resume: there is no {state}; training was not stopped, or it is done")
+    found = kinds[name].load(state)
+    for field in dataclasses.fields(asked.config):
+        mine, other = (getattr(m.config, field.name) for m in (asked, found))
+        if mine != other:
+            raise ValueError(
+                f"--resume: {field.name} is {mine!r}, but {state} was trained with {other!r}"
+            )
+    return found
+
+
+def _fit(model, corpus: Path, state: Path, options: dict) -> None:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
@@ -76,33 +98,25 @@ def _fit(model, corpus: Path, state: Path, epochs: int, threads: int, device: st
     )  # fmt: skip
     with Progress(*columns, transient=False) as bar:
         task = bar.add_task("training", total=None, news="")
-        if isinstance(model, GloVe):
-
-            def seen(done: int, total: int, loss: float) -> None:
-                bar.update(task, completed=done, total=total, news=f"loss {loss:.4f}")
-
-            model.fit(corpus, epochs=epochs, threads=threads, progress=seen)
-            return
 
         def report(p) -> None:
-            news = f"{p.words_per_second / 1e3:.0f} k words/s, loss {p.loss:.4f}"
+            news = f"{p.words_per_second / 1e3:.0f} k {p.unit}/s, loss {p.loss:.4f}"
             bar.update(task, completed=p.done, total=p.total, news=news)
 
         try:
-            model.fit(corpus, epochs=epochs, threads=threads, device=device, progress=report)
+            model.fit(corpus, progress=report, **options)
         except KeyboardInterrupt:
-            if model.vocabulary is None:
-                raise
-            model.save(state)
             bar.stop()
-            typer.echo(f"stopped; saved to {state}: the same command with --resume goes on")
+            if model.done == 0:
+                typer.echo("stopped before training began; nothing to save")
+            else:
+                model.save(state)
+                typer.echo(f"stopped; saved to {state}: the same command with --resume goes on")
             raise typer.Exit(130) from None
 
 
 def _write(model, output: Path) -> None:
     if output.suffix == ".safetensors":
-        if not hasattr(model, "save"):
-            raise ValueError(f"--output is {output}; glove vectors are written as .txt or .bin")
         model.save(output)
     elif output.suffix == ".bin" and hasattr(model, "save_fasttext"):
         model.save_fasttext(output)

@@ -17,13 +17,13 @@ def neighbors(
     count: Annotated[int, typer.Option(help="How many neighbours.")] = 10,
 ) -> None:
     """Print the words nearest to a word, or to a sum of words such as: king woman ~man."""
-    from ptmkernels.models.shallow.word2vec import load_any
+    from ptmkernels.models.shallow.files import load_any
 
-    found = load_any(vectors)
     positive = [w for w in words if not w.startswith("~")]
     negative = [w[1:] for w in words if w.startswith("~")]
-    unknown = [w for w in positive + negative if w not in found]
-    if unknown:
-        raise ValueError(f"{', '.join(unknown)}: not in the vocabulary of {len(found)} words")
-    for word, cosine in found.most_similar(positive, negative, count):
+    try:
+        found = load_any(vectors).most_similar(positive, negative, count)
+    except KeyError as error:
+        raise ValueError(error.args[0]) from None
+    for word, cosine in found:
         typer.echo(f"{cosine:7.4f}  {word}")

@@ -47,13 +47,14 @@ class Vocabulary:
 
         Raises:
             ValueError: not UTF-8 (file and byte are named), or no word is frequent enough.
+            TypeError: a sentence is a string, or the sentences can be read only once.
         """
         counter = VocabularyCounter(max_words)
         if isinstance(source, (str, os.PathLike)):
             counter.add_file(os.fspath(source), threads=threads, progress=progress)
         else:
-            for sentence in source:
-                counter.add_line(" ".join(sentence))
+            for line in _lines(source):
+                counter.add_line(line)
         pairs = counter.most_common(min_count)
         if not pairs:
             raise ValueError(
@@ -63,6 +64,21 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.words)
+
+
+def _lines(sentences: Iterable[Iterable[str]]) -> Iterator[str]:
+    """Each sentence as a line.
+
+    Raises:
+        TypeError: a sentence is a string, whose characters would count as words, or the sentences can be
+            read only once (they are counted, then encoded).
+    """
+    if iter(sentences) is sentences:
+        raise TypeError("source can be read only once; expected a list of sentences or a path")
+    for number, sentence in enumerate(sentences):
+        if isinstance(sentence, str):
+            raise TypeError(f"sentence {number} of source is a string; expected a list of words")
+        yield " ".join(sentence)
 
 
 class WordStream:
@@ -87,8 +103,8 @@ class WordStream:
             )
         else:
             with path.open("wb") as file:
-                for sentence in source:
-                    file.write(encoder.encode(" ".join(sentence) + "\n").tobytes())
+                for line in _lines(source):
+                    file.write(encoder.encode(line + "\n").tobytes())
             self.length = path.stat().st_size // 4
 
     def __len__(self) -> int:

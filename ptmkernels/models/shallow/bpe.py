@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from ptmkernels._corpus import BytePairEncoder, VocabularyCounter, learn_bpe
+from ptmkernels.files import read_utf8
 from ptmkernels.registry import Card, register
 
 __all__ = ["BPE"]
@@ -59,9 +60,9 @@ class BPE:
         """Read merges.
 
         Raises:
-            ValueError: another version, or a line that is no pair.
+            ValueError: another version, a line that is no pair, or not UTF-8 (file and byte are named).
         """
-        header, *lines = Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
+        header, *lines = read_utf8(path).rstrip("\n").split("\n")
         if header != _HEADER:
             raise ValueError(f"{path}: the first line is {header!r}; expected {_HEADER!r}")
         pairs = [tuple(line.split(" ")) for line in lines]

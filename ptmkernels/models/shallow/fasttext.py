@@ -14,7 +14,9 @@ import torch
 from ptmkernels._corpus import subword_buckets
 from ptmkernels.data.word_stream import Vocabulary
 from ptmkernels.models.shallow.fasttext_file import FastTextFile, read_fasttext, write_fasttext
+from ptmkernels.models.shallow.vectors import as_words, sum_of_units
 from ptmkernels.models.shallow.word2vec import LOSSES, Word2Vec, Word2VecConfig
+from ptmkernels.ops.word_vectors.checks import check_whole
 from ptmkernels.registry import Card, register
 
 __all__ = ["FastText"]
@@ -38,12 +40,13 @@ class FastTextConfig(Word2VecConfig):
 
 def check_ngrams(min_n: int, max_n: int, bucket: int) -> None:
     """Lengths of character n-grams, of which max_n 0 means none, and the rows that they are hashed to."""
-    if max_n != 0 and not 0 <= min_n <= max_n:
+    for name, value in (("min_n", min_n), ("max_n", max_n)):
+        check_whole(name, value, 0)
+    check_whole("bucket", bucket, 1, 2**31 - 1)
+    if max_n and min_n > max_n:
         raise ValueError(
             f"min_n is {min_n} and max_n {max_n}; expected 0 <= min_n <= max_n, or max_n 0 for none"
         )
-    if not 1 <= bucket < 2**31:
-        raise ValueError(f"bucket is {bucket}; expected 1 to 2**31 - 1")
 
 
 class FastText(Word2Vec):
@@ -92,6 +95,19 @@ class FastText(Word2Vec):
         if not len(ids):
             return np.zeros(self.config.vector_size, np.float32)
         return self.input[ids, : self.config.vector_size].mean(0).numpy()
+
+    def most_similar(self, positive, negative=(), count: int = 10) -> list[tuple[str, float]]:
+        """See :meth:`WordVectors.most_similar`; the words need not be known.
+
+        Raises:
+            KeyError: a word is not known and has no n-gram.
+        """
+        positive, negative = as_words(positive), as_words(negative)
+        for word in (*positive, *negative):
+            if not len(self.subword_ids(word)):
+                raise KeyError(f"{word!r} is not in the vocabulary and has no n-gram")
+        vectors = ([self.vector(word) for word in words] for words in (positive, negative))
+        return self.wv.nearest(sum_of_units(*vectors), count, {*positive, *negative})
 
     def word_matrix(self) -> np.ndarray:
         return np.stack([self.vector(word) for word in self._trained().words])

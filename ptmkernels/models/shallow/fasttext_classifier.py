@@ -9,7 +9,6 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding_bag
 
 from ptmkernels._corpus import VocabularyCounter, subword_buckets, word_ngram_buckets
+from ptmkernels.files import read_utf8
 from ptmkernels.models.shallow.fasttext import check_ngrams
 from ptmkernels.models.shallow.fasttext_file import FastTextFile, read_fasttext, write_fasttext
 from ptmkernels.ops.hierarchical_softmax import (
@@ -25,7 +25,7 @@ from ptmkernels.ops.hierarchical_softmax import (
     hierarchical_softmax_loss,
 )
 from ptmkernels.ops.negative_sampling import AliasTable, negative_sampling_loss
-from ptmkernels.ops.word_vectors.checks import check_number
+from ptmkernels.ops.word_vectors.checks import check_number, check_whole
 from ptmkernels.registry import Card, register
 
 __all__ = ["FastTextClassifier"]
@@ -55,8 +55,7 @@ class FastTextClassifierConfig:
         if self.loss not in LOSSES:
             raise ValueError(f"loss is {self.loss!r}; expected one of {LOSSES}")
         for name in ("vector_size", "min_count", "word_ngrams", "negative"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+            check_whole(name, getattr(self, name), 1)
         check_ngrams(self.min_n, self.max_n, self.bucket)
         check_number("learning_rate", self.learning_rate, 0, above=True)
 
@@ -94,7 +93,9 @@ class FastTextClassifier:
             ValueError: the text has no label or no word often enough, or is not UTF-8 (file and byte are
                 named).
         """
-        lines = _lines(_read_text(path))
+        lines = _lines(read_utf8(path))
+        check_whole("epochs", epochs, 1)
+        check_whole("batch_size", batch_size, 1)
         self._begin(lines)
         examples = [(self._ids(line), self._targets(line)) for line in lines]
         examples = [(ids, targets) for ids, targets in examples if ids and targets]
@@ -276,13 +277,6 @@ def _lines(text: str) -> list[list[str]]:
         if token == LINE_END:
             lines.append([])
     return lines if lines[-1] else lines[:-1]
-
-
-def _read_text(path: str | os.PathLike) -> str:
-    try:
-        return Path(path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
 
 
 register(

@@ -12,7 +12,7 @@ import numpy as np
 
 from ptmkernels.files import atomic_file
 
-__all__ = ["FastTextFile", "read_fasttext", "write_fasttext"]
+__all__ = ["FastTextFile", "is_fasttext", "read_fasttext", "write_fasttext"]
 
 _MAGIC, _VERSION = 793712314, 12
 _HEADER, _ARGUMENTS, _SIZES, _MATRIX = "<2i", "<12id", "<3i2q", "<?2q"
@@ -95,6 +95,12 @@ def _write_matrix(out: BinaryIO, matrix: np.ndarray) -> None:
     piece = 1 << 16  # rows: no second copy of a large matrix
     for start in range(0, len(matrix), piece):
         out.write(np.ascontiguousarray(matrix[start : start + piece], "<f4").tobytes())
+
+
+def is_fasttext(path: str | os.PathLike) -> bool:
+    """Whether a file begins as fastText's do."""
+    with open(path, "rb") as file:
+        return file.read(4) == struct.pack("<i", _MAGIC)
 
 
 def read_fasttext(path: str | os.PathLike) -> FastTextFile:

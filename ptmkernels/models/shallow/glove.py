@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -16,8 +17,12 @@ from torch import Tensor
 
 from ptmkernels._corpus import CooccurrenceCounter
 from ptmkernels.data.word_stream import Source, Vocabulary, WordStream
+from ptmkernels.interrupts import deferred_interrupt
+from ptmkernels.models.shallow.state_file import State, read_state, write_state
 from ptmkernels.models.shallow.vectors import WordVectors
+from ptmkernels.models.shallow.word2vec import FitProgress
 from ptmkernels.ops.word_vectors import glove_step_
+from ptmkernels.ops.word_vectors.checks import check_number, check_whole
 from ptmkernels.registry import Card, register
 
 __all__ = ["GloVe"]
@@ -40,20 +45,34 @@ class GloVeConfig:
     memory: int = 1 << 30
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        for name in ("vector_size", "window", "min_count"):
+            check_whole(name, getattr(self, name), 1)
+        check_whole("memory", self.memory, 1 << 20)
+        check_whole("seed", self.seed, 0, 2**63 - 1)
+        check_number("x_max", self.x_max, 0, above=True)
+        for name in ("power", "learning_rate"):
+            check_number(name, getattr(self, name), 0)
+
 
 class GloVe:
     """Two sets of vectors and biases fitted to log counts by weighted least squares.
 
     Args:
         options: fields of :class:`GloVeConfig`: vector_size, window, min_count, x_max, power,
-            learning_rate, symmetric (count both sides), memory (bytes for the counts; the rest goes to
-            disk), seed.
+            learning_rate, symmetric (count both sides), memory (bytes for the counts, at least 1 MiB; the
+            rest goes to disk), seed.
+
+    Raises:
+        ValueError, TypeError: an option does not fit; the message names it.
     """
 
     def __init__(self, **options):
         self.config = GloVeConfig(**options)
         self.vocabulary: Vocabulary | None = None
         self.parameters: dict[str, Tensor] = {}
+        self.done = 0  # pairs
+        self.pairs = 0  # of an epoch, once training has begun
 
     @property
     def wv(self) -> WordVectors:
@@ -73,17 +92,30 @@ class GloVe:
         *,
         epochs: int = 25,
         threads: int = 1,
-        progress: Callable[[int, int, float], None] | None = None,
+        progress: Callable[[FitProgress], None] | None = None,
     ) -> GloVe:
         """Count the pairs of a text file (or of sentences), then train on them in random order.
 
+        Training that was interrupted, or loaded from a file that was saved meanwhile, counts again and goes
+        on where it stopped when it is given the same text.
+
         Args:
-            progress: called with pairs done, pairs in all, and the mean loss of the last piece.
+            source: a path to UTF-8 text, a sentence a line, or sentences (lists of words, read twice).
+            epochs: passes over the pairs, those of interrupted training included.
+            threads: for counting and training.
+            progress: called after each piece of about a million pairs, which its numbers count.
+
+        Raises:
+            ValueError: the text holds no word often enough, is not UTF-8 (file and byte are named), is not
+                the one on which training began, or an argument does not fit.
         """
         config = self.config
-        self.vocabulary = Vocabulary.count(source, config.min_count, 0, threads)
+        check_whole("epochs", epochs, 1)
+        check_whole("threads", threads, 1)
+        if self.vocabulary is None:
+            self.vocabulary = Vocabulary.count(source, config.min_count, 0, threads)
+            self._begin()
         stream = WordStream(source, self.vocabulary, threads)
-        self._begin()
         with tempfile.TemporaryDirectory(prefix="ptmkernels-") as folder:
             counter = CooccurrenceCounter(
                 config.window, config.symmetric, True, config.memory, folder
@@ -92,10 +124,44 @@ class GloVe:
                 counter.add(ids)
             path = os.path.join(folder, "pairs")
             count = counter.write_shuffled(path, config.seed)
+            self._check_text(count, epochs)
             pairs = np.memmap(path, _PAIR, "r") if count else np.empty(0, _PAIR)
-            for epoch in range(epochs):
-                self._epoch(pairs, epoch, epochs, threads, progress)
+            while self.done < epochs * count:
+                self._epoch(pairs, epochs, threads, progress)
         return self
+
+    def _check_text(self, count: int, epochs: int) -> None:
+        if self.done and self.pairs != count:
+            raise ValueError(
+                f"source has {count} pairs, but training began on a text of {self.pairs}; expected that "
+                "text"
+            )
+        if self.done > epochs * count:
+            raise ValueError(
+                f"epochs is {epochs}, but {self.done / count:.3g} are done; expected at least as many"
+            )
+        self.pairs = count
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write everything, the state of the training too, to a safetensors file, atomically."""
+        if self.vocabulary is None:
+            raise RuntimeError("the model has no vocabulary yet: call fit first")
+        progress = {"done": self.done, "pairs": self.pairs}
+        config = dataclasses.asdict(self.config)
+        write_state(path, State("GloVe", config, progress, self.vocabulary, self.parameters))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> GloVe:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        state = read_state(path, "GloVe")
+        model = cls(**state.config)
+        model.vocabulary, model.parameters = state.vocabulary, state.tensors
+        model.done, model.pairs = state.progress["done"], state.progress["pairs"]
+        return model
 
     def _begin(self) -> None:
         """Vectors and biases uniform in +-1 / (2 D), sums of squares 1."""
@@ -108,20 +174,26 @@ class GloVe:
             for name, shape in shapes.items()
         } | {f"{name}_sums": torch.ones(shape) for name, shape in shapes.items()}
 
-    def _epoch(self, pairs: np.ndarray, epoch: int, epochs: int, threads: int, progress) -> None:
-        for start in range(0, len(pairs), _PIECE):
+    def _epoch(self, pairs: np.ndarray, epochs: int, threads: int, progress) -> None:
+        """What is left of an epoch."""
+        for start in range(self.done % len(pairs), len(pairs), _PIECE):
+            started = time.perf_counter()
             piece = pairs[start : start + _PIECE]
-            loss = glove_step_(
-                self.parameters,
-                *(torch.from_numpy(np.ascontiguousarray(piece[name])) for name in _PAIR.names),
-                learning_rate=self.config.learning_rate,
-                x_max=self.config.x_max,
-                power=self.config.power,
-                threads=threads,
-            )
+            columns = [torch.from_numpy(np.ascontiguousarray(piece[name])) for name in _PAIR.names]
+            with deferred_interrupt():
+                loss = glove_step_(
+                    self.parameters,
+                    *columns,
+                    learning_rate=self.config.learning_rate,
+                    x_max=self.config.x_max,
+                    power=self.config.power,
+                    threads=threads,
+                )
+                self.done += len(piece)
             if progress:
-                done = epoch * len(pairs) + start + len(piece)
-                progress(done, epochs * len(pairs), loss / len(piece))
+                rate = len(piece) / (time.perf_counter() - started)
+                total = epochs * len(pairs)
+                progress(FitProgress(self.done, total, loss / len(piece), rate, "pairs"))
 
 
 register(

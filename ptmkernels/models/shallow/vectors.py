@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ptmkernels.files import atomic_file
+
 __all__ = ["WordVectors"]
+
+_SPACE = re.compile("[ \\t\\n\\v\\f\\r]")
 
 
 class WordVectors:
@@ -58,23 +63,30 @@ class WordVectors:
         ``most_similar(["king", "woman"], ["man"])`` is the analogy of Mikolov et al. 2013. The given words
         are left out.
         """
-        positive = [positive] if isinstance(positive, str) else list(positive)
+        positive, negative = as_words(positive), as_words(negative)
+        query = sum_of_units([self[w] for w in positive], [self[w] for w in negative])
+        return self.nearest(query, count, {*positive, *negative})
+
+    def nearest(
+        self, query: np.ndarray, count: int = 10, leave_out: Collection[str] = ()
+    ) -> list[tuple[str, float]]:
+        """The words whose vectors have the largest cosines with `query` (D,), some left out."""
         unit = self.vectors / np.maximum(np.linalg.norm(self.vectors, axis=1, keepdims=True), 1e-12)
-        query = np.zeros(self.vectors.shape[1], dtype=np.float32)
-        for sign, group in ((1, positive), (-1, negative)):
-            for word in group:
-                vector = self[word]
-                query += sign * vector / max(np.linalg.norm(vector), 1e-12)
         score = unit @ (query / max(np.linalg.norm(query), 1e-12))
-        given = {*positive, *negative}
-        order = np.argsort(-score)[: count + len(given)]
-        found = [(self.words[i], float(score[i])) for i in order if self.words[i] not in given]
+        order = np.argsort(-score)[: count + len(leave_out)]
+        found = [(self.words[i], float(score[i])) for i in order if self.words[i] not in leave_out]
         return found[:count]
 
     def save_word2vec(self, path: str | os.PathLike, binary: bool = False) -> None:
-        """Write the file that word2vec.c, gensim and fastText read: a line "V D", then word and numbers."""
-        temporary = Path(f"{path}.part")
-        with temporary.open("wb") as file:
+        """Write the file that word2vec.c, gensim and fastText read: a line "V D", then word and numbers.
+
+        Raises:
+            ValueError: a word is empty or holds white space, which ends it in the file.
+        """
+        for i, word in enumerate(self.words):
+            if not word or _SPACE.search(word):
+                raise ValueError(f"words[{i}] is {word!r}; white space ends a word in {path}")
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
             file.write(f"{len(self)} {self.vectors.shape[1]}\n".encode())
             for word, vector in zip(self.words, self.vectors, strict=True):
                 if binary:
@@ -82,7 +94,6 @@ class WordVectors:
                 else:
                     numbers = " ".join(repr(float(x)) for x in vector)
                     file.write(f"{word} {numbers}\n".encode())
-        os.replace(temporary, path)
 
     @staticmethod
     def load_word2vec(path: str | os.PathLike, binary: bool | None = None) -> WordVectors:
@@ -93,7 +104,8 @@ class WordVectors:
             binary: None = found out from its second line.
 
         Raises:
-            ValueError: the file is none, with the line or word where it breaks off.
+            ValueError: the file is none, with the line or word where it breaks off, or a word is not UTF-8
+                (file and byte are named).
         """
         data = Path(path).read_bytes()
         header, _, body = data.partition(b"\n")
@@ -103,9 +115,17 @@ class WordVectors:
             raise ValueError(
                 f"{path}: the first line is {header[:40]!r}; expected 'words width'"
             ) from None
+        # The least that so many words take: each number at least " 0" or four bytes.
+        if count < 1 or width < 1 or count * (1 + 2 * width) > len(body):
+            raise ValueError(
+                f"{path}: the first line tells of {count} words of {width} numbers, but {len(body)} "
+                "bytes follow"
+            )
         if binary is None:
             binary = not _is_text(body, width)
-        words, vectors = (_read_binary if binary else _read_text)(path, body, count, width)
+        words, vectors = (_read_binary if binary else _read_text)(
+            path, body, len(header) + 1, count, width
+        )
         return WordVectors(words, vectors)
 
     def project(self, words: Sequence[str] | None = None) -> tuple[list[str], np.ndarray]:
@@ -114,7 +134,9 @@ class WordVectors:
         rows = np.stack([self[w] / max(np.linalg.norm(self[w]), 1e-12) for w in words])
         centred = rows - rows.mean(0)
         _, _, axes = np.linalg.svd(centred, full_matrices=False)
-        return words, centred @ axes[:2].T
+        places = np.zeros((len(words), 2), np.float32)
+        places[:, : len(axes[:2])] = centred @ axes[:2].T  # one word or one dimension has one axis
+        return words, places
 
     def plot(self, path: str | os.PathLike, words: Sequence[str] | None = None) -> None:
         """Draw a map of the words (default: the 300 most frequent) as a picture file."""
@@ -131,34 +153,62 @@ class WordVectors:
         figure.savefig(path, dpi=150)
 
 
+def as_words(words: str | Sequence[str]) -> list[str]:
+    return [words] if isinstance(words, str) else list(words)
+
+
+def sum_of_units(positive: Sequence[np.ndarray], negative: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum of normalised vectors, those of `negative` subtracted."""
+    if not len(positive) + len(negative):
+        raise ValueError("positive and negative are empty; expected at least one word")
+    units = [v / max(np.linalg.norm(v), 1e-12) for v in (*positive, *negative)]
+    return np.sum(units[: len(positive)], axis=0) - np.sum(units[len(positive) :], axis=0)
+
+
 def _is_text(body: bytes, width: int) -> bool:
     line = body.partition(b"\n")[0].split()
     try:
-        return len(line) == width + 1 and all(float(x) == float(x) for x in line[1:])
+        return len([float(x) for x in line[1:]]) == width
     except ValueError:
         return False
 
 
-def _read_text(path, body: bytes, count: int, width: int) -> tuple[list[str], np.ndarray]:
+def _word(path, data: bytes, at: int) -> str:
+    """`data` in UTF-8; it begins at byte `at` of the file."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {at + error.start}") from None
+
+
+def _read_text(path, body: bytes, start: int, count: int, width: int):
     words, vectors = [], np.empty((count, width), dtype=np.float32)
-    lines = body.decode("utf-8").split("\n")
+    lines = body.split(b"\n")
+    at = start
     for i in range(count):
-        parts = lines[i].rstrip().split(" ") if i < len(lines) else []
-        if len(parts) != width + 1:
-            raise ValueError(f"{path}: line {i + 2} has {len(parts) - 1} numbers; expected {width}")
-        words.append(parts[0])
-        vectors[i] = [float(x) for x in parts[1:]]
+        line = lines[i] if i < len(lines) else b""
+        word, *numbers = line.split(b" ")
+        numbers = [x for x in numbers if x.strip()]
+        if len(numbers) != width:
+            raise ValueError(f"{path}: line {i + 2} has {len(numbers)} numbers; expected {width}")
+        words.append(_word(path, word, at))
+        try:
+            vectors[i] = [float(x) for x in numbers]
+        except ValueError as error:
+            raise ValueError(f"{path}: line {i + 2}: {error}") from None
+        at += len(line) + 1
     return words, vectors
 
 
-def _read_binary(path, body: bytes, count: int, width: int) -> tuple[list[str], np.ndarray]:
+def _read_binary(path, body: bytes, start: int, count: int, width: int):
     words, vectors, at = [], np.empty((count, width), dtype=np.float32), 0
     for i in range(count):
         end = body.find(b" ", at)
-        start = end + 1
-        if end < 0 or start + 4 * width > len(body):
+        numbers = end + 1
+        if end < 0 or numbers + 4 * width > len(body):
             raise ValueError(f"{path}: breaks off at word {i} of {count}")
-        words.append(body[at:end].lstrip(b"\n").decode("utf-8"))
-        vectors[i] = np.frombuffer(body, "<f4", width, start)
-        at = start + 4 * width
+        word = body[at:end].lstrip(b"\n")
+        words.append(_word(path, word, start + end - len(word)))
+        vectors[i] = np.frombuffer(body, "<f4", width, numbers)
+        at = numbers + 4 * width
     return words, vectors

@@ -7,29 +7,29 @@ representations of words and phrases and their compositionality" (NeurIPS 2013).
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ptmkernels.data.word_stream import Source, Vocabulary, WordStream
+from ptmkernels.interrupts import deferred_interrupt
+from ptmkernels.models.shallow.state_file import State, read_state, write_state
 from ptmkernels.models.shallow.vectors import WordVectors
 from ptmkernels.ops.hierarchical_softmax import HuffmanTree
 from ptmkernels.ops.negative_sampling import AliasTable
 from ptmkernels.ops.word_vectors import cbow_step_, keep_thresholds, skipgram_step_
+from ptmkernels.ops.word_vectors.checks import check_number, check_whole
 from ptmkernels.registry import Card, register
 
 __all__ = ["FitProgress", "Word2Vec"]
 
 ARCHITECTURES = ("skip-gram", "cbow")
 LOSSES = ("negative-sampling", "hierarchical-softmax")
+HUFFMAN_TIES = ("queue", "heap")
 _PIECE = 1 << 20  # tokens between two reports
 _PADDING = 16  # columns: rows are whole vectors of the widest instruction set
 
@@ -42,12 +42,14 @@ class FitProgress:
         done, total: tokens of the training stream, all epochs together.
         loss: of a sample of the last piece, per pair (CBOW: per window).
         words_per_second: tokens trained, sub-sampled ones included, over the last piece.
+        unit: "words", or what `done`, `total` and the rate count instead.
     """
 
     done: int
     total: int
     loss: float
     words_per_second: float
+    unit: str = "words"
 
 
 @dataclasses.dataclass
@@ -74,15 +76,19 @@ class Word2VecConfig:
             )
         if self.loss not in LOSSES:
             raise ValueError(f"loss is {self.loss!r}; expected one of {LOSSES}")
-        for name in ("vector_size", "window", "min_count"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if not self.sample >= 0:
+        if self.huffman_ties not in HUFFMAN_TIES:
             raise ValueError(
-                f"sample is {self.sample}; expected a number >= 0 (0 = keep every word)"
+                f"huffman_ties is {self.huffman_ties!r}; expected one of {HUFFMAN_TIES}"
             )
+        for name in ("vector_size", "window", "min_count"):
+            check_whole(name, getattr(self, name), 1)
+        for name in ("negative", "max_vocabulary"):
+            check_whole(name, getattr(self, name), 0)
+        check_whole("seed", self.seed, -(2**63), 2**63 - 1)
         if self.learning_rate is None:
             self.learning_rate = 0.05 if self.architecture == "cbow" else 0.025
+        for name in ("sample", "noise_power", "learning_rate"):
+            check_number(name, getattr(self, name), 0)
 
 
 class Word2Vec:
@@ -106,6 +112,9 @@ class Word2Vec:
         self.input: Tensor | None = None  # (rows, padded D)
         self.output: Tensor | None = None
         self.done = 0  # tokens of the training stream
+        self.length = (
+            0  # of the text, in tokens with the ends of sentences, once training has begun
+        )
         self.subwords: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -149,28 +158,42 @@ class Word2Vec:
         stopped when it is given the same text and number of epochs.
 
         Args:
+            source: the text.
+            epochs: passes over it, those of interrupted training included.
             threads: of the CPU; on a GPU they only read the text.
             device: "cpu", or "cuda" ("cuda:1", ...): the matrices are there until `fit` returns.
             progress: called after each piece of about a million tokens.
 
         Raises:
-            ValueError: the text holds no word often enough, is not UTF-8 (file and byte are named), the
-                device is not there, or an argument does not fit.
+            ValueError: the text holds no word often enough, is not UTF-8 (file and byte are named), is not
+                the one on which training began, the device is not there, or an argument does not fit.
+            TypeError: a sentence is a string, or the sentences can be read only once.
         """
         place = _usable_device(device)
-        if epochs < 1 or threads < 1:
-            raise ValueError(
-                f"epochs is {epochs} and threads is {threads}; expected at least 1 of each"
-            )
+        check_whole("epochs", epochs, 1)
+        check_whole("threads", threads, 1)
         if self.vocabulary is None:
             self.build_vocabulary(source, threads)
         stream = WordStream(source, self.vocabulary, threads)
+        self._check_text(len(stream), epochs)
         self.input, self.output = self.input.to(place), self.output.to(place)
         try:
             self._train(stream, epochs, threads, progress)
         finally:
             self.input, self.output = self.input.cpu(), self.output.cpu()
         return self
+
+    def _check_text(self, length: int, epochs: int) -> None:
+        if self.done and self.length != length:
+            raise ValueError(
+                f"source has {length} tokens, but training began on a text of {self.length}; expected "
+                "that text"
+            )
+        if self.done > epochs * length:
+            raise ValueError(
+                f"epochs is {epochs}, but {self.done / length:.3g} are done; expected at least as many"
+            )
+        self.length = length
 
     def _trained(self) -> Vocabulary:
         if self.vocabulary is None:
@@ -187,7 +210,7 @@ class Word2Vec:
         self.input[:, :width] = (torch.rand(rows, width, generator=generator) - 0.5) / width
         tree = self.config.loss == "hierarchical-softmax"
         self.output = torch.zeros(len(vocabulary) - tree, self.input.shape[1])
-        self.done = 0
+        self.done = self.length = 0
 
     def _prepare_rows(self) -> int:
         """The number of input rows; sets `subwords` where words have several."""
@@ -227,31 +250,27 @@ class Word2Vec:
                 started = time.perf_counter()
                 tokens = torch.from_numpy(ids).to(device)
                 position = epoch_start + place
-                seen = step(self.input, self.output, tokens, position=position, **options)
-                self.done = epoch_start + place + len(ids)
+                with deferred_interrupt():
+                    seen = step(self.input, self.output, tokens, position=position, **options)
+                    self.done = position + len(ids)
                 if progress:
                     rate = len(ids) / (time.perf_counter() - started)
                     progress(FitProgress(self.done, options["total"], seen.loss, rate))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything, the state of the training too, to a safetensors file, atomically."""
-        vocabulary = self._trained()
-        width = self.config.vector_size
-        words = np.frombuffer("\n".join(vocabulary.words).encode(), np.uint8).copy()
-        tensors = {
-            "input": self.input[:, :width].contiguous(),
-            "output": self.output[:, :width].contiguous(),
-            "words": torch.from_numpy(words),
-            "counts": torch.from_numpy(vocabulary.counts),
-        }
-        header = {
-            "model": type(self).__name__,
-            "config": json.dumps(dataclasses.asdict(self.config)),
-            "done": str(self.done),
-        }
-        temporary = f"{path}.part"
-        save_file(tensors, temporary, metadata=header)
-        os.replace(temporary, path)
+        vocabulary, width = self._trained(), self.config.vector_size
+        state = State(
+            model=type(self).__name__,
+            config=dataclasses.asdict(self.config),
+            progress={"done": self.done, "length": self.length},
+            vocabulary=vocabulary,
+            tensors={
+                "input": self.input[:, :width].contiguous(),
+                "output": self.output[:, :width].contiguous(),
+            },
+        )
+        write_state(path, state)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Word2Vec:
@@ -260,18 +279,13 @@ class Word2Vec:
         Raises:
             ValueError: the file holds another model.
         """
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            if header.get("model") != cls.__name__:
-                raise ValueError(f"{path} holds {header.get('model')!r}; expected {cls.__name__!r}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        model = cls(**json.loads(header["config"]))
-        words = tensors["words"].numpy().tobytes().decode().split("\n")
-        model._begin(Vocabulary(words, tensors["counts"].numpy()))
+        state = read_state(path, cls.__name__)
+        model = cls(**state.config)
+        model._begin(state.vocabulary)
         width = model.config.vector_size
-        model.input[:, :width] = tensors["input"]
-        model.output[:, :width] = tensors["output"]
-        model.done = int(header["done"])
+        model.input[:, :width] = state.tensors["input"]
+        model.output[:, :width] = state.tensors["output"]
+        model.done, model.length = state.progress["done"], state.progress["length"]
         return model
 
 
@@ -282,19 +296,6 @@ def _usable_device(name: str) -> torch.device:
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {name!r}, but torch sees no GPU; 'cpu' runs everywhere")
     return torch.device(name)
-
-
-def load_any(path: str | os.PathLike) -> WordVectors:
-    """The vectors of a word2vec text or binary file, or of a safetensors file that a model saved."""
-    if Path(path).suffix != ".safetensors":
-        return WordVectors.load_word2vec(path)
-    from ptmkernels.models import shallow
-
-    with safe_open(path, "pt") as file:
-        name = (file.metadata() or {}).get("model")
-    if name not in ("FastText", "Word2Vec"):
-        raise ValueError(f"{path} holds {name!r}; expected 'FastText' or 'Word2Vec'")
-    return getattr(shallow, name).load(path).wv
 
 
 register(

@@ -14,6 +14,7 @@ from ptmkernels.ops.word_vectors.checks import (
     check_ids,
     check_matrix,
     check_reduction,
+    check_type,
     kernel_refusals,
     reduce,
 )
@@ -130,8 +131,7 @@ def hierarchical_softmax_log_prob(
 def _check(hidden: Tensor, node_weight: Tensor, tree: HuffmanTree) -> None:
     check_matrix("hidden", hidden)
     check_matrix("node_weight", node_weight)
-    if not isinstance(tree, HuffmanTree):
-        raise TypeError(f"tree is a {type(tree).__name__}; expected a HuffmanTree")
+    check_type("tree", tree, HuffmanTree)
     if node_weight.shape != (tree.num_nodes, hidden.shape[1]):
         raise ValueError(
             f"node_weight has shape {tuple(node_weight.shape)}; expected (V - 1, D) = "

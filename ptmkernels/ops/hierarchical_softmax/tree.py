@@ -17,6 +17,9 @@ class HuffmanTree:
         offsets: int64 (V + 1,): the path of word w is path[offsets[w] : offsets[w + 1]].
         path: int32, each entry inner node * 2 + code bit; the root is node V - 2.
         depth: T, the number of nodes of the longest path.
+
+    Raises:
+        ValueError, TypeError: offsets and path are no paths of one tree; the message names which.
     """
 
     offsets: Tensor
@@ -27,8 +30,27 @@ class HuffmanTree:
     )
 
     def __post_init__(self) -> None:
+        for name, dtype in (("offsets", torch.int64), ("path", torch.int32)):
+            tensor = getattr(self, name)
+            if not isinstance(tensor, Tensor) or tensor.dtype != dtype or tensor.dim() != 1:
+                raise TypeError(f"{name} must be a tensor of one dimension and {dtype}")
         lengths = self.offsets[1:] - self.offsets[:-1]
+        if self.path.device.type == "cpu":
+            self._check(lengths)
         object.__setattr__(self, "depth", int(lengths.max()) if len(lengths) else 0)
+
+    def _check(self, lengths: Tensor) -> None:
+        """The kernels follow the paths without looking."""
+        count, nodes = len(self.path), max(self.num_nodes, 0)
+        ends = (int(self.offsets[0]), int(self.offsets[-1])) if len(self.offsets) else (0, 0)
+        if len(self.offsets) == 0 or ends != (0, count) or bool((lengths < 0).any()):
+            raise ValueError(f"offsets must rise from 0 to {count}, the length of path")
+        low, high = (int(self.path.min()), int(self.path.max())) if count else (0, -1)
+        if low < 0 or high >= 2 * nodes:
+            raise ValueError(
+                f"path holds the inner nodes {low >> 1}..{high >> 1}; expected 0..{nodes - 1} for "
+                f"{len(self)} words"
+            )
 
     @staticmethod
     def from_counts(counts: Tensor | np.ndarray, ties: str = "queue") -> HuffmanTree:
@@ -43,7 +65,10 @@ class HuffmanTree:
         """
         from ptmkernels._corpus import huffman_paths
 
-        offsets, path = huffman_paths(np.asarray(counts).astype(np.int64).tolist(), ties=ties)
+        counts = np.asarray(counts)
+        if counts.ndim != 1:
+            raise ValueError(f"counts has shape {counts.shape}; expected one dimension (V,)")
+        offsets, path = huffman_paths(counts.astype(np.int64).tolist(), ties=ties)
         return HuffmanTree(torch.from_numpy(offsets), torch.from_numpy(path))
 
     def __len__(self) -> int:

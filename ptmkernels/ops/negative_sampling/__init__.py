@@ -16,6 +16,7 @@ from ptmkernels.ops.word_vectors.checks import (
     check_ids,
     check_matrix,
     check_reduction,
+    check_type,
     kernel_refusals,
     reduce,
 )
@@ -135,6 +136,14 @@ def _check(hidden, target, weight, negatives, sampler, num_negatives, seed, bias
         raise ValueError("exactly one of negatives and sampler is needed")
     if nce and sampler is None:
         raise ValueError("nce needs a sampler: the noise probabilities are in the logits")
+    for name, value, kind in (
+        ("negatives", negatives, Tensor),
+        ("sampler", sampler, AliasTable),
+        ("seed", seed, Tensor),
+        ("bias", bias, Tensor),
+    ):
+        if value is not None:
+            check_type(name, value, kind)
     if sampler is not None:
         if len(sampler) != size:
             raise ValueError(

@@ -20,6 +20,8 @@ from ptmkernels.ops.word_vectors.checks import (
     check_ids,
     check_matrix,
     check_number,
+    check_type,
+    check_whole,
     kernel_refusals,
 )
 
@@ -157,10 +159,12 @@ def _step_(
     threads: int = 1,
     backend: str | None = None,
 ) -> StepStatistics:
-    total = position + tokens.shape[0] if total is None else total
     size = _check_tables(input_weight, output_weight, sampler, tree, keep, subwords)
     _check_tokens(tokens, size, input_weight.device)
-    _check_numbers(window, learning_rate, min_learning_rate, position, num_negatives, threads)
+    total = max(position + len(tokens), 1) if total is None else total
+    _check_numbers(
+        window, learning_rate, min_learning_rate, position, total, num_negatives, threads
+    )
     _check_seed(seed, input_weight.device)
     op = "cbow_step_" if cbow else "skipgram_step_"
     chosen = select(op, kernel_refusals(op, input_weight, output_weight), backend)
@@ -220,6 +224,10 @@ def _check_tables(input_weight, output_weight, sampler, tree, keep, subwords) ->
         )
     if (sampler is None) == (tree is None):
         raise ValueError("exactly one of sampler and tree is needed")
+    if tree is None:
+        check_type("sampler", sampler, AliasTable)
+    else:
+        check_type("tree", tree, HuffmanTree)
     size = len(sampler) if tree is None else len(tree)
     if size < 1:
         raise ValueError("the vocabulary is empty")
@@ -261,17 +269,14 @@ def _check_tokens(tokens: Tensor, size: int, device: torch.device) -> None:
         raise ValueError(f"tokens holds {int(tokens.max())}; expected ids below {size}")
 
 
-def _check_numbers(window, learning_rate, floor, position, num_negatives, threads) -> None:
+def _check_numbers(window, learning_rate, floor, position, total, num_negatives, threads) -> None:
     check_number("learning_rate", learning_rate, 0.0)
     check_number("min_learning_rate", floor, 0.0)
-    if not 1 <= window <= MAX_WINDOW:
-        raise ValueError(f"window is {window}; expected 1 to {MAX_WINDOW}")
-    if num_negatives < 0:
-        raise ValueError(f"num_negatives is {num_negatives}; expected at least 0")
-    if threads < 1:
-        raise ValueError(f"threads is {threads}; expected at least 1")
-    if position < 0:
-        raise ValueError(f"position is {position}; expected at least 0")
+    check_whole("window", window, 1, MAX_WINDOW)
+    check_whole("num_negatives", num_negatives, 0)
+    check_whole("threads", threads, 1)
+    check_whole("position", position, 0)
+    check_whole("total", total, 1)
 
 
 def _check_seed(seed: Tensor, device: torch.device) -> None:

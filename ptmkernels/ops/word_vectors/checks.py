@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 
 import torch
 from torch import Tensor
@@ -18,8 +19,7 @@ FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def check_matrix(name: str, value: object, dtypes: tuple[torch.dtype, ...] = FLOATING) -> None:
     """A two-dimensional floating tensor of at least one column."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor")
+    check_type(name, value, Tensor)
     if value.dim() != 2 or value.shape[1] == 0:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; expected two dimensions (rows, D)"
@@ -30,8 +30,7 @@ def check_matrix(name: str, value: object, dtypes: tuple[torch.dtype, ...] = FLO
 
 def check_ids(name: str, value: object, shape: tuple[int, ...], size: int, device) -> None:
     """Integers of a shape, each below `size`; the values are read only where that costs no wait."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor")
+    check_type(name, value, Tensor)
     if value.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{name} has dtype {value.dtype}; expected torch.int64 or torch.int32")
     if tuple(value.shape) != shape:
@@ -44,6 +43,11 @@ def check_ids(name: str, value: object, shape: tuple[int, ...], size: int, devic
         raise ValueError(f"{name} holds {low}..{high}; expected 0..{size - 1}")
 
 
+def check_type(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a {kind.__name__}")
+
+
 def check_device(name: str, value: Tensor, device: torch.device) -> None:
     if value.device != device:
         raise ValueError(f"{name} is on {value.device}; expected {device}")
@@ -51,11 +55,22 @@ def check_device(name: str, value: Tensor, device: torch.device) -> None:
 
 def check_number(name: str, value: float, low: float, *, above: bool = False) -> None:
     """A finite number of at least `low`, or above it."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {value!r}; expected a number")
     fits = math.isfinite(value) and (value > low if above else value >= low)
     if not fits:
         raise ValueError(
             f"{name} is {value}; expected a finite number {'>' if above else '>='} {low}"
         )
+
+
+def check_whole(name: str, value: object, low: int, high: int | None = None) -> None:
+    """A whole number from `low` to `high`, if any."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} is {value!r}; expected a whole number")
+    if value < low or (high is not None and value > high):
+        expected = f"at least {low}" if high is None else f"{low} to {high}"
+        raise ValueError(f"{name} is {value}; expected {expected}")
 
 
 def check_reduction(reduction: str) -> None:

@@ -72,3 +72,28 @@ def test_errors():
     refuse("tree is a tuple", hidden, target, weight, (1, 2), error=TypeError)
     refuse("reduction", hidden, target, weight, tree, reduction="max")
     assert hierarchical_softmax_loss(hidden[:0], target[:0], weight, tree, reduction="sum") == 0
+
+
+@pytest.mark.parametrize(
+    ("offsets", "path", "message"),
+    [
+        (
+            [0, 1, 2, 4, 6],
+            [200, 2, 4, 1, 3, 0],
+            r"path holds the inner nodes 0..100; expected 0..2",
+        ),
+        ([0, 1, 2, 4, 6], [-4, 2, 4, 1, 3, 0], r"path holds the inner nodes -2..2"),
+        ([0, 9, 2, 4, 6], [4, 2, 4, 1, 3, 0], "offsets must rise from 0 to 6"),
+        ([0, 1, 2, 4, 7], [4, 2, 4, 1, 3, 0], "offsets must rise from 0 to 6"),
+    ],
+)
+def test_paths_that_are_no_tree(offsets, path, message):
+    with pytest.raises(ValueError, match=message):
+        HuffmanTree(torch.tensor(offsets), torch.tensor(path, dtype=torch.int32))
+
+
+def test_tensors_that_are_no_tree():
+    with pytest.raises(TypeError, match=r"path must be a tensor of one dimension and torch.int32"):
+        HuffmanTree(torch.tensor([0, 1, 2]), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"counts has shape \(1, 2\)"):
+        HuffmanTree.from_counts(torch.tensor([[2, 1]]))
