@@ -26,9 +26,10 @@ TERM_SETS = [
 ]
 
 
-def check(case: RelativeCase, backend: str = "cpu") -> None:
+def check(case: RelativeCase, backend: str = "cpu", **changed) -> None:
     """The 2x rule for output, log-sum-exp and the gradient of every tensor."""
     leaves, rest = build(case, backend)
+    rest |= changed
     actual = call(leaves, rest, backend)
     low = call(leaves, rest, "reference")
     exact = call(widened(leaves, torch.float64), rest, "reference")
@@ -96,6 +97,15 @@ def test_many_tiles(rows, query_len, key_len, backend):
     mask = "recurrence" if rows == "xl" else "none"
     sizes = {"head_dim": 64, "query_len": query_len, "key_len": key_len}
     check(RelativeCase(rows, "b", TERMS, "", mask, **sizes), backend)
+
+
+@pytest.mark.parametrize("rows", ["xlnet", "clip"])
+def test_hidden_tiles_in_between(rows):
+    """A block of queries whose tiles of keys are no neighbours, so their bands have no row in common."""
+    allowed = torch.ones(2, 420, dtype=torch.bool)
+    allowed[:, 120:270] = False
+    case = RelativeCase(rows, "b", TERMS, query_len=70, key_len=420)
+    check(case, mask=AttentionMask.keys(allowed, 70))
 
 
 @pytest.mark.parametrize("position", ["", "sorted"])

@@ -13,7 +13,7 @@
 // threads.
 #pragma once
 
-#include "attention/cpu/backward_block.h"
+#include "attention/cpu/band_gradient.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 
@@ -30,6 +30,7 @@ class Backward {
         dense_(params.size, params.grad_bias, plan_.chunks, runtime),
         table_(params, plan_.chunks, runtime),
         relative_(params, options_.relative, plan_.chunks, plan_.head_groups(params.size), runtime),
+        terms_(size_, options_.relative, relative_),
         pitch_(pitch_of(size_.dimension)),
         width_(round_up(size_.dimension, kWidth)),
         depth_(divide_up(size_.dimension, kElements<Unit>)),
@@ -138,7 +139,9 @@ class Backward {
       if (options_.bounds.visible(bounds, block.batch, tile) == Visible::kNone) continue;
       run_tile(block, chunk, tile, scratch);
     }
-    if (block.loaded) add_grad_query(block, chunk.index, scratch);
+    if (!block.loaded) return;
+    if constexpr (kElements<Unit> == 1) terms_.finish(block, scratch);
+    add_grad_query(block, chunk.index, scratch);
   }
 
   void run_tile(Block<Unit>& block, const Chunk<Unit>& chunk, int64_t index,
@@ -146,7 +149,7 @@ class Backward {
     const int64_t key = index * kKeyTile;
     const int64_t row = key - chunk.key;
     Tile tile = {block.batch, block.head, 0, 0, key, smaller(kKeyTile, size_.keys - key)};
-    KeyRanges ranges;
+    PanelRanges ranges;
     bool any = false;
     for (int64_t p = 0; p < block.panels; ++p) {
       tile.query = block.query + p * kLanes;
@@ -171,6 +174,7 @@ class Backward {
     if (!any) return;
     if (table_.active()) table_.collect(block.query, key, scratch.diagonals);
     add_grad_keys(block, ranges, tile.keys, row, scratch);
+    if constexpr (kElements<Unit> == 1) terms_.finish_tile(block, scratch);
   }
 
   void prefetch_next(const Block<Unit>& block, int64_t query) const {
@@ -236,7 +240,7 @@ class Backward {
     } else {
       multiply<Start::kZero, Layout::kColumnMajor>(product, 0, size_.dimension);
     }
-    if constexpr (kElements<Unit> == 1) add_relative(block, chunk, tile, start, p, scratch);
+    if constexpr (kElements<Unit> == 1) terms_.add(block, tile, start, p, scratch);
     block.seen[p] = true;
   }
 
@@ -260,51 +264,6 @@ class Backward {
     return from;
   }
 
-  // The gradients of the relative and segment terms of a panel, from dS and P ∘ Z.
-  void add_relative(const Block<float>& block, const Chunk<float>& chunk, const Tile& tile,
-                    const StartTile& start, int64_t p,
-                    const BackwardScratch<float>& scratch) const {
-    const RelativeTerms& relative = options_.relative;
-    const float* const grads = scratch.grad_scores + p * kLanes + start.first * kTilePitch;
-    if (relative.key || relative_.value.active()) {
-      const BandShape shape = relative.shape(tile, start.first, start.last);
-      if (relative.key) {
-        const Band band = relative.collect(tile, shape, grads, kTilePitch, scratch.start.band);
-        add_grad_position(block, tile, band, p, scratch);
-        if (relative_.key.active())
-          relative_.key.add(scratch.grad_relative_key, tile, band, block.position.from(p * kLanes));
-      }
-      if (relative_.value.active()) {
-        const float* const weights = scratch.weights + p * kLanes + start.first * kTilePitch;
-        const Band band = relative.collect(tile, shape, weights, kTilePitch, scratch.start.band);
-        relative_.value.add(scratch.grad_relative_value, tile, band,
-                            block.grad_units.from(p * kLanes));
-      }
-    }
-    if (relative.segments()) {
-      float* const sums = scratch.grad_segment + p * 2 * kLanes;
-      if (!block.seen[p]) fill(sums, 2 * kLanes, 0);
-      relative.sum_segments(tile, grads, kTilePitch, start.first, start.last, sums);
-    }
-  }
-
-  // The share of a band in the gradient of q + v.
-  void add_grad_position(const Block<float>& block, const Tile& tile, const Band& band, int64_t p,
-                         const BackwardScratch<float>& scratch) const {
-    const RelativeTable& table = options_.relative.key;
-    Product<float> product;
-    product.start = product.c = scratch.grad_position + p * width_ * kLanes;
-    product.a = table.row(tile.batch, tile.head, band.table_row);
-    product.a_stride = table.stride;
-    product.b = band.data;
-    product.depth = band.rows;
-    if (block.seen[p]) {
-      multiply<Start::kLoad, Layout::kColumnMajor>(product, 0, size_.dimension);
-    } else {
-      multiply<Start::kZero, Layout::kColumnMajor>(product, 0, size_.dimension);
-    }
-  }
-
   PanelTerms terms_of(int64_t p, const BackwardScratch<Unit>& scratch) const {
     const RelativeTerms& relative = options_.relative;
     return {relative.key ? scratch.position + p * width_ * kLanes : nullptr,
@@ -313,32 +272,18 @@ class Backward {
   }
 
   // dV += (P ∘ Z)ᵀ·dO and dK += dSᵀ·Q, for runs of keys that the same panels see.
-  void add_grad_keys(const Block<Unit>& block, const KeyRanges& ranges, int64_t keys, int64_t row,
+  void add_grad_keys(const Block<Unit>& block, const PanelRanges& ranges, int64_t keys, int64_t row,
                      const BackwardScratch<Unit>& scratch) const {
-    constexpr int64_t kRun = 16;
-    int64_t run = 0, run_first = 0, run_last = 0;
-    for (int64_t key = 0; key < keys; key += kRun) {
-      const int64_t end = smaller(key + kRun, keys);
-      const auto sees = [&](int64_t p) {
-        return ranges.first[p] < end && ranges.last[p] > key && ranges.first[p] < ranges.last[p];
-      };
-      int64_t first = 0, last = block.panels;
-      while (first < last && !sees(first)) ++first;
-      while (first < last && !sees(last - 1)) --last;
-      for (int64_t p = first; p < last; ++p) clear_hidden(ranges, p, key, end, scratch);
-      if (first != run_first || last != run_last) {
-        add_run(block, run, key, run_first, run_last, row, scratch);
-        run = key;
-        run_first = first;
-        run_last = last;
-      }
-    }
-    add_run(block, run, keys, run_first, run_last, row, scratch);
+    for_each_run(ranges, block.panels, 0, keys,
+                 [&](int64_t key, int64_t end, int64_t first, int64_t last) {
+                   for (int64_t p = first; p < last; ++p)
+                     clear_hidden(ranges, p, key, end, scratch);
+                   add_run(block, key, end, first, last, row, scratch);
+                 });
   }
 
   void add_run(const Block<Unit>& block, int64_t key, int64_t end, int64_t first, int64_t last,
                int64_t row, const BackwardScratch<Unit>& scratch) const {
-    if (first >= last) return;
     const Rows<Unit> weights = tile_rows(scratch.weights, scratch.weight_rows);
     const Rows<Unit> grads = tile_rows(scratch.grad_scores, scratch.grad_score_rows);
     const int64_t unit = first * kLanes / kElements<Unit>;
@@ -386,8 +331,9 @@ class Backward {
       const bool exists = i < block.queries;
       const float lse = exists ? params_.lse[first_row + i] : -kInfinity;
       scratch.base[i] = lse == -kInfinity ? -kInfinity : -lse * kLog2e;
-      scratch.delta[i] = exists ? negative_delta(block, i, first_row + i) : 0;
+      scratch.delta[i] = exists ? negative_delta(block, i, grads.row(i)) : 0;
     }
+    if constexpr (kElements<Unit> == 1) terms_.start(block, scratch);
     block.loaded = true;
   }
 
@@ -420,12 +366,14 @@ class Backward {
                               scratch.segment + p * 2 * kLanes);
   }
 
-  float negative_delta(const Block<Unit>& block, int64_t i, int64_t row) const {
-    const void* const output = row_of(params_.output, block.batch, block.head, block.query + i);
-    const void* const gradient =
-        row_of(params_.grad_output, block.batch, block.head, block.query + i);
-    return (params_.grad_lse ? params_.grad_lse[row] : 0) -
-           dot_row(params_.output.dtype, output, gradient, size_.dimension);
+  // Of query i of the block, `gradient` being the row of dO.
+  float negative_delta(const Block<Unit>& block, int64_t i, const Unit* gradient) const {
+    const int64_t query = block.query + i;
+    const float* const of_lse = params_.grad_lse;
+    const int64_t row = (block.batch * size_.heads + block.head) * size_.queries + query;
+    return (of_lse ? of_lse[row] : 0) -
+           dot_row(params_.output.dtype, row_of(params_.output, block.batch, block.head, query),
+                   gradient, size_.dimension);
   }
 
   // Adds the block's dQ of a chunk to a copy.
@@ -503,6 +451,7 @@ class Backward {
   const DenseGradient dense_;
   const TableGradient table_;
   const RelativeGradient relative_;
+  const BlockTerms terms_;
   const int64_t pitch_;
   const int64_t width_;
   const int64_t depth_;  // of the products over the head dimension, in units

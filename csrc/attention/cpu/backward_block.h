@@ -2,15 +2,12 @@
 // block.
 #pragma once
 
+#include "attention/cpu/band_window.h"
 #include "attention/cpu/bias_gradient.h"
 #include "attention/cpu/relative_gradient.h"
 #include "attention/cpu/softmax.h"
 
 namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
-
-constexpr int kBlockPanels = kLanes < 32 ? 64 / kLanes : 2;
-constexpr int kBlockQueries = kBlockPanels * kLanes;
-constexpr int64_t kTilePitch = kBlockQueries + 16;  // see pitch_of
 
 // A group is the heads that add to the same dK and dV, and to the same gradient of the bias or of a
 // relative key or value. Chunks of keys follow from the shape alone.
@@ -91,6 +88,11 @@ struct BackwardScratch {
     carried = scratch.take<float>(bands * kBlockQueries * kLanes);
     segment = scratch.take<float>(segments * 2 * kBlockQueries);
     grad_segment = scratch.take<float>(segments * 2 * kBlockQueries);
+    key_window = scratch.take<BandWindow>(1);
+    key_window_rows = scratch.take<float>(bands * BandWindow::kRows * kTilePitch);
+    value_window = scratch.take<BandWindow>(1);
+    value_window_rows =
+        scratch.take<float>(gradient.value.active() ? BandWindow::kRows * kTilePitch : 0);
     grad_relative_key = scratch.take<float>(gradient.key.task_elements());
     grad_relative_value = scratch.take<float>(gradient.value.task_elements());
   }
@@ -111,21 +113,25 @@ struct BackwardScratch {
   float* grad_query;        // (kBlockPanels, width, kLanes)
   float* base;   // (kBlockQueries): -lse in units of log2(e); -infinity for a row that sees nothing
   float* delta;  // (kBlockQueries): -δ
-  float* weights;              // (kKeyTile, kTilePitch)
-  float* grad_scores;          // (kKeyTile, kTilePitch)
-  Unit* weight_rows;           // (kKeyTile, kTilePitch / 2), along the queries
-  Unit* grad_score_rows;       // (kKeyTile, kTilePitch / 2), along the queries
-  Unit* grad_score_pairs;      // (kKeyTile / 2, kLanes), along the keys
-  float* factors;              // (kKeyTile, kLanes)
-  float* square;               // (kLanes, width)
-  float* content_rows;         // (kBlockQueries, pitch): q + u
-  float* position_rows;        // (kBlockQueries, pitch): q + v
-  float* position;             // (kBlockPanels, width, kLanes): see PanelTerms
-  float* grad_position;        // (kBlockPanels, width, kLanes): dB·r
-  BandCarry* carry;            // (kBlockPanels)
-  float* carried;              // (kBlockPanels, kLanes, kLanes)
-  float* segment;              // (kBlockPanels, 2, kLanes): see PanelTerms
-  float* grad_segment;         // (kBlockPanels, 2, kLanes): e
+  float* weights;            // (kKeyTile, kTilePitch)
+  float* grad_scores;        // (kKeyTile, kTilePitch)
+  Unit* weight_rows;         // (kKeyTile, kTilePitch / 2), along the queries
+  Unit* grad_score_rows;     // (kKeyTile, kTilePitch / 2), along the queries
+  Unit* grad_score_pairs;    // (kKeyTile / 2, kLanes), along the keys
+  float* factors;            // (kKeyTile, kLanes)
+  float* square;             // (kLanes, width)
+  float* content_rows;       // (kBlockQueries, pitch): q + u
+  float* position_rows;      // (kBlockQueries, pitch): q + v
+  float* position;           // (kBlockPanels, width, kLanes): see PanelTerms
+  float* grad_position;      // (kBlockPanels, width, kLanes): dB·r
+  BandCarry* carry;          // (kBlockPanels)
+  float* carried;            // (kBlockPanels, kLanes, kLanes)
+  float* segment;            // (kBlockPanels, 2, kLanes): see PanelTerms
+  float* grad_segment;       // (kBlockPanels, 2, kLanes): e
+  BandWindow* key_window;    // dS by row of the relative key
+  BandWindow* value_window;  // P ∘ Z by row of the relative value
+  float* key_window_rows;    // see BandWindow
+  float* value_window_rows;
   float* grad_relative_key;    // see TableRowsGradient
   float* grad_relative_value;  // see TableRowsGradient
 };
@@ -140,6 +146,7 @@ struct Block {
   int64_t queries;  // <= kBlockQueries
   int64_t panels;
   bool loaded = false;
+  bool windows = false;          // the block's bands go through windows
   bool seen[kBlockPanels] = {};  // the panel has seen a key of the chunk, so its dQ is set
   Rows<Unit> rows = {};          // of the queries, along the dimension
   Rows<float> position = {};     // q + v
@@ -156,12 +163,6 @@ struct Chunk {
   Rows<Unit> key_rows;   // along the dimension
   Rows<Unit> key_units;  // along the keys
   Rows<Unit> value_rows;
-};
-
-// The keys of a tile that each panel of a block sees.
-struct KeyRanges {
-  int64_t first[kBlockPanels] = {};
-  int64_t last[kBlockPanels] = {};
 };
 
 // weights: scores less lse -> P ∘ Z; grads: dP less δ (with kDropout: dP) -> dS
@@ -236,31 +237,35 @@ void clear_padding(Unit* rows, int64_t count, int64_t padded, int64_t dimension,
   for (int64_t i = count; i < padded; ++i, row += pitch) fill(row, width, 0);
 }
 
-template <class T>
-float dot_elements(const void* a, const void* b, int64_t count) {
-  const T* const x = static_cast<const T*>(a);
-  const T* const y = static_cast<const T*>(b);
+template <class T, class G>
+float dot_elements(const T* a, const G* b, int64_t count) {
   Vec total = {};
   int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) total += load_elements(x + i) * load_elements(y + i);
-  if (i < count) total += load_first(x + i, count - i) * load_first(y + i, count - i);
+  for (; i + kWidth <= count; i += kWidth) total += load_elements(a + i) * load_elements(b + i);
+  if (i < count) total += load_first(a + i, count - i) * load_first(b + i, count - i);
   return sum(total);
 }
 
-inline float dot_row(DType dtype, const void* a, const void* b, int64_t count) {
+// A row of the output times one of its gradient that is laid out.
+inline float dot_row(DType dtype, const void* row, const float* gradient, int64_t count) {
   switch (dtype) {
     case DType::kBFloat16:
-      return dot_elements<BFloat16>(a, b, count);
+      return dot_elements(static_cast<const BFloat16*>(row), gradient, count);
     case DType::kFloat16:
-      return dot_elements<Float16>(a, b, count);
+      return dot_elements(static_cast<const Float16*>(row), gradient, count);
     default:
-      return dot_elements<float>(a, b, count);
+      return dot_elements(static_cast<const float*>(row), gradient, count);
   }
+}
+
+inline float dot_row(DType, const void* row, const Pair* gradient, int64_t count) {
+  return dot_elements(static_cast<const BFloat16*>(row),
+                      reinterpret_cast<const BFloat16*>(gradient), count);
 }
 
 // Zeros where a panel does not see keys of [key, end).
 template <class Unit>
-void clear_hidden(const KeyRanges& ranges, int64_t p, int64_t key, int64_t end,
+void clear_hidden(const PanelRanges& ranges, int64_t p, int64_t key, int64_t end,
                   const BackwardScratch<Unit>& scratch) {
   if (ranges.first[p] <= key && ranges.last[p] >= end) return;
   for (int64_t j = key; j < end; ++j) {

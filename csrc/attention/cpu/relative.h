@@ -61,6 +61,15 @@ class LaneDelay {
   Vec history_[kWidth] = {};
 };
 
+PTMKERNELS_INLINE void copy_row(const float* from, float* to) {
+  for (int v = 0; v < kVectors; ++v) store(to + v * kWidth, load(from + v * kWidth));
+}
+
+PTMKERNELS_INLINE void add_row(const float* from, float* to) {
+  for (int v = 0; v < kVectors; ++v)
+    store(to + v * kWidth, load(to + v * kWidth) + load(from + v * kWidth));
+}
+
 // to[j] = from[j] + (lane l: band[j + kLanes - l]) for `keys` keys, rounded up to kWidth.
 PTMKERNELS_NOINLINE inline void add_diagonals(const float* band, const float* from, int64_t stride,
                                               int64_t keys, float* to) {
@@ -83,14 +92,17 @@ PTMKERNELS_NOINLINE inline void add_diagonals(const float* band, const float* fr
 }
 
 // The transpose of the same: band[j + kLanes - l] = tile[j] in lane l, 0 where there is no such
-// key. Writes `keys`, rounded up to kWidth, + kLanes rows.
-PTMKERNELS_NOINLINE inline void spread_diagonals(const float* tile, int64_t stride, int64_t keys,
-                                                 float* band) {
+// key; with kAdd the first kLanes rows are added to. Writes `keys`, rounded up to kWidth, + kLanes
+// rows.
+template <bool kAdd>
+PTMKERNELS_NOINLINE void spread_diagonals(const float* tile, int64_t stride, int64_t keys,
+                                          float* band, int64_t pitch) {
   for (int v = 0; v < kVectors; ++v) {
     float* to = band + v * kWidth;
     LaneDelay<true> delay;
     const int64_t last = keys + v * kWidth + kWidth - 1;
     for (int64_t j = (v + 1) * kWidth - 1 - kLanes; j < last; j += kWidth) {
+      const bool add = kAdd && j < (v + 1) * kWidth - 1;
       Vec rows[kWidth];
       if (j >= 0 && j + kWidth <= keys) {
         PTMKERNELS_UNROLL
@@ -104,7 +116,9 @@ PTMKERNELS_NOINLINE inline void spread_diagonals(const float* tile, int64_t stri
       }
       delay.pass(rows);
       PTMKERNELS_UNROLL
-      for (int r = 0; r < kWidth; ++r, to += kLanes) store(to, rows[r]);
+      for (int r = 0; r < kWidth; ++r)
+        store(to + r * pitch, add ? load(to + r * pitch) + rows[r] : rows[r]);
+      to += kWidth * pitch;
     }
   }
 }
@@ -131,7 +145,9 @@ struct BandCarry {
 
 // Rows [table_row, table_row + rows) of a relative key, and their gradients or weights.
 struct Band {
-  const float* data;  // (rows, kLanes)
+  const float* data;  // (rows, stride)
+  int64_t stride;
+  int64_t lanes;  // queries
   int64_t table_row;
   int64_t rows;
 };
@@ -186,10 +202,22 @@ class RelativeTerms {
     return given.data ? given.data[batch * given.batch + query] : query;
   }
 
-  // The row of the table for a key and a query's position.
-  int64_t row(int64_t key, int64_t position) const {
-    return clamp(key - position + relative_.offset);
+  // Do the queries [first, last) stand one after the other?
+  bool successive(int64_t batch, int64_t first, int64_t last) const {
+    for (int64_t query = first + 1; query < last && relative_.query_position.data; ++query) {
+      if (position(batch, query) != position(batch, first) + query - first) return false;
+    }
+    return true;
   }
+
+  // The row of the table for a key and a query's position, were the table without ends.
+  int64_t endless_row(int64_t key, int64_t position) const {
+    return key - position + relative_.offset;
+  }
+  int64_t rows() const { return relative_.rows; }
+
+  // The row of the table for a key and a query's position.
+  int64_t row(int64_t key, int64_t position) const { return clamp(endless_row(key, position)); }
 
   // Of keys [first, last) of the tile.
   BandShape shape(const Tile& tile, int64_t first, int64_t last) const {
@@ -260,7 +288,7 @@ class RelativeTerms {
   Band collect(const Tile& tile, const BandShape& shape, const float* scores, int64_t stride,
                float* band) const {
     if (shape.successive) {
-      spread_diagonals(scores, stride, shape.keys, band);
+      spread_diagonals<false>(scores, stride, shape.keys, band, kLanes);
       for (int64_t i = 0; i < shape.first; ++i)
         add_row(band + i * kLanes, band + shape.first * kLanes);
       for (int64_t i = shape.last + 1; i < shape.rows; ++i)
@@ -274,7 +302,7 @@ class RelativeTerms {
               scores[j * stride + lane];
       }
     }
-    return {band + shape.first * kLanes, shape.table_row, shape.used()};
+    return {band + shape.first * kLanes, kLanes, kLanes, shape.table_row, shape.used()};
   }
 
   // -1 in the lanes whose segment is not that of a key.
@@ -283,6 +311,19 @@ class RelativeTerms {
     const int32_t* keys;  // of the tile
 
     PTMKERNELS_INLINE IntVec differ(int v, int64_t j) const { return segment[v] != keys[j]; }
+
+    // The end of the run of keys of one segment that begins with `first`.
+    int64_t run_end(int64_t first, int64_t last) const {
+      IntVec others = {};
+      int64_t end = first;
+      for (; end + kWidth <= last; end += kWidth)
+        others |= load_as<IntVec>(keys + end) != keys[first];
+      int32_t any = 0;
+      for (int lane = 0; lane < kWidth; ++lane) any |= others[lane];
+      if (any) end = first + 1;
+      while (end < last && keys[end] == keys[first]) ++end;
+      return end;
+    }
   };
 
   PanelSegments segments_of(const Tile& tile) const {
@@ -302,16 +343,17 @@ class RelativeTerms {
   void sum_segments(const Tile& tile, const float* scores, int64_t stride, int64_t first,
                     int64_t last, float* sums) const {
     const PanelSegments panel = segments_of(tile);
-    for (int v = 0; v < kVectors; ++v) {
-      Vec same = load(sums + v * kWidth), other = load(sums + kLanes + v * kWidth);
-      for (int64_t j = first; j < last; ++j) {
-        const Vec score = load(scores + (j - first) * stride + v * kWidth);
-        const IntVec differ = panel.differ(v, j);
-        same += select(differ, Vec{}, score);
-        other += select(differ, score, Vec{});
+    for (int64_t run = first, end; run < last; run = end) {
+      end = panel.run_end(run, last);
+      Vec total[kVectors];
+      sum_rows(scores + (run - first) * stride, stride, end - run, total);
+      for (int v = 0; v < kVectors; ++v) {
+        const IntVec differ = panel.differ(v, run);
+        float* const same = sums + v * kWidth;
+        float* const other = same + kLanes;
+        store(same, load(same) + select(differ, Vec{}, total[v]));
+        store(other, load(other) + select(differ, total[v], Vec{}));
       }
-      store(sums + v * kWidth, same);
-      store(sums + kLanes + v * kWidth, other);
     }
   }
 
@@ -349,13 +391,17 @@ class RelativeTerms {
     return vectors ? vectors + index * width_ : nullptr;
   }
 
-  static void copy_row(const float* from, float* to) {
-    for (int v = 0; v < kVectors; ++v) store(to + v * kWidth, load(from + v * kWidth));
-  }
-
-  static void add_row(const float* from, float* to) {
+  // The sum of rows of kLanes, in two chains for each vector.
+  static void sum_rows(const float* rows, int64_t stride, int64_t count, Vec* total) {
+    Vec even[kVectors] = {}, odd[kVectors] = {};
+    for (int64_t i = 0; i + 1 < count; i += 2, rows += 2 * stride) {
+      for (int v = 0; v < kVectors; ++v) {
+        even[v] += load(rows + v * kWidth);
+        odd[v] += load(rows + stride + v * kWidth);
+      }
+    }
     for (int v = 0; v < kVectors; ++v)
-      store(to + v * kWidth, load(to + v * kWidth) + load(from + v * kWidth));
+      total[v] = even[v] + odd[v] + (count % 2 ? load(rows + v * kWidth) : Vec{});
   }
 
   // key - position + offset of each lane for the first key; lanes beyond the last query repeat it.

@@ -52,18 +52,18 @@ class TableRowsGradient {
     return sums;
   }
 
-  // Adds bandᵀ·vectors, `vectors` (kLanes, stride) those of the panel, whole panels of columns.
-  void add(float* sums, const Tile& tile, const Band& band, const Rows<float>& vectors) const {
-    const int64_t batch = tile.batch % batches_, head = tile.head % heads_;
+  // Adds bandᵀ·vectors, `vectors` (lanes, stride) those of its queries, whole panels of columns.
+  void add(float* sums, int64_t batch, int64_t head, const Band& band,
+           const Rows<float>& vectors) const {
+    const int64_t table = batch % batches_ * heads_ + head % heads_;
     Product<float> product;
     product.c_stride = product.start_stride = pitch_;
     product.a = band.data;
-    product.a_stride = kLanes;
+    product.a_stride = band.stride;
     product.b_stride = vectors.stride;
-    product.depth = kLanes;
+    product.depth = band.lanes;
     for (int64_t d = 0; d < size_.dimension; d += kLanes) {
-      product.start = product.c =
-          sums + ((batch * heads_ + head) * rows_ + band.table_row) * pitch_ + d;
+      product.start = product.c = sums + (table * rows_ + band.table_row) * pitch_ + d;
       product.b = vectors.data + d;
       multiply<Start::kLoad, Layout::kRowMajor>(product, 0, band.rows);
     }

@@ -85,11 +85,13 @@ struct StartScratch {
   float* tile;    // (kKeyTile + kWidth, kLanes)
   float* square;  // (kLanes, kKeyTile)
   float* band;    // (band rows, kLanes)
+  float* base;    // (kLanes)
 
   StartScratch(Scratch& scratch, const RelativeTerms& relative)
       : tile(scratch.take<float>((kKeyTile + kWidth) * kLanes)),
         square(scratch.take<float>(kLanes * kKeyTile)),
-        band(scratch.take<float>(relative.band_rows() * kLanes)) {}
+        band(scratch.take<float>(relative.band_rows() * kLanes)),
+        base(scratch.take<float>(kLanes)) {}
 };
 
 // Of a panel of queries, in units of log2(e); null where there is no such term.
@@ -264,15 +266,32 @@ inline void add_positions(const ScoreOptions& options, const Tile& tile, const P
   result->stride = kLanes;
 }
 
+PTMKERNELS_INLINE Vec segment_term(const RelativeTerms::PanelSegments& panel, const float* segment,
+                                   int v, int64_t key) {
+  return select(panel.differ(v, key), load(segment + kLanes + v * kWidth),
+                load(segment + v * kWidth));
+}
+
+// Adds the term to the base where the tile's keys are of one segment; else it returns false.
+inline bool add_one_segment(const ScoreOptions& options, const Tile& tile, const float* segment,
+                            const StartScratch& scratch, StartTile* result) {
+  const RelativeTerms::PanelSegments panel = options.relative.segments_of(tile);
+  if (panel.run_end(result->first, result->last) < result->last) return false;
+  for (int v = 0; v < kVectors; ++v) {
+    const Vec base = load(result->start + v * kWidth);
+    store(scratch.base + v * kWidth, base + segment_term(panel, segment, v, result->first));
+  }
+  result->start = scratch.base;
+  return true;
+}
+
 inline void add_segments(const ScoreOptions& options, const Tile& tile, const float* segment,
                          const StartScratch& scratch, StartTile* result) {
   const RelativeTerms::PanelSegments panel = options.relative.segments_of(tile);
-  for (int v = 0; v < kVectors; ++v) {
-    const Vec same = load(segment + v * kWidth), other = load(segment + kLanes + v * kWidth);
-    for (int64_t j = result->first; j < result->last; ++j) {
+  for (int64_t j = result->first; j < result->last; ++j) {
+    for (int v = 0; v < kVectors; ++v) {
       const Vec start = load(result->start + j * result->stride + v * kWidth);
-      store(scratch.tile + j * kLanes + v * kWidth,
-            start + select(panel.differ(v, j), other, same));
+      store(scratch.tile + j * kLanes + v * kWidth, start + segment_term(panel, segment, v, j));
     }
   }
   result->start = scratch.tile;
@@ -300,9 +319,12 @@ inline StartTile start_tile(const ScoreOptions& options, const Tile& tile,
   if (result.first >= result.last) return result;
   result.first -= result.first % 2;
   result.last = smaller(result.last + result.last % 2, tile.keys);
-  if (dense || diagonal || !relative) add_biases(options, tile, dense, scratch, &result);
+  bool segments = terms.segment;
+  if (segments && add_one_segment(options, tile, terms.segment, scratch, &result)) segments = false;
+  if (dense || diagonal || !(terms.position || segments))
+    add_biases(options, tile, dense, scratch, &result);
   if (terms.position) add_positions(options, tile, terms, scratch, &result);
-  if (terms.segment) add_segments(options, tile, terms.segment, scratch, &result);
+  if (segments) add_segments(options, tile, terms.segment, scratch, &result);
   if (masked && mask.rank) hide_by_interval(mask, tile, scratch.tile, &result);
   if (masked && mask.tree) hide_by_tree(options.size, mask, tile, scratch.tile, &result);
   return result;
