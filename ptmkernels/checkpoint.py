@@ -160,7 +160,7 @@ def write_checkpoint(
 
     Args:
         folder: is made where it does not exist.
-        tensors: none may share memory with another.
+        tensors: those that share memory are written one by one.
         config: entries of config.json; None = leave what is there.
         max_shard_bytes: more than this goes into several files.
 
@@ -168,6 +168,7 @@ def write_checkpoint(
         OSError: the disk is full, or the folder cannot be written; what was there before stays.
     """
     folder = Path(folder)
+    tensors = _unshared(tensors)
     shards = _shards(tensors, max_shard_bytes)
     # Weights of an earlier save in the other form would be read in place of the new ones.
     stale = SINGLE if len(shards) > 1 else INDEX
@@ -178,6 +179,18 @@ def write_checkpoint(
             _write_json(at(INDEX), _index(tensors, shards))
         if config is not None:
             _write_json(at(CONFIG), config)
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor with memory of its own, as safetensors wants it."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        address = tensor.untyped_storage().data_ptr()
+        whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+        result[name] = tensor if whole and address not in seen else tensor.clone()
+        seen.add(address)
+    return result
 
 
 def _save(tensors: dict[str, Tensor], path: Path, final: Path) -> None:

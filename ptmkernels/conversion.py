@@ -57,7 +57,7 @@ def convert(source: str | Path, output: str | Path | None = None) -> list[str]:
     if not tensors:
         raise ValueError(f"{source} holds no tensors")
     _drop_redundant(tensors, folder / CONFIG)
-    write_checkpoint(output, _unshared(tensors))
+    write_checkpoint(output, tensors)
     if output.resolve() != folder.resolve():
         _copy_beside(folder, output)
     return list(tensors)
@@ -120,18 +120,6 @@ def _drop_redundant(tensors: dict[str, Tensor], path: Path) -> None:
     for name in tensors.keys() - weights:
         if architecture.is_redundant(name):
             del tensors[name]
-
-
-def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor with memory of its own, as safetensors wants it."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        address = tensor.untyped_storage().data_ptr()
-        whole = tensor.untyped_storage().nbytes() == tensor.nbytes
-        result[name] = tensor if whole and address not in seen else tensor.clone()
-        seen.add(address)
-    return result
 
 
 def _copy_beside(folder: Path, output: Path) -> None:

@@ -197,10 +197,20 @@ def empty_model(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Model:
-    """A model in training mode whose weights hold anything; nothing is initialised twice."""
+    """A model in training mode whose weights hold anything; nothing is initialised twice.
+
+    Modules that share a parameter share it still, of which `to_empty` would give each its own.
+    """
     device = torch.get_default_device() if device is None else device
     with torch.device("meta"):
         model = architecture.build(head, config)
     if dtype is not None:
         model = model.to(dtype)
-    return model.to_empty(device=device)
+    names: dict[torch.nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    model = model.to_empty(device=device)
+    for first, *others in names.values():
+        for owner, _, leaf in (other.rpartition(".") for other in others):
+            setattr(model.get_submodule(owner), leaf, model.get_parameter(first))
+    return model

@@ -26,7 +26,7 @@ __all__ = ["TransformerXL"]
 class TransformerXLLayer(nn.Module):
     """Relative attention over memory and segment, then feed-forward."""
 
-    def __init__(self, config: LayerConfig) -> None:
+    def __init__(self, config: LayerConfig, **biases: nn.Parameter) -> None:
         super().__init__()
         self.attention = RelativeMultiheadAttention(
             config.num_heads,
@@ -37,6 +37,7 @@ class TransformerXLLayer(nn.Module):
             config.norm_first,
             layer_norm_epsilon=config.norm_eps,
             batch_first=True,
+            **biases,
         )
         self.feed_forward = FeedForwardBlock(config)
 
@@ -56,6 +57,7 @@ class TransformerXL(nn.Module):
         mem_len: M, how many states a layer remembers.
         clamp_len: distances above it count as it; <= 0 = none do.
         same_length: each token sees exactly `mem_len` keys, itself included, instead of all before it.
+        shared_biases: all layers have the same u and v.
     """
 
     def __init__(
@@ -67,10 +69,16 @@ class TransformerXL(nn.Module):
         mem_len: int,
         clamp_len: int = -1,
         same_length: bool = False,
+        shared_biases: bool = False,
     ) -> None:
         super().__init__()
         self.embeddings = embeddings
-        self.layers = nn.ModuleList(TransformerXLLayer(config) for _ in range(num_layers))
+        biases = {}
+        if shared_biases:
+            self.r_w_bias = nn.Parameter(torch.empty(config.num_heads, config.head_dim))
+            self.r_r_bias = nn.Parameter(torch.empty(config.num_heads, config.head_dim))
+            biases = {"r_w_bias": self.r_w_bias, "r_r_bias": self.r_r_bias}
+        self.layers = nn.ModuleList(TransformerXLLayer(config, **biases) for _ in range(num_layers))
         self.dropout = nn.Dropout(config.dropout)
         self.mem_len, self.clamp_len, self.same_length = mem_len, clamp_len, same_length
         self.gradient_checkpointing = False

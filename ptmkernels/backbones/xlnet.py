@@ -19,9 +19,10 @@ from ptmkernels.backbones.recurrence import (
     remember,
     with_padding,
 )
-from ptmkernels.backbones.transformer import LayerConfig, run_layer
+from ptmkernels.backbones.transformer import ACTIVATIONS, LayerConfig, run_layer
 from ptmkernels.masks import AttentionMask
 from ptmkernels.nn import TwoStreamAttention
+from ptmkernels.ops.attention.two_stream import one_hot_positions
 
 __all__ = ["SequenceSummary", "XLNet", "XLNetOptions"]
 
@@ -55,20 +56,24 @@ class SequenceSummary(nn.Module):
 
     Args:
         hidden_size: E.
-        kind: "last", "first" or "mean": which vector.
-        activation: tanh, or none.
+        kind: which vector: "last", "first", "mean", or "cls_index", the last one too, for XLNet's class token
+            ends a text.
+        activation: a name of ``ACTIVATIONS``; None = none.
+        project: False = without the dense layer.
     """
 
-    def __init__(self, hidden_size: int, kind: str, activation: bool) -> None:
+    def __init__(
+        self, hidden_size: int, kind: str, activation: str | None, *, project: bool = True
+    ) -> None:
         super().__init__()
-        self.kind, self.activation = kind, activation
-        self.dense = nn.Linear(hidden_size, hidden_size)
+        last, first, every = slice(-1, None), slice(0, 1), slice(None)
+        self.tokens = {"last": last, "cls_index": last, "first": first, "mean": every}[kind]
+        self.activation = nn.Identity() if activation is None else ACTIVATIONS[activation]
+        self.dense = nn.Linear(hidden_size, hidden_size) if project else nn.Identity()
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, L, E) to (B, E)."""
-        chosen = {"first": slice(0, 1), "last": slice(-1, None), "mean": slice(None)}[self.kind]
-        vector = self.dense(hidden[:, chosen].mean(1))
-        return torch.tanh(vector) if self.activation else vector
+        return self.activation(self.dense(hidden[:, self.tokens].mean(1)))
 
 
 class XLNetLayer(nn.Module):
@@ -149,7 +154,9 @@ class XLNet(nn.Module):
             perm_mask: (B, L, L), the order as Transformers has it, nonzero = row i may not see column j; in
                 the content stream each sees itself nevertheless. Dense.
             target_mapping: which tokens the query stream predicts: positions (B, P), or Transformers' one-hot
-                (B, P, L).
+                (B, P, L). A row at position -1, or of zeros in the one-hot, only fills up: it sees nothing.
+                A target whose mask hides everything sees nothing, too, where Transformers takes the mean of
+                all keys; and several targets at one position do not meet.
             mems: what the segment before gave, (B, M, E) for each layer; None = nothing.
             use_mems: whether to return memory; None = as the options say.
             needed: not read: padded positions are computed as well.
@@ -267,7 +274,7 @@ def _positions(target_mapping: Tensor | None, length: int) -> Tensor | None:
             f"target_mapping has shape {tuple(target_mapping.shape)}; expected positions (B, P) or one-hot "
             f"(B, P, L) with L = {length}"
         )
-    return target_mapping.argmax(-1)
+    return one_hot_positions(target_mapping)
 
 
 def _padded(attention_mask: Tensor | None) -> Tensor | None:
@@ -291,8 +298,9 @@ def _query_rows(content: AttentionMask, targets: Tensor, strict: bool) -> Attent
 
     Both streams hold the same ranks, so that one call of the kernel can serve them.
     """
+    index = targets.clamp(min=0)
     low, high = (
-        rows.expand(targets.shape[0], -1).gather(1, targets)
+        rows.expand(targets.shape[0], -1).gather(1, index)
         for rows in (content.query_low, content.query_high)
     )
     return AttentionMask(content.key_rank, low, high - int(strict))
@@ -310,5 +318,5 @@ def _dense_masks(
     content = AttentionMask.dense(allowed | nn.functional.pad(itself, (memory_len, 0)))
     if targets is None:
         return content, None
-    rows = targets[..., None].expand(-1, -1, allowed.shape[2])
+    rows = targets.clamp(min=0)[..., None].expand(-1, -1, allowed.shape[2])
     return content, AttentionMask.dense(allowed.gather(1, rows))

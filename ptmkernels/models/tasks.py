@@ -210,17 +210,9 @@ class SequenceClassification(Model):
         """
         encoded = self.backbone(input_ids, attention_mask, token_type_ids, **inputs)
         logits = self.classifier(self.dropout(encoded.pooled))
-        return LogitsOutput(logits=logits, loss=self._loss(logits, labels), **kept(encoded))
-
-    def _loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
-        if labels is None:
-            return None
-        problem = self.config.problem_type or _problem_type(self.num_labels, labels)
-        if problem == "regression":
-            return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
-        if problem == "multi_label_classification":
-            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        return cross_entropy(logits, labels)
+        return LogitsOutput(
+            logits=logits, loss=sequence_loss(self.config, logits, labels), **kept(encoded)
+        )
 
 
 class MultipleChoice(Model):
@@ -341,6 +333,18 @@ def cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor | None:
     if labels is None:
         return None
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
+
+
+def sequence_loss(config: Config, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+    """The loss of :class:`SequenceClassification`."""
+    if labels is None:
+        return None
+    problem = config.problem_type or _problem_type(config.num_labels, labels)
+    if problem == "regression":
+        return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
+    if problem == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    return cross_entropy(logits, labels)
 
 
 def _place_loss(logits: Tensor, places: Tensor) -> Tensor:

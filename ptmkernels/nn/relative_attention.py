@@ -13,6 +13,7 @@ from ptmkernels.ops.attention import (
     relative_attention,
     two_stream_attention,
 )
+from ptmkernels.ops.attention.two_stream import one_hot_positions
 
 __all__ = ["RelativeMultiheadAttention", "TwoStreamAttention"]
 
@@ -36,6 +37,20 @@ class _RelativeAttention(nn.Module):
         if tensor is None or self.batch_first:
             return tensor
         return tensor.transpose(0, 1)
+
+    def _read(self, name: str, tensor: Tensor | None, batch: int | None = None) -> Tensor | None:
+        """An argument in the caller's form, batch first, when it is of this width and batch size."""
+        if tensor is None:
+            return None
+        form = "(B, length, E)" if self.batch_first else "(length, B, E)"
+        if tensor.dim() != 3 or tensor.shape[2] != self.d_model:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; expected {form} with E = {self.d_model}"
+            )
+        tensor = self._turned(tensor)
+        if batch is not None and tensor.shape[0] != batch:
+            raise ValueError(f"{name} has batch size {tensor.shape[0]}; expected {batch}")
+        return tensor
 
     def _heads(self, tensor: Tensor, weight: Tensor) -> Tensor:
         """(B, length, E) projected by `weight` (H * D, E), as (B, H, length, D)."""
@@ -130,7 +145,8 @@ class RelativeMultiheadAttention(_RelativeAttention):
         Returns:
             [(L, B, E)], or [(L, B, E), weights (L, S, B, H)].
         """
-        w, r, mems = (self._turned(tensor) for tensor in (w, r, mems))
+        w, r = self._read("w", w), self._read("r", r)
+        mems = self._read("mems", mems, w.shape[0])
         source = w if mems is None else torch.cat([mems, w], 1)
         if self.pre_lnorm:
             source = self.layer_norm(source)
@@ -180,7 +196,10 @@ class TwoStreamAttention(_RelativeAttention):
         *,
         batch_first: bool = False,
     ) -> None:
-        d_head = d_model // n_head if d_head is None else d_head
+        if d_head is None:
+            if d_model % n_head:
+                raise ValueError(f"d_model is {d_model}; expected a multiple of n_head = {n_head}")
+            d_head = d_model // n_head
         super().__init__((d_model, n_head, d_head), dropout, layer_norm_eps, batch_first)
         for name in ("q", "k", "v", "o", "r"):
             weight = torch.empty(d_model, n_head, d_head)
@@ -218,7 +237,8 @@ class TwoStreamAttention(_RelativeAttention):
                 (L, S, B, 2).
             mems: (M, B, E), the states of the tokens before these.
             target_mapping: where the rows of `g` stand: positions (B, P); or Transformers' one-hot (P, L, B);
-                None = row p at position p.
+                None = row p at position p. A row at position -1, or of zeros in the one-hot, sees nothing.
+                Each row is on its own, also of several at one position, whose queries Transformers adds up.
             head_mask: H factors of the heads' output, in any shape.
             output_attentions: also return the weights (L, S, B, H), with two streams (content, query) before
                 dropout; costs tensors of L x S.
@@ -229,9 +249,12 @@ class TwoStreamAttention(_RelativeAttention):
         Returns:
             (content (L, B, E), query stream (P, B, E) or None), and the weights where asked for.
         """
-        h, g, r, mems = (self._turned(tensor) for tensor in (h, g, r, mems))
-        length = h.shape[1]
-        source = h if mems is None or mems.dim() < 2 else torch.cat([mems, h], 1)
+        h, r = self._read("h", h), self._read("r", r)
+        batch, length = h.shape[:2]
+        g = self._read("g", g, batch)
+        source = h
+        if mems is not None and mems.dim() > 1:  # Transformers has mems of no dimension for none
+            source = torch.cat([self._read("mems", mems, batch), h], 1)
         query, *key_value = (
             self._heads(tensor, weight.flatten(1).t())
             for tensor, weight in ((h, self.q), (source, self.k), (source, self.v))
@@ -314,11 +337,13 @@ class TwoStreamAttention(_RelativeAttention):
         content = attention_weights(queries[0], key_value[0], lse, masks[0], **options)
         of_stream = dict(options)
         if positions is not None:
-            of_stream["query_position"] = positions
+            rows = positions.clamp(min=0)
+            of_stream["query_position"] = rows
             if (segments := options.get("query_segment")) is not None:
-                segments = segments.expand(positions.shape[0], -1)
-                of_stream["query_segment"] = segments.gather(1, positions)
+                of_stream["query_segment"] = segments.expand(rows.shape[0], -1).gather(1, rows)
         stream = attention_weights(queries[1], key_value[0], stream_lse, masks[1], **of_stream)
+        if positions is not None:
+            stream = stream.masked_fill((positions < 0)[:, None, :, None], 0.0)
         return streams, lse, [content, stream]
 
 
@@ -364,10 +389,10 @@ def as_mask(mask: Mask) -> AttentionMask | None:
 
 
 def target_positions(target_mapping: Tensor | None) -> Tensor | None:
-    """Positions (B, P) from positions or from Transformers' one-hot (P, L, B)."""
+    """Positions (B, P), -1 = nowhere, from positions or from Transformers' one-hot (P, L, B)."""
     if target_mapping is None or target_mapping.dim() == 2:
         return target_mapping
-    return target_mapping.argmax(1).t()
+    return one_hot_positions(target_mapping.permute(2, 0, 1))
 
 
 def _stream_masks(content: Mask, query: Mask, target_mapping: Tensor | None) -> tuple:
@@ -375,7 +400,7 @@ def _stream_masks(content: Mask, query: Mask, target_mapping: Tensor | None) -> 
     stream = as_mask(query)
     if not isinstance(query, Tensor) or target_mapping is None:
         return as_mask(content), stream
-    rows = target_positions(target_mapping)
+    rows = target_positions(target_mapping).clamp(min=0)
     allowed = stream.allowed.expand(rows.shape[0], -1, -1, -1)
     rows = rows[:, None, :, None].expand(-1, allowed.shape[1], -1, allowed.shape[3])
     return as_mask(content), AttentionMask.dense(allowed.gather(2, rows))

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 import ptmkernels as ptm
+from ptmkernels.conversion import convert
 from tests.tolerances import ORACLE, ORACLE_GRADIENT
 
 transformers = pytest.importorskip("transformers")
 from transformers.models.deprecated.transfo_xl import (  # noqa: E402
     TransfoXLConfig,
+    TransfoXLForSequenceClassification,
     TransfoXLLMHeadModel,
     TransfoXLModel,
 )
@@ -37,6 +39,7 @@ VARIANTS = {
     "no clusters": {"cutoffs": [], "div_val": 1},
     "pre-norm": {"pre_lnorm": True},
     "no memory": {"mem_len": 0, "same_length": False},
+    "shared biases": {"untie_r": False},
     "own output": {"tie_word_embeddings": False, "proj_share_all_but_first": False},
 }
 
@@ -61,8 +64,11 @@ def make_pair(tmp_path, oracle_class, **config):
         for name, parameter in oracle.named_parameters():
             scale = 0.1 if parameter.dim() == 1 else 0.2
             parameter.copy_(torch.randn_like(parameter) * scale + ("norm.weight" in name))
-    oracle.save_pretrained(tmp_path / "oracle")
-    return oracle, ptm.from_pretrained(tmp_path / "oracle")
+    folder = tmp_path / "oracle"
+    oracle.save_pretrained(folder, safe_serialization=oracle.config.untie_r)
+    if not oracle.config.untie_r:  # Transformers cannot write shared biases as safetensors
+        convert(folder)
+    return oracle, ptm.from_pretrained(folder)
 
 
 def ids(length=L):
@@ -115,10 +121,11 @@ def test_losses_and_gradients_equal_transformers(tmp_path, variant):
     expected.loss.backward()
     actual.loss.backward()
     gradients = {name: p.grad for name, p in oracle.named_parameters()}
-    for name, published in model.published_names().items():
+    published_names = model.published_names()
+    for name, _ in model.named_parameters():
         torch.testing.assert_close(
             model.get_parameter(name).grad,
-            gradients[published],
+            gradients[published_names[name]],
             **ORACLE_GRADIENT,
             msg=lambda m, n=name: f"gradient of {n}: {m}",
         )
@@ -133,6 +140,35 @@ def test_log_probabilities_equal_transformers_and_sum_to_one(tmp_path, variant):
     labels = model(ids(), labels=ids(), shift_labels=False)
     picked = logits.gather(-1, ids()[..., None]).squeeze(-1)
     torch.testing.assert_close(labels.losses, -picked, **ORACLE)
+
+
+def test_shared_biases_stay_shared(tmp_path):
+    model = ptm.create_model("transformer-xl-base", **SIZES, untie_r=False)
+    for layer in model.backbone.layers:
+        assert layer.attention.r_w_bias is model.backbone.r_w_bias
+        assert layer.attention.r_r_bias is model.backbone.r_r_bias
+    assert model.backbone.r_w_bias is not model.backbone.r_r_bias
+    own = ptm.create_model("transformer-xl-base", **SIZES)
+    assert own.num_parameters() - model.num_parameters() == 2 * 2 * 3 * 13
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_classification_equals_transformers(tmp_path, padded):
+    config = {"num_labels": 4, "pad_token_id": 2 if padded else None}
+    oracle, model = make_pair(tmp_path, TransfoXLForSequenceClassification, **config)
+    assert model.head == "sequence-classification"
+    text = torch.where(ids() == 2, 3, ids())
+    if padded:
+        text[0, 4:], text[2, 1:] = 2, 2
+    else:
+        text = text[:1]  # Transformers takes a single text then
+    labels = torch.tensor([3, 0, 1])[: len(text)]
+    expected, actual = oracle(text, labels=labels), model(text, labels=labels)
+    torch.testing.assert_close(actual.logits, expected.logits, **ORACLE)
+    torch.testing.assert_close(actual.loss, expected.loss, **ORACLE)
+    model.save_pretrained(tmp_path / "ours")
+    again = TransfoXLForSequenceClassification.from_pretrained(tmp_path / "ours").eval()
+    torch.testing.assert_close(again(text).logits, expected.logits, **ORACLE)
 
 
 def test_softmax_equals_torchs():
@@ -277,3 +313,16 @@ def test_configurations_that_cannot_be(config, message):
 def test_input_that_does_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
         ptm.create_model("transformer-xl-base", **SIZES)(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.zeros(B, L + 1, dtype=torch.long), r"labels has shape \(3, 8\); expected \(B, L\)"),
+        (torch.full((B, L), V), f"labels holds {V}..{V}; expected 0..{V - 1}"),
+    ],
+)
+def test_labels_that_do_not_fit(labels, message):
+    model = ptm.create_model("transformer-xl-base", "causal-lm", **SIZES)
+    with pytest.raises(ValueError, match=message):
+        model(ids(), labels=labels)

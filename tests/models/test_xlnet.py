@@ -171,12 +171,29 @@ def test_the_search_for_an_answer(tmp_path):
         assert_same(actual, expected)
 
 
-@pytest.mark.parametrize("kind", ["first", "mean", "last"])
-def test_summaries(tmp_path, kind):
-    config = {"summary_type": kind, "summary_activation": None, "num_labels": 3}
+@pytest.mark.parametrize(
+    ("kind", "activation", "project"),
+    [
+        ("first", None, True),
+        ("mean", "relu", True),
+        ("last", "tanh", False),
+        ("cls_index", "gelu", True),
+    ],
+)
+def test_summaries(tmp_path, kind, activation, project):
+    config = {
+        "summary_type": kind,
+        "summary_activation": activation,
+        "summary_use_proj": project,
+        "untie_r": False,  # which Transformers does not read
+        "num_labels": 3,
+    }
     oracle, model = make_pair(tmp_path, "sequence-classification", **config)
     ids = text()["input_ids"]
     torch.testing.assert_close(model(ids).logits, oracle(ids).logits, **ORACLE)
+    model.save_pretrained(tmp_path / "ours")
+    again = type(oracle).from_pretrained(tmp_path / "ours").eval()
+    torch.testing.assert_close(again(ids).logits, oracle(ids).logits, **ORACLE)
 
 
 @pytest.mark.parametrize("with_memory", [True, False])
@@ -233,6 +250,17 @@ def test_targets_without_an_order_see_themselves(tmp_path):
         expected = oracle(ids, target_mapping=mapping, **extra).logits
         actual = model(ids, target_mapping=vectors["target_mapping"], **extra).logits
         torch.testing.assert_close(actual, expected, **ORACLE)
+
+
+def test_a_row_of_zeros_only_fills_up(tmp_path):
+    """The released code pads the targets of a text with such rows."""
+    oracle, model = make_pair(tmp_path, "permutation-lm")
+    matrices, vectors = permuted()
+    matrices["target_mapping"][1, -1] = 0
+    vectors["target_mapping"][1, -1] = -1
+    expected = oracle(**text(), **matrices).logits
+    for form in (matrices, vectors):
+        torch.testing.assert_close(model(**text(), **form).logits, expected, **ORACLE)
 
 
 def test_an_order_builds_nothing_of_size_l_by_l(tmp_path, monkeypatch):

@@ -175,6 +175,19 @@ def test_weights_of_two_streams(targets):
     torch.testing.assert_close(actual[1], rows, **ORACLE)
 
 
+def test_a_row_of_zeros_in_the_mapping_sees_nothing():
+    ours, theirs = xlnet_pair()
+    tensors, masks, seg_mat, mapping = xlnet_inputs(4, 3)
+    mapping[1, :, 0] = 0
+    h, r, g, mems = tensors
+    arguments = (h, g, *masks, r, seg_mat, mems, mapping)
+    for a, e in zip(ours(*arguments)[:2], theirs(*arguments)[:2], strict=True):
+        torch.testing.assert_close(a, e, **ORACLE)
+    weights = ours(*arguments, output_attentions=True)[2][1]  # (P, S, B, H)
+    assert not weights[1, :, 0].any()
+    assert weights[1, :, 1].any()
+
+
 def test_in_the_place_of_the_modules_of_a_model():
     torch.manual_seed(1)
     config = XLNetConfig(d_model=E, n_head=H, n_layer=2, d_inner=17, vocab_size=19, mem_len=6)
@@ -201,6 +214,26 @@ def test_segments_are_found_again():
     one_hot = torch.nn.functional.one_hot(differ.long(), 2).permute(1, 2, 0, 3)
     found = segments_of(one_hot)
     assert torch.equal(found[0][:, :, None] != found[1][:, None], differ)
+
+
+def test_inputs_that_do_not_fit():
+    module = ptm.nn.RelativeMultiheadAttention(H, E, D)
+    xlnet = ptm.nn.TwoStreamAttention(E, H, batch_first=True)
+    w, r = torch.randn(L, B, E), torch.randn(L, 1, E)
+    for call, message in (
+        (lambda: module(w[0], r), r"w has shape \(3, 42\); expected \(length, B, E\) with E = 42"),
+        (lambda: module(w[..., 1:], r), r"w has shape \(7, 3, 41\)"),
+        (lambda: module(w, r[:, 0]), r"r has shape \(7, 42\)"),
+        (lambda: module(w, r, None, w[:, :2]), "mems has batch size 2; expected 3"),
+        (lambda: xlnet(w, w[:2], None, None, r, None), "g has batch size 2; expected 7"),
+        (lambda: xlnet(w[0], None, None, None, r, None), r"h has .* expected \(B, length, E\)"),
+        (
+            lambda: ptm.nn.TwoStreamAttention(E, 4),
+            "d_model is 42; expected a multiple of n_head = 4",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_a_mask_of_another_shape():

@@ -164,6 +164,43 @@ def test_two_streams(as_matrix, dense):
     torch.testing.assert_close(predicted, expected[1].gather(2, chosen))
 
 
+@pytest.mark.parametrize("as_matrix", [False, True])
+def test_rows_that_stand_nowhere(as_matrix):
+    """They give zeros and take no gradient; the rows beside them are what they are without them."""
+    query, key, value, u, v = inputs(5, 2)
+    stream = normal(B, H, 3, D, seed=9).requires_grad_()
+    relative_key = normal(1, H, 12, D, seed=5)
+    targets = torch.tensor([[4, -1, 0], [-1, 2, -1]])
+    mapping = targets
+    if as_matrix:
+        mapping = (targets[..., None] == torch.arange(5)).bool()
+    shared = (key, value, relative_key, u, v)
+    content, predicted, _, lse = two_stream_attention(
+        query, stream, *shared, target_mapping=mapping, return_lse=True
+    )
+    at_zero = two_stream_attention(query, stream, *shared, target_mapping=targets.clamp(min=0))
+    nowhere = targets < 0
+    torch.testing.assert_close(content, at_zero[0])
+    expected = at_zero[1].masked_fill(nowhere[:, None, :, None], 0.0)
+    torch.testing.assert_close(predicted, expected)
+    assert torch.equal(lse == -torch.inf, nowhere[:, None].expand_as(lse))
+    gradient = torch.autograd.grad(predicted.sum(), stream)[0]
+    assert not gradient.transpose(1, 2)[nowhere].any()
+    assert gradient.transpose(1, 2)[~nowhere].any()
+
+
+def test_streams_of_an_empty_batch():
+    query, key, value, u, v = (t[:0] if t.dim() == 4 else t for t in inputs(5, 2))
+    relative_key = normal(1, H, 12, D, seed=5).requires_grad_()
+    where = torch.zeros(0, 3, dtype=torch.long)
+    streams = two_stream_attention(
+        *(query, query[:, :, :3], key, value, relative_key, u, v), target_mapping=where
+    )
+    assert [stream.shape for stream in streams] == [(0, H, 5, D), (0, H, 3, D)]
+    sum(stream.sum() for stream in streams).backward()
+    assert not relative_key.grad.any()
+
+
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 def test_gradients_of_everything(dropout_p):
     length, memory = 3, 2

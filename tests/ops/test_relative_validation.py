@@ -50,6 +50,12 @@ SEGMENT = {
             ValueError,
             r"query_position has shape \(1, 4\); expected \(1, 5\) or \(2, 5\)",
         ),
+        (
+            {"query_position": torch.full((1, 5), 2**40), "relative_offset": 5},
+            ValueError,
+            "query_position holds 1099511627776, which does not fit into int32",
+        ),
+        ({"content_bias": R[0, :, 0].to_sparse()}, TypeError, "content_bias has layout"),
         ({"mask": AttentionMask.full(5, 6)}, ValueError, "mask has 5 queries and 6 keys"),
     ],
 )
@@ -67,16 +73,34 @@ def test_weights_without_what_a_term_belongs_to():
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
+        ({"content_query": [1.0]}, TypeError, "content_query is a list; expected a tensor"),
+        ({"content_query": Q.double()}, TypeError, "expected that of content_query"),
+        ({"stream_query": None}, TypeError, "stream_query is a NoneType; expected a tensor"),
+        ({"stream_query": Q[:, :, :2].double()}, TypeError, "stream_query has dtype"),
+        ({"key": K[0]}, ValueError, r"key has shape \(2, 7, 8\); expected 4 dimensions"),
+        ({"relative_key": None}, TypeError, "relative_key is a NoneType; expected a tensor"),
+        ({"relative_key": R[0]}, ValueError, r"relative_key has shape \(4, 12, 8\)"),
+        ({"target_mapping": [0, 3]}, TypeError, "target_mapping is a list; expected a tensor"),
+        ({"query_segment": torch.zeros(5).long()}, ValueError, r"query_segment has shape \(5,\)"),
+        ({"query_segment": torch.zeros(1, 9).long()}, ValueError, r"query_segment has .* \(1, 9\)"),
+        ({"mask": torch.ones(5, 7)}, TypeError, "mask is a Tensor; expected an AttentionMask"),
         ({"stream_query": Q[:, :3, :2]}, ValueError, r"stream_query has shape \(2, 3, 2, 8\)"),
         ({"target_mapping": None}, ValueError, "target_mapping is None with 2 predicted rows"),
         ({"target_mapping": torch.zeros(2, 3).long()}, ValueError, "target_mapping has shape"),
         ({"target_mapping": torch.zeros(1, 2)}, TypeError, "target_mapping has dtype"),
-        ({"target_mapping": torch.tensor([[0, 5]])}, ValueError, r"holds 0\.\.5; expected 0\.\.4"),
-        ({"stream_mask": AttentionMask.full(3, 7)}, ValueError, "stream_mask is for 3 queries"),
-        ({"mask": AttentionMask.full(5, 6)}, ValueError, "mask is for 5 queries and 6 keys"),
+        ({"target_mapping": torch.tensor([[0, 5]])}, ValueError, r"holds 0\.\.5; expected -1\.\.4"),
+        ({"stream_mask": AttentionMask.full(3, 7)}, ValueError, "stream_mask has 3 queries"),
+        ({"mask": AttentionMask.full(5, 6)}, ValueError, "mask has 5 queries and 6 keys"),
     ],
 )
 def test_errors_of_the_streams(arguments, error, match):
-    given = {"stream_query": Q[:, :, :2], "target_mapping": torch.tensor([[0, 3]])} | arguments
+    given = {
+        "content_query": Q,
+        "stream_query": Q[:, :, :2],
+        "key": K,
+        "value": K,
+        "relative_key": R,
+        "target_mapping": torch.tensor([[0, 3]]),
+    }
     with pytest.raises(error, match=match):
-        two_stream_attention(Q, given.pop("stream_query"), K, K, R, **given)
+        two_stream_attention(**given | arguments)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ptmkernels.backbones.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from ptmkernels.backbones.embeddings import check_ids
 from ptmkernels.backbones.transformer import LayerConfig
 from ptmkernels.backbones.transformer_xl import TransformerXL
 from ptmkernels.config import Config, positive, size
 from ptmkernels.config import dropout as probability
 from ptmkernels.models.base import Architecture, Head, Model
-from ptmkernels.models.outputs import CausalLMOutput, EncoderOutput
-from ptmkernels.models.tasks import IGNORED, kept
+from ptmkernels.models.outputs import CausalLMOutput, EncoderOutput, LogitsOutput
+from ptmkernels.models.tasks import kept, sequence_loss
 from ptmkernels.registry import Card, register
 
 
@@ -25,12 +26,13 @@ class TransformerXLConfig(Config):
     """Transformer-XL's configuration; the defaults are those of transfo-xl-wt103.
 
     `tie_projs` says for each cluster whether its softmax shares the input's projection; None = all but the
-    first do. `mem_len`, `clamp_len` and `same_length` are as for
+    first do. Without `untie_r` all layers share u and v, as in the released PyTorch code. `pad_token_id` is
+    read by the classification of texts only. `mem_len`, `clamp_len` and `same_length` are as for
     :class:`ptmkernels.backbones.transformer_xl.TransformerXL`.
     """
 
     model_type: ClassVar[str] = "transfo-xl"
-    only: ClassVar[dict] = {"attn_type": 0, "adaptive": True, "untie_r": True}
+    only: ClassVar[dict] = {"attn_type": 0, "adaptive": True}
 
     vocab_size: int = size(267735)
     cutoffs: list[int] = field(default_factory=lambda: [20000, 40000, 200000])
@@ -48,9 +50,11 @@ class TransformerXLConfig(Config):
     dropout: float = probability(0.1)
     dropatt: float = probability(0.0)
     tie_projs: list[bool] | None = None
+    untie_r: bool = True
     init_std: float = positive(0.02)
     proj_init_std: float = positive(0.01)
     layer_norm_epsilon: float = positive(1e-5)
+    pad_token_id: int | None = None
 
     def validate(self) -> None:
         super().validate()
@@ -117,6 +121,7 @@ def backbone(config: TransformerXLConfig, with_pooler: bool) -> TransformerXL:
         mem_len=config.mem_len,
         clamp_len=config.clamp_len,
         same_length=config.same_length,
+        shared_biases=not config.untie_r,
     )
 
 
@@ -168,6 +173,8 @@ class TransformerXLLanguageModel(Model):
             Without labels `logits` (B, L, V), the log-probabilities of all words; with them `losses`
             (B, L - 1), or (B, L) where nothing is shifted, 0 where there is no label, and their mean `loss`.
         """
+        if labels is not None:
+            _check_labels(labels, input_ids, inputs.get("inputs_embeds"), self.config.vocab_size)
         encoded = self.backbone(input_ids, attention_mask, **inputs)
         embedding = self.backbone.embeddings
         if labels is None:
@@ -177,8 +184,51 @@ class TransformerXLLanguageModel(Model):
         if shift_labels:
             hidden, labels = hidden[:, :-1], labels[:, 1:]
         losses = self.lm_head(hidden.flatten(0, 1), labels.flatten(), embedding)
-        loss = losses.sum() / (labels != IGNORED).sum().clamp(min=1)
+        loss = losses.sum() / (labels >= 0).sum().clamp(min=1)
         return CausalLMOutput(losses=losses.view(labels.shape), loss=loss, **kept(encoded))
+
+
+def _check_labels(
+    labels: Tensor, input_ids: Tensor | None, inputs_embeds: Tensor | None, vocab_size: int
+) -> None:
+    """Raises ValueError where there is not a label, or a negative number, for each token."""
+    tokens = inputs_embeds if input_ids is None else input_ids
+    if tokens is not None and labels.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)}; expected (B, L) = {tuple(tokens.shape[:2])}"
+        )
+    check_ids("labels", labels.clamp(min=0), vocab_size)
+
+
+class TransformerXLSequenceClassification(Model):
+    """A label for each text, from the state of its last token."""
+
+    def __init__(self, config: TransformerXLConfig, architecture: Architecture) -> None:
+        super().__init__(config, architecture)
+        self.score = nn.Linear(config.d_model, config.num_labels, bias=False)
+
+    def forward(
+        self, input_ids=None, attention_mask=None, *, labels: Tensor | None = None, **inputs: Any
+    ) -> LogitsOutput:
+        """
+        Args:
+            input_ids: (B, L), the last token of a text being the one before the first `config.pad_token_id`;
+                the last of the row where there is none, or with `inputs_embeds`.
+            labels: as for :class:`ptmkernels.models.tasks.SequenceClassification`.
+
+        Returns:
+            `logits` (B, C), `loss` and `mems`.
+        """
+        encoded = self.backbone(input_ids, attention_mask, **inputs)
+        batch, length = encoded.hidden.shape[:2]
+        last = torch.full((batch,), length - 1, device=encoded.hidden.device)
+        if input_ids is not None and self.config.pad_token_id is not None:
+            padding = (input_ids == self.config.pad_token_id).to(torch.int8)
+            last = (padding.argmax(1) - 1) % length
+        rows = torch.arange(batch, device=last.device)
+        logits = self.score(encoded.hidden[rows, last])
+        loss = sequence_loss(self.config, logits, labels)
+        return LogitsOutput(logits=logits, loss=loss, **kept(encoded))
 
 
 def initialise(module: nn.Module, config: TransformerXLConfig) -> None:
@@ -207,6 +257,9 @@ TRANSFORMER_XL = Architecture(
     heads={
         "backbone": Head(TransformerXLModel, "TransfoXLModel"),
         "causal-lm": Head(TransformerXLLanguageModel, "TransfoXLLMHeadModel"),
+        "sequence-classification": Head(
+            TransformerXLSequenceClassification, "TransfoXLForSequenceClassification"
+        ),
     },
     renames=(
         ("backbone.", "transformer."),

@@ -25,12 +25,12 @@ class XLNetConfig(Config):
     """XLNet's configuration; the defaults are those of xlnet-large-cased.
 
     `attn_type` "uni" = each token sees those before it only. The other fields on positions and memory are as
-    for :class:`ptmkernels.backbones.xlnet.XLNetOptions`.
+    for :class:`ptmkernels.backbones.xlnet.XLNetOptions`, those that begin with `summary` as for
+    :class:`ptmkernels.backbones.xlnet.SequenceSummary`. Every layer has biases of its own, whatever
+    `untie_r` says, as in Transformers.
     """
 
     model_type: ClassVar[str] = "xlnet"
-    # Layers that share their biases: Transformers' XLNet does not have them either, whatever its flag says.
-    only: ClassVar[dict] = {"untie_r": True, "summary_use_proj": True}
 
     vocab_size: int = size(32000)
     d_model: int = size(1024)
@@ -48,8 +48,9 @@ class XLNetConfig(Config):
     bi_data: bool = False
     clamp_len: int = size(-1, least=-1)
     same_length: bool = False
-    summary_type: str = choice("last", ("last", "first", "mean"))
-    summary_activation: str | None = choice("tanh", ("tanh",))
+    summary_type: str = choice("last", ("last", "first", "mean", "cls_index"))
+    summary_use_proj: bool = True
+    summary_activation: str | None = choice("tanh", ACTIVATIONS)
     summary_last_dropout: float = probability(0.1)
     start_n_top: int = size(5)
     end_n_top: int = size(5)
@@ -97,8 +98,12 @@ def backbone(config: XLNetConfig, with_pooler: bool) -> XLNet:
     )
     summary = None
     if with_pooler:
-        activation = config.summary_activation is not None
-        summary = SequenceSummary(config.d_model, config.summary_type, activation)
+        summary = SequenceSummary(
+            config.d_model,
+            config.summary_type,
+            config.summary_activation,
+            project=config.summary_use_proj,
+        )
     return XLNet(config.vocab_size, layers, config.n_layer, options, summary)
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from numbers import Integral
 
+import torch
 from torch import SymInt, Tensor
+
+from ptmkernels._mask_tensors import readable
+from ptmkernels.ops.attention.validation import check_dense
 
 _INTEGER = ("query_segment", "key_segment", "query_position")
 _SEGMENT = ("segment_key", "query_segment", "key_segment")
@@ -17,28 +21,28 @@ def check_relative(
     batch, heads, query_len, head_dim = query.shape
     for name, tensor in named.items():
         if tensor is not None:
-            _check_tensor(name, tensor, query)
+            check_like(name, tensor, query)
     for name in ("relative_key", "relative_value"):
         if named.get(name) is not None:
-            _check_rows(name, named[name], (batch, heads, head_dim))
+            check_rows(name, named[name], query)
     relative_key, relative_value = named["relative_key"], named.get("relative_value")
     if relative_value is not None and relative_value.shape[2] != relative_key.shape[2]:
         raise ValueError(
             f"relative_value has {relative_value.shape[2]} rows; expected those of relative_key, "
             f"{relative_key.shape[2]}"
         )
-    _check_shapes(
-        named,
-        {
-            "content_bias": [(heads, head_dim)],
-            "position_bias": [(heads, head_dim)],
-            "segment_bias": [(heads, head_dim)],
-            "segment_key": [(2, heads, head_dim)],
-            "query_segment": [(1, query_len), (batch, query_len)],
-            "key_segment": [(1, key.shape[2]), (batch, key.shape[2])],
-            "query_position": [(1, query_len), (batch, query_len)],
-        },
-    )
+    expected = {
+        "content_bias": [(heads, head_dim)],
+        "position_bias": [(heads, head_dim)],
+        "segment_bias": [(heads, head_dim)],
+        "segment_key": [(2, heads, head_dim)],
+        "query_segment": [(1, query_len), (batch, query_len)],
+        "key_segment": [(1, key.shape[2]), (batch, key.shape[2])],
+        "query_position": [(1, query_len), (batch, query_len)],
+    }
+    for name, shapes in expected.items():
+        if named[name] is not None:
+            check_shape(name, named[name], shapes)
     if len({named[name] is None for name in _SEGMENT}) > 1:
         missing = next(name for name in _SEGMENT if named[name] is None)
         raise ValueError(f"{missing} is None; the segment term needs {', '.join(_SEGMENT)}")
@@ -67,22 +71,35 @@ def _check_offset(relative_offset: int) -> None:
         )
 
 
-def _check_tensor(name: str, tensor: Tensor, query: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} is a {type(tensor).__name__}; expected a tensor")
+def check_like(name: str, tensor: Tensor, query: Tensor, query_name: str = "query") -> None:
+    """Raises where `tensor` has another kind, dtype or device than an argument `name` beside `query` has."""
+    check_dense(name, tensor)
     if name in _INTEGER:
-        if tensor.is_floating_point() or tensor.is_complex():
-            raise TypeError(f"{name} has dtype {tensor.dtype}; expected integers")
+        _check_integers(name, tensor)
     elif tensor.dtype != query.dtype:
-        raise TypeError(f"{name} has dtype {tensor.dtype}; expected that of query, {query.dtype}")
+        raise TypeError(
+            f"{name} has dtype {tensor.dtype}; expected that of {query_name}, {query.dtype}"
+        )
     if tensor.device != query.device:
         raise ValueError(
-            f"{name} is on {tensor.device}; expected the device of query, {query.device}"
+            f"{name} is on {tensor.device}; expected the device of {query_name}, {query.device}"
         )
 
 
-def _check_rows(name: str, tensor: Tensor, sizes: tuple[int, int, int]) -> None:
-    batch, heads, head_dim = sizes
+def _check_integers(name: str, tensor: Tensor) -> None:
+    """Integers that fit into int32, as the kernels take them (looked at on the CPU)."""
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise TypeError(f"{name} has dtype {tensor.dtype}; expected integers")
+    if tensor.dtype != torch.int64 or not (tensor.is_cpu and readable(tensor) and tensor.numel()):
+        return
+    bounds = torch.iinfo(torch.int32)
+    for value in map(int, tensor.aminmax()):
+        if not bounds.min <= value <= bounds.max:
+            raise ValueError(f"{name} holds {value}, which does not fit into int32")
+
+
+def check_rows(name: str, tensor: Tensor, query: Tensor) -> None:
+    batch, heads, _, head_dim = query.shape
     fits = (
         tensor.dim() == 4
         and tensor.shape[0] in (1, batch)
@@ -96,9 +113,7 @@ def _check_rows(name: str, tensor: Tensor, sizes: tuple[int, int, int]) -> None:
         )
 
 
-def _check_shapes(named: dict[str, Tensor | None], expected: dict[str, list[tuple]]) -> None:
-    for name, shapes in expected.items():
-        tensor = named[name]
-        if tensor is not None and tuple(tensor.shape) not in shapes:
-            forms = " or ".join(map(str, dict.fromkeys(shapes)))
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {forms}")
+def check_shape(name: str, tensor: Tensor, shapes: list[tuple]) -> None:
+    if tuple(tensor.shape) not in shapes:
+        forms = " or ".join(map(str, dict.fromkeys(shapes)))
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {forms}")

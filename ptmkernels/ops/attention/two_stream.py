@@ -7,7 +7,10 @@ from torch import Tensor
 
 from ptmkernels._mask_tensors import readable
 from ptmkernels.masks import AttentionMask
+from ptmkernels.ops.attention.call import autocast
 from ptmkernels.ops.attention.relative import default_offset, relative_attention
+from ptmkernels.ops.attention.relative_validation import check_like, check_rows, check_shape
+from ptmkernels.ops.attention.validation import check_dense, check_mask, check_tensors
 
 
 def two_stream_attention(
@@ -46,8 +49,9 @@ def two_stream_attention(
         mask, stream_mask: what the rows of each stream see
             (``AttentionMask.permutation(..., stream="content" | "query", query_index=...)``).
         target_mapping: where the predicted rows stand: indices (B or 1, P), or the one-hot matrix
-            (B, P, L) that Transformers takes; None = row p at position p. Any order is right; rising
-            positions are the fastest.
+            (B, P, L) that Transformers takes; None = row p at position p. A row at index -1, or of zeros in
+            the matrix, stands nowhere: it sees nothing and its output is 0. Any order is right, also several
+            rows at one position; rising positions are the fastest.
         query_segment: (B or 1, L) segments of the L tokens; a predicted row has that of its position.
         seed: int64 (1,), as in :func:`masked_attention`; the rows of the query stream take the bits of
             rows L, L + 1, ....
@@ -59,15 +63,21 @@ def two_stream_attention(
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
     """
-    check_streams(content_query, stream_query, mask, stream_mask, key)
+    content_query, stream_query, key, value, relative_key = autocast(
+        content_query, stream_query, key, value, relative_key
+    )
+    check_streams(content_query, stream_query, key, value, relative_key)
+    _check_masks(content_query, stream_query, mask, stream_mask, key)
     length, predicted = content_query.shape[2], stream_query.shape[2]
     stream_position = target_positions(target_mapping, stream_query, length)
     if relative_offset is None:
         relative_offset = default_offset(length, key.shape[2], relative_key.shape[2])
     position = torch.arange(length, dtype=torch.int32, device=key.device)[None]
-    position = _along_rows(position, stream_position)
+    position = _along_rows(position, stream_position.clamp(min=0))
     if query_segment is not None:
-        query_segment = query_segment.expand(max(query_segment.shape[0], position.shape[0]), -1)
+        check_like("query_segment", query_segment, content_query, "content_query")
+        check_shape("query_segment", query_segment, [(1, length), (len(content_query), length)])
+        query_segment = query_segment.expand(_batch(query_segment, position), -1)
         query_segment = query_segment.gather(1, position.expand(query_segment.shape[0], -1).long())
     output, lse = relative_attention(
         _stacked_queries(content_query, stream_query),
@@ -89,15 +99,21 @@ def two_stream_attention(
         backend=backend,
         return_lse=True,
     )
-    streams = output.split((length, predicted), dim=2)
-    return (*streams, *lse.split((length, predicted), dim=2)) if return_lse else streams
+    content, stream = output.split((length, predicted), dim=2)
+    content_lse, stream_lse = lse.split((length, predicted), dim=2)
+    if target_mapping is not None:
+        nowhere = (stream_position < 0)[:, None]
+        stream = stream.masked_fill(nowhere[..., None], 0.0)
+        stream_lse = stream_lse.masked_fill(nowhere, -torch.inf)
+    return (content, stream, content_lse, stream_lse) if return_lse else (content, stream)
 
 
 def target_positions(target_mapping: Tensor | None, stream_query: Tensor, length: int) -> Tensor:
     """(B or 1, P) int32 positions of the predicted rows, from indices or Transformers' one-hot matrix.
 
     Raises:
-        ValueError: the shape fits neither form, or a position is outside of 0..L-1 (looked at on the CPU).
+        ValueError: the shape fits neither form, or an index is outside of -1..L-1 (looked at on the CPU).
+        TypeError: it is no tensor, or indices are no integers.
     """
     batch, _, predicted, _ = stream_query.shape
     if target_mapping is None:
@@ -107,8 +123,14 @@ def target_positions(target_mapping: Tensor | None, stream_query: Tensor, length
                 "expected the position of each row"
             )
         return torch.arange(length, dtype=torch.int32, device=stream_query.device)[None]
+    check_dense("target_mapping", target_mapping)
+    if target_mapping.device != stream_query.device:
+        raise ValueError(
+            f"target_mapping is on {target_mapping.device}; expected the device of stream_query, "
+            f"{stream_query.device}"
+        )
     if tuple(target_mapping.shape) == (batch, predicted, length):
-        return target_mapping.argmax(-1).to(torch.int32)
+        return one_hot_positions(target_mapping).to(torch.int32)
     if tuple(target_mapping.shape) not in ((batch, predicted), (1, predicted)):
         raise ValueError(
             f"target_mapping has shape {tuple(target_mapping.shape)}; expected indices "
@@ -120,32 +142,48 @@ def target_positions(target_mapping: Tensor | None, stream_query: Tensor, length
         )
     if readable(target_mapping) and target_mapping.device.type == "cpu" and target_mapping.numel():
         least, most = (int(value) for value in target_mapping.aminmax())
-        if least < 0 or most >= length:
-            raise ValueError(f"target_mapping holds {least}..{most}; expected 0..{length - 1}")
+        if least < -1 or most >= length:
+            raise ValueError(f"target_mapping holds {least}..{most}; expected -1..{length - 1}")
     return target_mapping.to(torch.int32)
 
 
+def one_hot_positions(matrix: Tensor) -> Tensor:
+    """(..., L) one-hot to the indices (...); -1 where all is zero."""
+    one = matrix != 0
+    if one.shape[-1] == 0:
+        return one.new_full(one.shape[:-1], -1, dtype=torch.int64)
+    return torch.where(one.any(-1), one.to(torch.int8).argmax(-1), -1)
+
+
 def check_streams(
-    content_query: Tensor,
-    stream_query: Tensor,
-    mask: AttentionMask | None,
-    stream_mask: AttentionMask | None,
-    key: Tensor,
+    content_query: Tensor, stream_query: Tensor, key: Tensor, value: Tensor, relative_key: Tensor
 ) -> None:
-    """Raises ValueError where the two streams do not belong together."""
+    """Raises ValueError or TypeError where the tensors of the two streams do not belong together."""
+    check_tensors(content_query, key, value, "content_query")
+    for name, tensor in (("stream_query", stream_query), ("relative_key", relative_key)):
+        check_like(name, tensor, content_query, "content_query")
+    check_rows("relative_key", relative_key, content_query)
     expected = (*content_query.shape[:2], content_query.shape[3])
     if stream_query.dim() != 4 or (*stream_query.shape[:2], stream_query.shape[3]) != expected:
         raise ValueError(
             f"stream_query has shape {tuple(stream_query.shape)}; expected (B, H, P, D) with the B, H and "
             f"D of content_query, {tuple(content_query.shape)}"
         )
-    lengths = (("mask", mask, content_query), ("stream_mask", stream_mask, stream_query))
-    for name, each, query in lengths:
-        if each is not None and (each.query_len, each.key_len) != (query.shape[2], key.shape[2]):
-            raise ValueError(
-                f"{name} is for {each.query_len} queries and {each.key_len} keys; expected "
-                f"{query.shape[2]} and {key.shape[2]}"
-            )
+
+
+def _check_masks(
+    content_query: Tensor,
+    stream_query: Tensor,
+    mask: AttentionMask | None,
+    stream_mask: AttentionMask | None,
+    key: Tensor,
+) -> None:
+    for name, each, query in (
+        ("mask", mask, content_query),
+        ("stream_mask", stream_mask, stream_query),
+    ):
+        if each is not None:
+            check_mask(each, (*query.shape[:3], key.shape[2]), query.device, name)
 
 
 def _stacked_queries(content: Tensor, stream: Tensor) -> Tensor:
@@ -155,8 +193,13 @@ def _stacked_queries(content: Tensor, stream: Tensor) -> Tensor:
 
 def _along_rows(first: Tensor, second: Tensor, dim: int = 1) -> Tensor:
     """Concatenate along `dim` two tensors whose batch (dimension 0) may be 1."""
-    batch = max(first.shape[0], second.shape[0])
+    batch = _batch(first, second)
     return torch.cat([t.expand(batch, *t.shape[1:]) for t in (first, second)], dim)
+
+
+def _batch(first: Tensor, second: Tensor) -> int:
+    """The batch size of two tensors, 1 of which may stand for any."""
+    return second.shape[0] if first.shape[0] == 1 else first.shape[0]
 
 
 def _stacked_mask(

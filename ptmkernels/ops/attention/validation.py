@@ -40,16 +40,20 @@ def check_attention(
     check_dropout(dropout_p, seed, query.device)
 
 
-def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
-    named = (("query", query), ("key", key), ("value", value))
+def check_dense(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}; expected a tensor")
+    if tensor.layout != torch.strided:
+        raise TypeError(
+            f"{name} has layout {tensor.layout}; expected a dense tensor (rows of many lengths: "
+            "one long row under AttentionMask.documents)"
+        )
+
+
+def check_tensors(query: Tensor, key: Tensor, value: Tensor, query_name: str = "query") -> None:
+    named = ((query_name, query), ("key", key), ("value", value))
     for name, tensor in named:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} is a {type(tensor).__name__}; expected a tensor")
-        if tensor.layout != torch.strided:
-            raise TypeError(
-                f"{name} has layout {tensor.layout}; expected a dense tensor (rows of many lengths: "
-                "one long row under AttentionMask.documents)"
-            )
+        check_dense(name, tensor)
         if tensor.dim() != 4:
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}; expected 4 dimensions (B, H, length, D)"
@@ -58,15 +62,17 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
             raise TypeError(f"{name} has dtype {tensor.dtype}; expected one of {DTYPES}")
         if tensor.dtype != query.dtype:
             raise TypeError(
-                f"{name} has dtype {tensor.dtype}; expected that of query, {query.dtype}"
+                f"{name} has dtype {tensor.dtype}; expected that of {query_name}, {query.dtype}"
             )
         if tensor.device != query.device:
             raise ValueError(
-                f"{name} is on {tensor.device}; expected the device of query, {query.device}"
+                f"{name} is on {tensor.device}; expected the device of {query_name}, {query.device}"
             )
     batch, heads, _, head_dim = query.shape
     if not 1 <= head_dim <= MAX_HEAD_DIM:
-        raise ValueError(f"query has head dimension {head_dim}; expected 1 to {MAX_HEAD_DIM}")
+        raise ValueError(
+            f"{query_name} has head dimension {head_dim}; expected 1 to {MAX_HEAD_DIM}"
+        )
     if key.shape[0] != batch or key.shape[3] != head_dim:
         raise ValueError(
             f"key has shape {tuple(key.shape)}; expected ({batch}, heads, S, {head_dim})"
@@ -77,27 +83,29 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
         )
     if key.shape[1] == 0 or heads % key.shape[1]:
         raise ValueError(
-            f"key has {key.shape[1]} heads; expected a divisor of the {heads} heads of query"
+            f"key has {key.shape[1]} heads; expected a divisor of the {heads} heads of {query_name}"
         )
 
 
-def check_mask(mask: AttentionMask, sizes: tuple[int, int, int, int], device: torch.device) -> None:
+def check_mask(
+    mask: AttentionMask, sizes: tuple[int, int, int, int], device: torch.device, name: str = "mask"
+) -> None:
     batch, heads, query_len, key_len = sizes
     if not isinstance(mask, AttentionMask):
         raise TypeError(
-            f"mask is a {type(mask).__name__}; expected an AttentionMask "
+            f"{name} is a {type(mask).__name__}; expected an AttentionMask "
             "(AttentionMask.dense takes a boolean tensor, AttentionMask.keys a padding mask)"
         )
     if (mask.query_len, mask.key_len) != (query_len, key_len):
         raise ValueError(
-            f"mask has {mask.query_len} queries and {mask.key_len} keys; expected {query_len} and {key_len}"
+            f"{name} has {mask.query_len} queries and {mask.key_len} keys; expected {query_len} and {key_len}"
         )
     if mask.batch_size not in (1, batch):
-        raise ValueError(f"mask has batch size {mask.batch_size}; expected 1 or {batch}")
+        raise ValueError(f"{name} has batch size {mask.batch_size}; expected 1 or {batch}")
     if mask.allowed is not None and mask.allowed.shape[1] not in (1, heads):
-        raise ValueError(f"mask.allowed has {mask.allowed.shape[1]} heads; expected 1 or {heads}")
+        raise ValueError(f"{name}.allowed has {mask.allowed.shape[1]} heads; expected 1 or {heads}")
     if mask.device != device:
-        raise ValueError(f"mask is on {mask.device}; expected the device of query, {device}")
+        raise ValueError(f"{name} is on {mask.device}; expected the device of query, {device}")
 
 
 def check_bias(bias: Tensor, sizes: tuple[int, ...], device: torch.device) -> None:
