@@ -198,20 +198,12 @@ struct BackwardKernel {
 
   // -- loading -----------------------------------------------------------------------------
 
-  template <typename Tile>
-  static SIMT_FN void load_rows(Tile target, const Params& p, const Rows& source, int batch,
-                                int head, int row0, int length) {
-    const T* from = static_cast<const T*>(source.data) + batch * source.batch + head * source.head +
-                    row0 * source.row;
-    load_tile<kThreads>(target, from, source.row, length - row0, p.head_dim, source.wide);
-  }
-
   static SIMT_FN void load_own(const Params& p, const Work& work) {
     const int length = own_len(p);
-    load_rows(own_tile(0), p, kOwnKeys ? p.key : p.query, work.batch, work.own_head, work.own0,
-              length);
-    load_rows(own_tile(kOwnSecond), p, kOwnKeys ? p.value : p.grad_output, work.batch,
-              work.own_head, work.own0, length);
+    load_rows<kThreads>(own_tile(0), p, kOwnKeys ? p.key : p.query, work.batch, work.own_head,
+                        work.own0, length);
+    load_rows<kThreads>(own_tile(kOwnSecond), p, kOwnKeys ? p.value : p.grad_output, work.batch,
+                        work.own_head, work.own0, length);
     if constexpr (kOwnKeys) {
       load_ranks<kThreads, kRows>(p, work.batch, work.own0, kOwnVectors);
     } else {
@@ -225,10 +217,10 @@ struct BackwardKernel {
     const int head = kOwnKeys ? step.head : step.head / (p.heads / p.key_heads);
     const int length = kOwnKeys ? p.query_len : p.key_len;
     const int vectors = stage_offset(stage) + kOtherVectors;
-    load_rows(other_tile(stage, 0), p, kOwnKeys ? p.query : p.key, work.batch, head, other0,
-              length);
-    load_rows(other_tile(stage, kOtherSecond), p, kOwnKeys ? p.grad_output : p.value, work.batch,
-              head, other0, length);
+    load_rows<kThreads>(other_tile(stage, 0), p, kOwnKeys ? p.query : p.key, work.batch, head,
+                        other0, length);
+    load_rows<kThreads>(other_tile(stage, kOtherSecond), p, kOwnKeys ? p.grad_output : p.value,
+                        work.batch, head, other0, length);
     if constexpr (kOwnKeys) {
       if (!step.is_full) load_intervals<kThreads, kCols>(p, work.batch, other0, vectors);
       const int64_t row = (static_cast<int64_t>(work.batch) * p.heads + head) * length + other0;

@@ -210,20 +210,17 @@ struct BiasGradientKernel {
 
   // -- loading -----------------------------------------------------------------------------
 
-  static SIMT_FN void load_rows(Tile target, const Params& p, const Rows& source, const Step& step,
-                                int head, int row0, int length) {
-    const int col0 = step.chunk * kChunkCols;
-    const T* from = static_cast<const T*>(source.data) + step.batch * source.batch +
-                    head * source.head + row0 * source.row + col0;
-    load_tile<kThreads>(target, from, source.row, length - row0, p.head_dim - col0, source.wide);
+  static SIMT_FN void load_chunk(Tile target, const Params& p, const Rows& source, const Step& step,
+                                 int head, int row0, int length) {
+    load_rows<kThreads>(target, p, source, step.batch, head, row0, length, step.chunk * kChunkCols);
   }
 
   static SIMT_FN void load(const Params& p, Relative& relative, const Step& step, int stage) {
     const int key_head = step.head / (p.heads / p.key_heads);
-    load_rows(tile(stage, 0), p, p.query, step, step.head, step.query0(), p.query_len);
-    load_rows(tile(stage, 1), p, p.key, step, key_head, step.key0(), p.key_len);
-    load_rows(tile(stage, 2), p, p.grad_output, step, step.head, step.query0(), p.query_len);
-    load_rows(tile(stage, 3), p, p.value, step, key_head, step.key0(), p.key_len);
+    load_chunk(tile(stage, 0), p, p.query, step, step.head, step.query0(), p.query_len);
+    load_chunk(tile(stage, 1), p, p.key, step, key_head, step.key0(), p.key_len);
+    load_chunk(tile(stage, 2), p, p.grad_output, step, step.head, step.query0(), p.query_len);
+    load_chunk(tile(stage, 3), p, p.value, step, key_head, step.key0(), p.key_len);
     if (step.chunk == 0) {
       const int offset = vectors(step);
       if (!step.is_full) {

@@ -207,8 +207,8 @@ struct ForwardKernel {
   static SIMT_FN void load_stage(const Params& p, const Work& work, const Relative& relative,
                                  int tile, bool is_full, int stage) {
     const int key0 = tile * kKeys;
-    load_rows(key_tile(stage), p, p.key, work, key0);
-    load_rows(value_tile(stage), p, p.value, work, key0);
+    load_keys(key_tile(stage), p, p.key, work, key0);
+    load_keys(value_tile(stage), p, p.value, work, key0);
     if (!is_full) {
       load_ranks<kThreads, kKeys>(p, work.batch, key0, stage_offset(stage) + kRankOffset);
     }
@@ -220,12 +220,11 @@ struct ForwardKernel {
     copy_commit();
   }
 
-  static SIMT_FN void load_rows(KeyTile target, const Params& p, const Rows& source,
+  // The key head is found anew for each: kept, it would cost a register that D 256 lacks.
+  static SIMT_FN void load_keys(KeyTile target, const Params& p, const Rows& source,
                                 const Work& work, int key0) {
     const int head = work.head / (p.heads / p.key_heads);
-    const T* from = static_cast<const T*>(source.data) + work.batch * source.batch +
-                    head * source.head + key0 * source.row;
-    load_tile<kThreads>(target, from, source.row, p.key_len - key0, p.head_dim, source.wide);
+    load_rows<kThreads>(target, p, source, work.batch, head, key0, p.key_len);
   }
 
   static SIMT_FN int least_distance(const Work& work, int key0) {

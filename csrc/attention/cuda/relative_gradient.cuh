@@ -182,19 +182,12 @@ struct RelativeGradientKernel {
 
   // -- loading -----------------------------------------------------------------------------
 
-  template <typename Tile>
-  static SIMT_FN void load_rows(Tile target, const Params& p, const Rows& source, int batch,
-                                int head, int row0, int length) {
-    const T* from = static_cast<const T*>(source.data) + batch * source.batch + head * source.head +
-                    row0 * source.row;
-    load_tile<kThreads>(target, from, source.row, length - row0, p.head_dim, source.wide);
-  }
-
   static SIMT_FN void load_queries(const Params& p, const Work& work, const Item& item) {
     const RelativeTerms& t = p.relative;
-    load_rows(query_tile(0), p, p.query, item.batch, work.head, item.query0(), p.query_len);
-    load_rows(query_tile(kGradOutput), p, p.grad_output, item.batch, work.head, item.query0(),
-              p.query_len);
+    load_rows<kThreads>(query_tile(0), p, p.query, item.batch, work.head, item.query0(),
+                        p.query_len);
+    load_rows<kThreads>(query_tile(kGradOutput), p, p.grad_output, item.batch, work.head,
+                        item.query0(), p.query_len);
     load_band<kThreads>(key_tile(kKey), p, t.key, item.batch, work.head, work.row0);
     load_band_scores<kThreads, kRows>(p, item.batch, work.head, work.row0, kRowScores);
     if (t.value.data != nullptr) {
@@ -207,8 +200,9 @@ struct RelativeGradientKernel {
   static SIMT_FN void load_keys(const Params& p, const Work& work, const Item& item, int key0,
                                 bool is_full) {
     const int head = work.head / (p.heads / p.key_heads);
-    load_rows(key_tile(kKey), p, p.key, item.batch, head, key0, p.key_len);
-    if (!p.of_value) load_rows(key_tile(kValue), p, p.value, item.batch, head, key0, p.key_len);
+    load_rows<kThreads>(key_tile(kKey), p, p.key, item.batch, head, key0, p.key_len);
+    if (!p.of_value)
+      load_rows<kThreads>(key_tile(kValue), p, p.value, item.batch, head, key0, p.key_len);
     if (!is_full) load_ranks<kThreads, kKeys>(p, item.batch, key0, kRanks);
     load_key_terms<kThreads, kKeys>(p, item.batch, work.head, key0, kKeyTerms);
     if (p.options.distance_bias != nullptr) {

@@ -1,11 +1,20 @@
-// What belongs to the rows and columns of a tile of scores: ranks, intervals, the biases of its
-// distances, the rows' statistics.
+// What belongs to the rows and columns of a tile of scores: the vectors of a head, ranks,
+// intervals, the biases of its distances, the rows' statistics.
 #pragma once
 
 #include "attention/cuda/score.cuh"
 #include "attention/cuda/tile.cuh"
 
 namespace ptmkernels::attention::cuda {
+
+// Rows of a head from row0 on, of `length` that there are, and of them the columns from col0 on.
+template <int kThreads, typename T, int kRows, int kCols>
+SIMT_FN void load_rows(SharedTile<T, kRows, kCols> tile, const Params& p, const Rows& source,
+                       int batch, int head, int row0, int length, int col0 = 0) {
+  const T* from = static_cast<const T*>(source.data) + batch * source.batch + head * source.head +
+                  row0 * source.row + col0;
+  load_tile<kThreads>(tile, from, source.row, length - row0, p.head_dim - col0, source.wide);
+}
 
 // kCount ranks from key0 on; without a mask 0 for every key that there is.
 template <int kThreads, int kCount>

@@ -45,15 +45,9 @@ struct ForwardParams : Paths {
 };
 
 template <typename T, int kWide>
-struct ForwardKernel {
-  using Params = ForwardParams;
-  static constexpr int kThreads = kWarps * kWarpSize, kMinBlocks = 4;
-
-  static int shared_bytes(const Params&) { return 0; }
-  static int64_t blocks(const Params& p) { return (p.batch + kWarps - 1) / kWarps; }
-
+struct ForwardKernel : RowKernel<ForwardParams> {
   static SIMT_FN void run(const Params& p) {
-    const int64_t b = block_index() * kWarps + warp_index();
+    const int64_t b = row();
     if (b >= p.batch) return;
     const int64_t begin = p.begin(b);
     const int length = p.length(b);
@@ -96,15 +90,9 @@ struct BackwardParams : Paths {
 };
 
 template <typename T, int kWide>
-struct BackwardKernel {
-  using Params = BackwardParams;
-  static constexpr int kThreads = kWarps * kWarpSize, kMinBlocks = 4;
-
-  static int shared_bytes(const Params&) { return 0; }
-  static int64_t blocks(const Params& p) { return (p.batch + kWarps - 1) / kWarps; }
-
+struct BackwardKernel : RowKernel<BackwardParams> {
   static SIMT_FN void run(const Params& p) {
-    const int64_t b = block_index() * kWarps + warp_index();
+    const int64_t b = row();
     if (b >= p.batch) return;
     const int64_t begin = p.begin(b);
     const int length = p.length(b);

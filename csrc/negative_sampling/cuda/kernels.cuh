@@ -28,15 +28,9 @@ struct ForwardParams {
 };
 
 template <typename T, int kWide>
-struct ForwardKernel {
-  using Params = ForwardParams;
-  static constexpr int kThreads = kWarps * kWarpSize, kMinBlocks = 4;
-
-  static int shared_bytes(const Params&) { return 0; }
-  static int64_t blocks(const Params& p) { return (p.batch + kWarps - 1) / kWarps; }
-
+struct ForwardKernel : RowKernel<ForwardParams> {
   static SIMT_FN void run(const Params& p) {
-    const int64_t b = block_index() * kWarps + warp_index();
+    const int64_t b = row();
     if (b >= p.batch) return;
     const int64_t target = load_global(p.target + b);
     float total = 0.0f;
@@ -91,15 +85,9 @@ struct BackwardParams {
 };
 
 template <typename T, int kWide>
-struct BackwardKernel {
-  using Params = BackwardParams;
-  static constexpr int kThreads = kWarps * kWarpSize, kMinBlocks = 4;
-
-  static int shared_bytes(const Params&) { return 0; }
-  static int64_t blocks(const Params& p) { return (p.batch + kWarps - 1) / kWarps; }
-
+struct BackwardKernel : RowKernel<BackwardParams> {
   static SIMT_FN void run(const Params& p) {
-    const int64_t b = block_index() * kWarps + warp_index();
+    const int64_t b = row();
     if (b >= p.batch) return;
     const float grad = load_global(p.grad + b);
     for (int first = 0; first < p.count; first += kGroup) {

@@ -13,6 +13,22 @@ using namespace simt;
 constexpr int kWarps = 4;  // of a block
 constexpr int kGroup = 8;  // rows that a warp multiplies at a time: that many loads are under way
 
+// What a kernel of blocks of kWarps warps is launched with.
+template <typename P>
+struct WarpKernel {
+  using Params = P;
+  static constexpr int kThreads = kWarps * kWarpSize, kMinBlocks = 4;
+
+  static int shared_bytes(const Params&) { return 0; }
+};
+
+// A warp for each row of a batch.
+template <typename P>
+struct RowKernel : WarpKernel<P> {
+  static int64_t blocks(const P& p) { return (p.batch + kWarps - 1) / kWarps; }
+  static SIMT_FN int64_t row() { return block_index() * kWarps + warp_index(); }
+};
+
 // A matrix of float32 or bfloat16 with columns next to each other.
 struct Matrix {
   const void* data;

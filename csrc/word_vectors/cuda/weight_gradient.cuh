@@ -48,12 +48,9 @@ struct Share {
 };
 
 template <int kWide>
-struct WeightGradientKernel {
-  using Params = WeightGradientParams;
-  static constexpr int kThreads = kWarps * kWarpSize, kMinBlocks = 4;
+struct WeightGradientKernel : WarpKernel<WeightGradientParams> {
   static constexpr int kAhead = 4;  // rows loaded together
 
-  static int shared_bytes(const Params&) { return 0; }
   static int64_t blocks(const Params& p) { return Share<kWide>::blocks(p); }
 
   static SIMT_FN void run(const Params& p) {
@@ -120,11 +117,7 @@ struct WeightGradientKernel {
 
 // Adds what lies in later chunks to the sum of the last id of each chunk.
 template <int kWide>
-struct JoinKernel {
-  using Params = WeightGradientParams;
-  static constexpr int kThreads = kWarps * kWarpSize, kMinBlocks = 4;
-
-  static int shared_bytes(const Params&) { return 0; }
+struct JoinKernel : WarpKernel<WeightGradientParams> {
   static int64_t blocks(const Params& p) { return Share<kWide>::blocks(p); }
 
   static SIMT_FN void run(const Params& p) {

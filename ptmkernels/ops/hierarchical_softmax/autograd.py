@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from ptmkernels.ops.hierarchical_softmax.tree import entries
+from ptmkernels.ops.word_vectors import losses
 
 
 def register(forward: str, backward: str) -> None:
@@ -15,12 +14,30 @@ def register(forward: str, backward: str) -> None:
 
     Between the path and the last flag both may take more, the same in both: what a backend wants to know.
     """
-    forward, backward = (f"ptmkernels::{name}" for name in (forward, backward))
-    torch.library.register_fake(forward, _fake_forward)
-    torch.library.register_fake(backward, _fake_backward)
-    gradients = partial(_backward, getattr(torch.ops.ptmkernels, backward.split("::")[1]).default)
-    torch.library.register_autograd(forward, gradients, setup_context=_save)
-    torch.library.register_autograd(backward, _double_backward, setup_context=lambda *_, **__: None)
+    losses.register(
+        "hierarchical_softmax_loss",
+        *(forward, backward),
+        fake_forward=_fake_forward,
+        fake_backward=_fake_backward,
+        gradients=_backward,
+        save=_save,
+    )
+
+
+def register_log_prob(forward: str, backward: str) -> None:
+    """The same for the ops of the log-probabilities of all words."""
+    losses.register(
+        "hierarchical_softmax_log_prob",
+        *(forward, backward),
+        fake_forward=_fake_log_prob,
+        fake_backward=lambda grad, logits, steps, levels: torch.empty_like(logits),
+        gradients=lambda op, ctx, grad: (op(grad.contiguous(), *ctx.saved_tensors), None, None),
+        save=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    )
+
+
+def _fake_log_prob(logits, steps, levels):
+    return logits.new_empty(logits.shape[0], logits.shape[1] + 1)
 
 
 def _fake_forward(hidden, target, node_weight, offsets, path, *rest):
@@ -69,9 +86,3 @@ def _sparse_rows(
     factor = -sign * torch.sigmoid(-logits) * grad[row]
     values = (factor[:, None] * rows).to(weight.dtype)
     return torch.sparse_coo_tensor(node[None], values, weight.shape, check_invariants=False)
-
-
-def _double_backward(ctx, *grads):
-    raise RuntimeError(
-        "hierarchical_softmax_loss has no second derivative in its kernels: use backend='reference'"
-    )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
+
+from ptmkernels.ops.word_vectors import losses
 
 
 def register(forward: str, backward: str) -> None:
     """Give a pair of ops of the negative-sampling schemas their fake kernels and their gradients."""
-    forward, backward = (f"ptmkernels::{name}" for name in (forward, backward))
-    torch.library.register_fake(forward, _fake_forward)
-    torch.library.register_fake(backward, _fake_backward)
-    gradients = partial(_backward, getattr(torch.ops.ptmkernels, backward.split("::")[1]).default)
-    torch.library.register_autograd(forward, gradients, setup_context=_save)
-    torch.library.register_autograd(backward, _double_backward, setup_context=lambda *_, **__: None)
+    losses.register(
+        "negative_sampling_loss",
+        *(forward, backward),
+        fake_forward=_fake_forward,
+        fake_backward=_fake_backward,
+        gradients=_backward,
+        save=_save,
+    )
 
 
 def _fake_forward(
@@ -70,10 +72,4 @@ def sparse_rows(factor: Tensor, hidden: Tensor, ids: Tensor, weight: Tensor) -> 
         values.flatten(0, 1).to(weight.dtype),
         weight.shape,
         check_invariants=False,
-    )
-
-
-def _double_backward(ctx, *grads):
-    raise RuntimeError(
-        "negative_sampling_loss has no second derivative in its kernels: use backend='reference'"
     )

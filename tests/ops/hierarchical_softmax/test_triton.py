@@ -4,21 +4,12 @@ import pytest
 import torch
 
 from ptmkernels.ops import HuffmanTree, hierarchical_softmax_loss
+from tests.ops.hierarchical_softmax import test_log_prob as log_prob
 from tests.ops.hierarchical_softmax.test_hierarchical_softmax import case, run
 from tests.ops.test_attention_runs import Counter
-from tests.tolerances import assert_close_to_reference
+from tests.ops.word_vectors.losses import DEVICE, MARKS, check
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = [] if DEVICE == "cuda" else pytest.mark.interpreted
-
-
-def check(inputs, **options):
-    """Loss and gradients by the 2x rule."""
-    actual = run("triton", *(t.to(DEVICE) for t in inputs), **options)
-    low = run("reference", *inputs, **options)
-    exact = run("reference", *inputs, dtype=torch.float64, **options)
-    for name, a, b, c in zip(("loss", "hidden", "weight"), actual, low, exact, strict=True):
-        assert_close_to_reference(a.cpu(), b, c, name)
+pytestmark = MARKS
 
 
 @pytest.mark.parametrize(
@@ -34,7 +25,7 @@ def check(inputs, **options):
     ids=str,
 )
 def test_against_float64(sizes, sparse):
-    check(case(**sizes), sparse=sparse)
+    check(run, case(**sizes), sparse=sparse)
 
 
 def test_a_path_longer_than_a_tile():
@@ -42,7 +33,19 @@ def test_a_path_longer_than_a_tile():
     tree = HuffmanTree.from_counts(torch.tensor([2**n for n in range(24, -1, -1)]))
     assert tree.depth == 24
     hidden, _, weight, _ = case(batch=3, size=25)
-    check((hidden, torch.tensor([24, 0, 11]), weight, tree))
+    check(run, (hidden, torch.tensor([24, 0, 11]), weight, tree))
+
+
+@pytest.mark.parametrize("sizes", [{"size": 2}, {"size": 300, "batch": 5}, {"batch": 0}], ids=str)
+def test_log_prob(sizes):
+    """The last but one takes several programs for a depth of the tree."""
+    hidden, _, weight, tree = (t.to(DEVICE) for t in case(**{"batch": 3, "width": 7, **sizes}))
+    log_prob.check("triton", hidden, weight, tree)
+
+
+def test_log_prob_of_a_chain():
+    hidden, _, weight, _ = (t.to(DEVICE) for t in case(batch=3, size=25))
+    log_prob.check("triton", hidden, weight, log_prob.chain(25).to(DEVICE))
 
 
 def test_the_kernels_run():

@@ -6,21 +6,10 @@ import torch
 from ptmkernels.ops import AliasTable, negative_sampling_loss
 from tests.ops.negative_sampling.test_negative_sampling import case, run
 from tests.ops.test_attention_runs import Counter
-from tests.tolerances import assert_close_to_reference
+from tests.ops.word_vectors.losses import DEVICE, MARKS, check
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = [] if DEVICE == "cuda" else pytest.mark.interpreted
+pytestmark = MARKS
 SEED = torch.tensor([-(2**40) - 7])
-
-
-def check(inputs, **options):
-    """Loss and gradients by the 2x rule."""
-    there = {k: v.to(DEVICE) if hasattr(v, "to") else v for k, v in options.items()}
-    actual = run("triton", *(t.to(DEVICE) for t in inputs), **there)
-    low = run("reference", *inputs, **options)
-    exact = run("reference", *inputs, dtype=torch.float64, **options)
-    for name, a, b, c in zip(("loss", "hidden", "weight"), actual, low, exact, strict=True):
-        assert_close_to_reference(a.cpu(), b, c, name)
 
 
 @pytest.mark.parametrize(
@@ -35,22 +24,22 @@ def check(inputs, **options):
     ids=str,
 )
 def test_against_float64(sizes, sparse):
-    check(case(**sizes), sparse=sparse)
+    check(run, case(**sizes), sparse=sparse)
 
 
 def test_rows_that_are_parts_of_wider_ones():
     hidden, target, weight, noise = case(batch=4, width=26)
     wide = torch.full((17, 40), 7.0)
     wide[:, :26] = weight
-    check((hidden, target, wide[:, :26], noise))
-    check((hidden, target, weight.T.contiguous().T, noise[0]))
+    check(run, (hidden, target, wide[:, :26], noise))
+    check(run, (hidden, target, weight.T.contiguous().T, noise[0]))
 
 
 @pytest.mark.parametrize("nce", [False, True])
 def test_drawn_negatives(nce):
     sampler = AliasTable.from_weights(torch.arange(1, 18))
     options = {"sampler": sampler, "num_negatives": 5, "seed": SEED, "nce": nce}
-    check(case(batch=4)[:3], **options)
+    check(run, case(batch=4)[:3], **options)
 
 
 def test_drawn_ids_are_those_of_every_backend():

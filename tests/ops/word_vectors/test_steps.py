@@ -24,6 +24,19 @@ def case(vocabulary=23, width=41, tokens=400, dtype=torch.float32, seed=1):
     return counts, ids.int(), [m.to(dtype) for m in matrices]
 
 
+def subword_case(vocabulary, width=41):
+    """Input rows for words of one to seven sub-words, and the lists of those."""
+    generator = torch.Generator().manual_seed(3)
+    extra = 40
+    matrix = torch.randn(vocabulary + extra, width, generator=generator) * 0.3
+    rows = [
+        [w, *(vocabulary + torch.randint(extra, (w % 7,), generator=generator)).tolist()]
+        for w in range(vocabulary)
+    ]
+    offsets = torch.tensor([0, *np.cumsum([len(r) for r in rows])])
+    return matrix, (offsets, torch.tensor([r for row in rows for r in row], dtype=torch.int32))
+
+
 def both(step, matrices, tokens, **options):
     """The matrices and statistics after the kernel and after the reference in float64."""
     results = []
@@ -97,14 +110,7 @@ def test_vocabulary_of_one_word(step):
 def test_subwords(step, loss):
     counts, tokens, (_, b) = case()
     size = len(counts)
-    generator = torch.Generator().manual_seed(3)
-    a = torch.randn(size + 40, 41, generator=generator) * 0.3
-    rows = [
-        [w, *torch.randint(size, size + 40, (w % 7,), generator=generator).tolist()]
-        for w in range(size)
-    ]
-    offsets = torch.tensor([0, *np.cumsum([len(r) for r in rows])])
-    subwords = (offsets, torch.tensor([r for row in rows for r in row], dtype=torch.int32))
+    a, subwords = subword_case(size)
     options = {"window": 3, "learning_rate": 0.05, "subwords": subwords}
     if loss == "negatives":
         options["sampler"] = AliasTable.from_counts(counts)

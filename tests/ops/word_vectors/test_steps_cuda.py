@@ -11,7 +11,7 @@ import torch
 
 from ptmkernels.ops import AliasTable, HuffmanTree, cbow_step_, skipgram_step_
 from ptmkernels.ops.word_vectors import keep_thresholds
-from tests.ops.word_vectors.test_steps import assert_same, case
+from tests.ops.word_vectors.test_steps import assert_same, case, subword_case
 from tests.simt.word_vectors import step
 
 pytestmark = pytest.mark.usefixtures("nothing_reported")
@@ -86,14 +86,7 @@ def test_subwords(cbow):
     """Also equal words within reach, in sentences that one warp trains."""
     size = 23
     counts, tokens, (_, b) = case(vocabulary=size, width=41, tokens=50)
-    generator = torch.Generator().manual_seed(3)
-    a = torch.randn(size + 40, 41, generator=generator) * 0.3
-    rows = [
-        [w, *torch.randint(size, size + 40, (w % 7,), generator=generator).tolist()]
-        for w in range(size)
-    ]
-    offsets = torch.tensor([0, *np.cumsum([len(r) for r in rows])])
-    subwords = (offsets, torch.tensor([r for row in rows for r in row], dtype=torch.int32))
+    a, subwords = subword_case(size)
     options = {"window": 3, "learning_rate": 0.05, "subwords": subwords}
     assert_same(both(cbow, [a, b], tokens, sampler=AliasTable.from_counts(counts), **options))
 

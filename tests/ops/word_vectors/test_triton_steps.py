@@ -10,7 +10,7 @@ from ptmkernels.models import Word2Vec
 from ptmkernels.ops import AliasTable, HuffmanTree, cbow_step_, skipgram_step_
 from ptmkernels.ops.word_vectors import keep_thresholds, reference
 from tests.ops.test_attention_runs import Counter
-from tests.ops.word_vectors.test_steps import DTYPES, TOLERANCE, case, mean_change
+from tests.ops.word_vectors.test_steps import DTYPES, TOLERANCE, case, mean_change, subword_case
 
 # On a GPU windows run at the same time: there is no order to compare with.
 pytestmark = pytest.mark.interpreted
@@ -87,11 +87,7 @@ def test_more_outputs_than_a_program_holds(step):
 @STEPS
 def test_subwords(step):
     counts, tokens, (_, b) = case(tokens=24, width=9)
-    size = len(counts)
-    a = torch.randn(size + 40, 9, generator=torch.Generator().manual_seed(3)) * 0.3
-    rows = [[w, *range(size + w, size + w + w % 5)] for w in range(size)]
-    offsets = torch.tensor([0, *np.cumsum([len(r) for r in rows])])
-    subwords = (offsets, torch.tensor([r for row in rows for r in row], dtype=torch.int32))
+    a, subwords = subword_case(len(counts), width=9)
     options = {"subwords": subwords, "sampler": AliasTable.from_counts(counts)}
     check(step, [a, b], tokens, window=3, learning_rate=0.05, **options)
 
