@@ -68,6 +68,11 @@ class Corpora:
         return [train_gensim(self.text, task, seed) for seed in SEEDS]
 
 
+@cache
+def _corpora(quick: bool) -> Corpora:
+    return Corpora(quick)
+
+
 def gpu_backends(op: str, case: Case) -> list[str]:
     """The backends that serve a case on a GPU here, each to be measured by its name; none on the CPU."""
     if case.device.type != "cuda":
@@ -88,7 +93,7 @@ def comparisons(
     """
     if options.device.type != "cpu" or torch.float32 not in options.dtypes:
         return
-    corpora = Corpora(options.quick)
+    corpora = _corpora(options.quick)
     sizes = options.sizes or (SIZES[:1] if options.quick else SIZES)
     for architecture in ("skip-gram", "cbow"):
         if options.series and architecture not in options.series:
@@ -106,7 +111,7 @@ def counting_comparisons(op: str, options: Options) -> Iterator[Comparison]:
     """The counting of the words, which comes before every training."""
     if options.device.type != "cpu" or (options.series and COUNTING not in options.series):
         return
-    corpora = Corpora(options.quick)
+    corpora = _corpora(options.quick)
     for threads in options.threads:
         yield Comparison(
             f"{COUNTING}, threads: {threads}", partial(compare_counting, op, threads, corpora)

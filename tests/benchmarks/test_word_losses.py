@@ -103,6 +103,7 @@ def test_trainings_are_judged_and_stamped(monkeypatch):
         word_vectors, "planted_topics", lambda folder, *_: planted_topics(folder, 8, 12, 90, 900, 2)
     )
     monkeypatch.setattr(word_vectors, "real_text", lambda folder, _: real_text(folder, 1))
+    monkeypatch.setattr(word_vectors, "_corpora", word_vectors.Corpora)  # not kept
     asked = Options(
         threads=(1,), series=("skip-gram",), sizes=(8,), dtypes=(torch.float32,), quick=True
     )
