@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,7 +11,9 @@ from ptmkernels.models.shallow.bpe import BPE
 from ptmkernels.models.shallow.char_cnn import LARGE, SMALL, CharCNNLanguageModel
 from ptmkernels.models.shallow.context2vec import Context2Vec
 from ptmkernels.models.shallow.nnlm import NNLM
-from ptmkernels.models.shallow.skip_thoughts import SkipThoughts, combine
+from ptmkernels.models.shallow.skip_thoughts import SkipThoughts, combine, expand_vocabulary
+from ptmkernels.models.shallow.vectors import WordVectors
+from ptmkernels.ops import AliasTable
 from tests.golden import golden
 from tests.tolerances import ORACLE
 
@@ -53,6 +56,10 @@ def test_char_cnn_sizes_and_padding():
     padded = torch.cat([ids, torch.zeros(2, 3, 9, dtype=torch.int64)], -1)
     torch.testing.assert_close(model.word_vectors(ids), model.word_vectors(padded))
     assert (model.highways[0].gate.bias == -2).all()
+    # A word shorter than a filter: its padding, however long, counts as nothing.
+    short = torch.randint(1, 20, (1, 2))
+    padded = torch.cat([short, torch.zeros(1, 5, dtype=torch.int64)], -1)
+    torch.testing.assert_close(model.word_vectors(short), model.word_vectors(padded))
 
 
 def test_char_cnn_is_its_formula_and_carries_its_state():
@@ -139,6 +146,53 @@ def test_context2vec_sees_everything_but_the_word_itself():
     torch.testing.assert_close(context[:, 2], other[:, 2])
     for place in (0, 1, 3, 4):
         assert (context[:, place] != other[:, place]).any()
+
+
+def test_context2vec_is_its_formula():
+    """Two LSTMs with embeddings of their own, the sentence's end of each as the last row, and an MLP."""
+    torch.manual_seed(1)
+    model = Context2Vec(torch.arange(20, 0, -1), 6, 7, 8, negatives=3).double()
+    torch.nn.init.normal_(model.targets)
+    ids, place = torch.randint(20, (1, 5)), 1
+
+    def last_state(lstm, embeddings, read):
+        return lstm(embeddings.weight[[20, *read]][None])[0][0, -1]
+
+    sides = [
+        last_state(model.left, model.left_embeddings, ids[0, :place].tolist()),
+        last_state(model.right, model.right_embeddings, ids[0, place + 1 :].flip(0).tolist()),
+    ]
+    first, _, last = model.mlp
+    x = torch.relu(torch.cat(sides) @ first.weight.T + first.bias) @ last.weight.T + last.bias
+    torch.testing.assert_close(model.context(ids)[0, place], x)
+    seed = torch.tensor([5])
+    noise = AliasTable.from_counts(torch.arange(20, 0, -1), 0.75).sample((5, 3), seed)
+    scores = torch.einsum("nd,vd->nv", model.context(ids)[0], model.targets)
+    loss = -torch.sigmoid(scores.gather(1, ids.T)).log().sum()
+    other = noise != ids.T
+    loss -= (torch.sigmoid(-scores.gather(1, noise)).log() * other).sum()
+    torch.testing.assert_close(model(ids, seed=seed)["loss"], loss / 5)
+    (grad,) = torch.autograd.grad(model.context(ids)[0, place].sum(), model.left_embeddings.weight)
+    read = {20, *ids[0, :place].tolist()}
+    assert set(grad.abs().sum(1).nonzero()[:, 0].tolist()) == read
+    assert {"noise_table", "noise_probabilities"} == dict(model.named_buffers()).keys()
+
+
+def test_skip_thoughts_learn_words_from_other_vectors():
+    rng = np.random.default_rng(1)
+    words = [f"w{i}" for i in range(30)]
+    vectors = WordVectors(words[5:], rng.normal(size=(25, 4)))
+    embeddings = torch.from_numpy(rng.normal(size=(20, 6)).astype(np.float32))
+    expanded = expand_vocabulary(embeddings, words[:20], vectors)
+    assert expanded.words == words
+    np.testing.assert_array_equal(expanded.vectors[:20], embeddings.numpy())
+    x, y = vectors.vectors[:15].astype(np.float64), embeddings.numpy()[5:].astype(np.float64)
+    normal = np.linalg.solve(x.T @ x, x.T @ y)  # the normal equations
+    np.testing.assert_allclose(expanded.vectors[20:], vectors.vectors[15:] @ normal, rtol=1e-5)
+    with pytest.raises(ValueError, match="no word in common"):
+        expand_vocabulary(embeddings[:5], words[:5], vectors)
+    with pytest.raises(ValueError, match=r"embeddings has shape \(20, 6\); expected \(5, E\)"):
+        expand_vocabulary(embeddings, words[:5], vectors)
 
 
 def test_context2vec_learns():

@@ -1,6 +1,7 @@
 """Word vectors as a user handles them: files that are broken, training that is stopped, options that do
 not fit."""
 
+import dataclasses
 import signal
 
 import numpy as np
@@ -22,6 +23,17 @@ TRAINERS = {
     "fasttext": (word2vec, "cbow_step_", ["--architecture", "cbow"]),
     "glove": (glove, "glove_step_", []),
 }
+
+
+@pytest.fixture(autouse=True)
+def few_buckets(monkeypatch):
+    """Files with fastText's 2,000,000 buckets would take most of the time."""
+
+    @dataclasses.dataclass
+    class Config(FastText.config_class):
+        bucket: int = 1000
+
+    monkeypatch.setattr(FastText, "config_class", Config)
 
 
 def invoke(*arguments, code=0):

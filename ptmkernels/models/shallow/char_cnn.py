@@ -64,6 +64,7 @@ class CharCNNLanguageModel(nn.Module):
         self.output = nn.Linear(hidden_size, vocab_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.05, 0.05)
+        nn.init.zeros_(self.characters.weight[0])  # a word shorter than a filter sees its padding
         for highway in self.highways:
             nn.init.constant_(highway.gate.bias, -2.0)
 

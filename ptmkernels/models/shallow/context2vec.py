@@ -14,8 +14,8 @@ __all__ = ["Context2Vec"]
 class Context2Vec(nn.Module):
     """The words left and right of a gap, read by two LSTMs towards it, and an MLP; scored against words.
 
-    c_i = MLP(lLSTM(w_1 ... w_{i-1}) + rLSTM(w_n ... w_{i+1})), trained with negative sampling against the
-    target's vector (section 2.2).
+    c_i = MLP(lLSTM(w_1 ... w_{i-1}) + rLSTM(w_n ... w_{i+1})), each LSTM with word vectors of its own,
+    trained with negative sampling against the target's vector (section 2.2).
 
     Args:
         counts: (V,) of the words; the noise is in proportion to count ** noise_power.
@@ -38,10 +38,12 @@ class Context2Vec(nn.Module):
         super().__init__()
         size = len(counts)
         self.negatives = negatives
-        self.sampler = AliasTable.from_counts(counts, noise_power)
-        self.embeddings = nn.Embedding(
-            size + 2, embedding_size
-        )  # begin and end of a sentence are last
+        noise = AliasTable.from_counts(counts, noise_power)
+        self.register_buffer("noise_table", noise.table, persistent=False)
+        self.register_buffer("noise_probabilities", noise.probabilities, persistent=False)
+        # One for each way; the last row begins the sentence, read from that end.
+        self.left_embeddings = nn.Embedding(size + 1, embedding_size)
+        self.right_embeddings = nn.Embedding(size + 1, embedding_size)
         self.left = nn.LSTM(embedding_size, hidden_size, batch_first=True)
         self.right = nn.LSTM(embedding_size, hidden_size, batch_first=True)
         self.mlp = nn.Sequential(
@@ -53,12 +55,11 @@ class Context2Vec(nn.Module):
 
     def context(self, input_ids: Tensor) -> Tensor:
         """The vector of the gap at each place, (B, L, target); no word sees itself."""
-        size = self.targets.shape[0]
-        begin = torch.full_like(input_ids[:, :1], size)
+        begin = torch.full_like(input_ids[:, :1], self.targets.shape[0])
         left = torch.cat([begin, input_ids[:, :-1]], 1)
-        right = torch.cat([begin + 1, input_ids.flip(1)[:, :-1]], 1)
-        forward, _ = self.left(self.embeddings(left))
-        backward, _ = self.right(self.embeddings(right))
+        right = torch.cat([begin, input_ids.flip(1)[:, :-1]], 1)
+        forward, _ = self.left(self.left_embeddings(left))
+        backward, _ = self.right(self.right_embeddings(right))
         return self.mlp(torch.cat([forward, backward.flip(1)], -1))
 
     def forward(self, input_ids: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
@@ -68,7 +69,7 @@ class Context2Vec(nn.Module):
             context.flatten(0, 1),
             input_ids.flatten(),
             self.targets,
-            sampler=self.sampler,
+            sampler=AliasTable(self.noise_table, self.noise_probabilities),
             num_negatives=self.negatives,
             seed=seed,
         )

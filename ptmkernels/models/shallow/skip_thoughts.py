@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
+from ptmkernels.models.shallow.vectors import WordVectors
 from ptmkernels.registry import Card, register
 
-__all__ = ["MaskedGRU", "SkipThoughts", "combine"]
+__all__ = ["MaskedGRU", "SkipThoughts", "combine", "expand_vocabulary"]
 
 _EPSILON = 1e-8  # added to the probabilities, as published
 
@@ -108,6 +112,41 @@ class SkipThoughts(nn.Module):
 def combine(*vectors: Tensor) -> Tensor:
     """Vectors of several encoders, each of length 1, side by side ("combine-skip")."""
     return torch.cat([normalize(v, dim=-1) for v in vectors], -1)
+
+
+def expand_vocabulary(
+    embeddings: Tensor, words: Sequence[str], vectors: WordVectors
+) -> WordVectors:
+    """Embeddings for words that the encoder never saw, from vectors of a larger vocabulary.
+
+    A linear map from `vectors` to `embeddings` is fitted to the words that both have, by least squares
+    without a penalty; it gives the embeddings of the other words (section 2.2).
+
+    Args:
+        embeddings: (V, E), the encoder's, a row for each of `words`.
+        words: V words.
+        vectors: of the larger vocabulary.
+
+    Returns:
+        The V words with their own embeddings, then the others of `vectors`.
+
+    Raises:
+        ValueError: the numbers of words and embeddings differ, or no word has a vector.
+    """
+    own = embeddings.detach().cpu().double().numpy()
+    if own.ndim != 2 or len(own) != len(words):
+        raise ValueError(
+            f"embeddings has shape {own.shape}; expected ({len(words)}, E), a row a word"
+        )
+    known = set(words)
+    shared = [i for i, word in enumerate(words) if word in vectors]
+    if not shared:
+        raise ValueError("words and vectors have no word in common")
+    source = np.stack([vectors[words[i]] for i in shared]).astype(np.float64)
+    linear, *_ = np.linalg.lstsq(source, own[shared], rcond=None)
+    others = [i for i, word in enumerate(vectors.words) if word not in known]
+    names = [*words, *(vectors.words[i] for i in others)]
+    return WordVectors(names, np.concatenate([own, vectors.vectors[others] @ linear]))
 
 
 register(
