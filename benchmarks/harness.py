@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -194,7 +194,10 @@ def run(
                     yield problem.measure(options.budget)
         for comparison in benchmark.comparisons(options):
             on_start(comparison.name)
-            yield comparison.measure()
+            yield [
+                replace(row, commit=_revision(), versions=_row_versions())
+                for row in comparison.measure()
+            ]
     finally:
         torch.set_num_threads(threads_before)
 

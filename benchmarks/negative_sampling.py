@@ -16,6 +16,7 @@ from ptmkernels.benchmarks.harness import (
     FORWARD,
     Benchmark,
     Case,
+    Comparison,
     Options,
     Provider,
 )
@@ -88,11 +89,17 @@ def goal(case: Case, mode: str, provider: str) -> float | None:
     return None
 
 
+def comparisons(options: Options) -> Iterator[Comparison]:
+    """The training, and the counting of words before it."""
+    yield from word_vectors.counting_comparisons("negative_sampling", options)
+    yield from word_vectors.comparisons("negative_sampling", "negative-sampling", GOALS, options)
+
+
 BENCHMARK = Benchmark(
     "negative_sampling",
     "gensim",
     cases,
     providers,
     goal,
-    partial(word_vectors.comparisons, "negative_sampling", "negative-sampling", GOALS),
+    comparisons,
 )

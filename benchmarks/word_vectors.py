@@ -1,291 +1,71 @@
-"""Training of word vectors beside gensim, with the quality of both measured in the same run.
-
-Three measures say whether a faster training is as good a one: on a corpus with planted topics the share of a
-word's ten nearest neighbours that are of its topic; on real text the overlap of nearest neighbours with
-gensim's, against that of two gensim runs with different seeds; and the loss on sentences that were held out.
-
-Both start from word2vec.c's weights (gensim's own are twice as large, which shows after a short training) and
-number the words alike (equal counts in another order give another Huffman tree and other neighbours).
-"""
+"""word2vec's training beside gensim's: the speed, and in the same run the quality of both."""
 
 from __future__ import annotations
 
-import pydoc_data.topics
-import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ptmkernels import _environment
 from ptmkernels._selector import unavailable
 from ptmkernels.benchmarks.harness import Case, Comparison, Options
 from ptmkernels.benchmarks.report import Row
-from ptmkernels.data.word_stream import Vocabulary
-from ptmkernels.models.shallow import Word2Vec
-from ptmkernels.ops import (
-    AliasTable,
-    HuffmanTree,
-    hierarchical_softmax_loss,
-    negative_sampling_loss,
+from ptmkernels.benchmarks.word_vector_quality import (
+    MIN_COUNT,
+    Corpus,
+    Quality,
+    Task,
+    Trained,
+    gensim_model,
+    held_out_loss,
+    neighbour_overlap,
+    planted_topics,
+    real_text,
+    topic_precision,
+    train,
+    train_gensim,
 )
+from ptmkernels.data.word_stream import Vocabulary
 from ptmkernels.ops.refusals import refusals
 
-TRAINING = "training"
-WINDOW, NEGATIVES, MIN_COUNT, NEIGHBOURS = 5, 5, 5, 10
-REAL_WORDS = 1000  # most frequent words of the real text whose neighbours are compared
+TRAINING, COUNTING = "training", "counting"
 SIZES = (100, 300)  # D
-# What counts as equal quality.
-PRECISION_MARGIN, OVERLAP_MARGIN, LOSS_MARGIN = 0.01, 0.02, 0.01
+SEEDS = (1, 2)
+OURS, PEER, ALONE = "ptmkernels", "gensim", "ptmkernels, 1 thread"
 THREADS_GOAL = 1.5  # two threads or more beside one, both ours
+COUNTING_GOAL = 10.0
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """A file with a sentence a line, and sentences that are not in it.
-
-    Attributes:
-        vocabulary: in gensim's order.
-        epochs: how often a training reads it.
-    """
-
-    path: Path
-    held_out: list[list[str]]
-    tokens: int
-    vocabulary: Vocabulary
-    epochs: int
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained: architecture and loss as :class:`Word2Vec` names them, and the width D."""
-
-    architecture: str
-    loss: str
-    width: int
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained model.
-
-    Attributes:
-        input, output: (V, D) and (V, D), with a tree (V - 1, D).
-        tree: None = negative sampling.
-        seconds: of the training, without the counting of words.
-    """
-
-    vocabulary: Vocabulary
-    input: Tensor
-    output: Tensor
-    tree: HuffmanTree | None
-    seconds: float
-
-
-# -- corpora -----------------------------------------------------------------------------------
-
-
-def planted_topics(
-    folder: Path, topics: int, words: int, head: int, sentences: int, epochs: int, length: int = 20
-) -> Corpus:
-    """Half of the tokens from a common Zipf head, the others from the sentence's topic.
+class Corpora:
+    """With planted topics, and the real text with gensim's models of it; made when first asked for.
 
     Args:
-        topics, words: number of topics, and words of each ("t3w7").
-        head: words that all sentences share ("c12").
+        quick: a few thousand sentences, else five million tokens.
     """
-    rng = np.random.default_rng(1)
-    share = 1 / (np.arange(head) + 2.7)
-    topic = rng.integers(topics, size=(sentences, 1))
-    own = head + topic * words + rng.integers(words, size=(sentences, length))
-    common = rng.choice(head, (sentences, length), p=share / share.sum())
-    ids = np.where(rng.random((sentences, length)) < 0.5, common, own)
-    names = [f"c{i}" for i in range(head)]
-    names += [f"t{t}w{w}" for t in range(topics) for w in range(words)]
-    return _split(folder / "topics.txt", [[names[i] for i in row] for row in ids.tolist()], epochs)
 
+    def __init__(self, quick: bool):
+        self.quick = quick
+        self._folder = tempfile.TemporaryDirectory(prefix="ptmkernels-")
 
-def real_text(folder: Path, epochs: int) -> Corpus:
-    """The English text that every Python carries, in lower case."""
-    text = "\n".join(pydoc_data.topics.topics.values()).lower()
-    found = (re.findall(r"[a-z]+", part) for part in re.split(r"[.:;]\s", text))
-    return _split(folder / "text.txt", [words for words in found if len(words) > 1], epochs)
+    @cached_property
+    def topics(self) -> Corpus:
+        # Topics, words of each, common words, sentences, epochs.
+        sizes = (50, 20, 1000, 10_000, 2) if self.quick else (500, 90, 8000, 256_000, 1)
+        return planted_topics(Path(self._folder.name), *sizes)
 
+    @cached_property
+    def text(self) -> Corpus:
+        return real_text(Path(self._folder.name), 10 if self.quick else 20)
 
-def _split(path: Path, sentences: list[list[str]], epochs: int) -> Corpus:
-    """Every 50th sentence is held out."""
-    kept = [s for i, s in enumerate(sentences) if i % 50]
-    path.write_text("\n".join(" ".join(s) for s in kept) + "\n", encoding="utf-8")
-    words = _gensim(Task("cbow", "negative-sampling", 1), path).wv
-    counts = np.array([words.get_vecattr(w, "count") for w in words.index_to_key])
-    vocabulary = Vocabulary(words.index_to_key, counts)
-    return Corpus(path, sentences[::50], sum(map(len, kept)), vocabulary, epochs)
-
-
-# -- training ----------------------------------------------------------------------------------
-
-
-def train(corpus: Corpus, task: Task, seed: int = 1, threads: int = 1) -> Trained:
-    """Ours."""
-    model = Word2Vec(
-        architecture=task.architecture, loss=task.loss, vector_size=task.width, window=WINDOW,
-        negative=NEGATIVES, min_count=MIN_COUNT, seed=seed, huffman_ties="heap",
-    )  # fmt: skip
-    model.build_vocabulary(corpus.vocabulary)
-    start = time.perf_counter()
-    model.fit(corpus.path, epochs=corpus.epochs, threads=threads)
-    seconds = time.perf_counter() - start
-    tree = HuffmanTree.from_counts(corpus.vocabulary.counts, "heap") if _has_tree(task) else None
-    rows = [m[:, : task.width].contiguous() for m in (model.input, model.output)]
-    return Trained(corpus.vocabulary, *rows, tree, seconds)
-
-
-def train_gensim(corpus: Corpus, task: Task, seed: int = 1, threads: int = 1) -> Trained:
-    """gensim's, on the file as ours, which is the fastest way that it has.
-
-    Its several workers would train parts of a short file twice that way: they get sentences.
-    """
-    from gensim.models.word2vec import LineSentence
-
-    model = _gensim(task, corpus.path, seed, threads)
-    model.wv.vectors *= 0.5
-    source = {"corpus_file": str(corpus.path), "total_words": model.corpus_total_words}
-    if threads > 1:
-        source = {"corpus_iterable": LineSentence(str(corpus.path))}
-    start = time.perf_counter()
-    model.train(**source, epochs=corpus.epochs, total_examples=model.corpus_count)
-    seconds = time.perf_counter() - start
-    size, tree = len(model.wv), None
-    if _has_tree(task):
-        codes, points = (
-            [model.wv.get_vecattr(i, name) for i in range(size)] for name in ("code", "point")
-        )
-        ends = np.cumsum([0, *map(len, codes)])
-        path = np.concatenate(points).astype(np.int32) * 2 + np.concatenate(codes).astype(np.int32)
-        tree = HuffmanTree(torch.from_numpy(ends), torch.from_numpy(path))
-    output = model.syn1neg if tree is None else model.syn1[: size - 1]
-    matrices = [torch.from_numpy(np.array(m)) for m in (model.wv.vectors, output)]
-    return Trained(corpus.vocabulary, *matrices, tree, seconds)
-
-
-def _gensim(task: Task, path: Path, seed: int = 1, threads: int = 1):
-    """gensim's model with our options and its vocabulary."""
-    from gensim.models import Word2Vec as Peer
-
-    tree = _has_tree(task)
-    rate = 0.05 if task.architecture == "cbow" else 0.025
-    model = Peer(
-        vector_size=task.width, window=WINDOW, min_count=MIN_COUNT, sample=1e-3, alpha=rate,
-        min_alpha=rate * 1e-4, sg=task.architecture != "cbow", hs=tree,
-        negative=0 if tree else NEGATIVES, workers=threads, seed=seed,
-    )  # fmt: skip
-    model.build_vocab(corpus_file=str(path))
-    return model
-
-
-def _has_tree(task: Task) -> bool:
-    return task.loss == "hierarchical-softmax"
-
-
-# -- quality -----------------------------------------------------------------------------------
-
-
-def neighbours(trained: Trained, words: Sequence[str]) -> np.ndarray:
-    """Places in `words` of the nearest others of each by cosine, (len(words), NEIGHBOURS)."""
-    index = {word: i for i, word in enumerate(trained.vocabulary.words)}
-    unit = torch.nn.functional.normalize(trained.input[[index[w] for w in words]], dim=1)
-    cosine = (unit @ unit.T).fill_diagonal_(-2)
-    return cosine.topk(NEIGHBOURS).indices.numpy()
-
-
-def topic_precision(trained: Trained) -> float:
-    """The share of a topic word's neighbours, among all topic words, that are of its topic."""
-    words = sorted(w for w in trained.vocabulary.words if w.startswith("t"))
-    topic = np.array([w.partition("w")[0] for w in words])
-    return float((topic[neighbours(trained, words)] == topic[:, None]).mean())
-
-
-def neighbour_overlap(first: Trained, second: Trained) -> float:
-    """The share of neighbours that two models have in common, over the most frequent words."""
-    words = sorted(first.vocabulary.words[:REAL_WORDS])
-    pairs = zip(neighbours(first, words), neighbours(second, words), strict=True)
-    return float(np.mean([len(set(a) & set(b)) for a, b in pairs]) / NEIGHBOURS)
-
-
-def held_out_loss(trained: Trained, corpus: Corpus, task: Task) -> float:
-    """The mean training loss, with full windows, over the sentences that were held out."""
-    index = {word: i for i, word in enumerate(trained.vocabulary.words)}
-    hidden, target = [], []
-    for sentence in corpus.held_out:
-        ids = [index[w] for w in sentence if w in index]
-        for i, word in enumerate(ids):
-            near = ids[max(0, i - WINDOW) : i] + ids[i + 1 : i + 1 + WINDOW]
-            rows = trained.input[near]
-            if task.architecture == "cbow" and near:
-                rows = rows.mean(0, keepdim=True)
-            hidden.append(rows)
-            target += [word] * len(rows)
-    hidden, target = torch.cat(hidden), torch.tensor(target)
-    if trained.tree is not None:
-        return hierarchical_softmax_loss(hidden, target, trained.output, trained.tree).item()
-    noise = AliasTable.from_counts(trained.vocabulary.counts, 0.75)
-    loss = negative_sampling_loss(
-        hidden,
-        target,
-        trained.output,
-        sampler=noise,
-        num_negatives=NEGATIVES,
-        seed=torch.tensor([1]),
-    )
-    return loss.item()
-
-
-@dataclass(frozen=True)
-class Quality:
-    """The three measures of a model; see the module."""
-
-    precision: float
-    overlap: float
-    loss: float
-
-    def shortfall(self, peer: Quality) -> str:
-        """In what this is worse than the peer; empty where it is not."""
-        reasons = []
-        if self.precision < peer.precision - PRECISION_MARGIN:
-            reasons.append(f"precision {self.precision:.3f}, peer {peer.precision:.3f}")
-        if self.overlap < peer.overlap - OVERLAP_MARGIN:
-            reasons.append(f"overlap {self.overlap:.3f}, peer {peer.overlap:.3f}")
-        if self.loss > peer.loss * (1 + LOSS_MARGIN):
-            reasons.append(f"held-out loss {self.loss:.4f}, peer {peer.loss:.4f}")
-        return "; ".join(reasons)
-
-    def __str__(self) -> str:
-        return f"precision {self.precision:.3f}, overlap {self.overlap:.3f}, held-out loss {self.loss:.4f}"
-
-
-# -- rows --------------------------------------------------------------------------------------
-
-Trainer = Callable[..., Trained]
-TRAINERS: dict[str, Trainer] = {"ptmkernels": train, "gensim": train_gensim}
-
-
-@dataclass(frozen=True)
-class Corpora:
-    """With planted topics, and the real text."""
-
-    topics: Corpus
-    text: Corpus
-
-
-def make_corpora(folder: Path, quick: bool) -> Corpora:
-    # Topics, words of each, common words, sentences, epochs.
-    sizes = (50, 20, 1000, 10_000, 2) if quick else (500, 90, 8000, 250_000, 1)
-    return Corpora(planted_topics(folder, *sizes), real_text(folder, 10 if quick else 20))
+    @cache  # noqa: B019 - lives as long as the benchmark
+    def peers_on_text(self, task: Task) -> list[Trained]:
+        """With one thread each: several would take the text in another order, which has other neighbours."""
+        return [train_gensim(self.text, task, seed) for seed in SEEDS]
 
 
 def gpu_backends(op: str, case: Case) -> list[str]:
@@ -308,90 +88,119 @@ def comparisons(
     """
     if options.device.type != "cpu" or torch.float32 not in options.dtypes:
         return
+    corpora = Corpora(options.quick)
     sizes = options.sizes or (SIZES[:1] if options.quick else SIZES)
     for architecture in ("skip-gram", "cbow"):
         if options.series and architecture not in options.series:
             continue
         for width in sizes:
+            task, goal = Task(architecture, loss, width), goals.get((architecture, width))
             for threads in options.threads:
-                task = Task(architecture, loss, width)
                 yield Comparison(
                     f"{architecture} {width}, {TRAINING}, threads: {threads}",
-                    _measurement(op, task, threads, goals.get((architecture, width)), options),
+                    partial(compare, op, task, threads, goal, corpora),
                 )
 
 
-def _measurement(
-    op: str, task: Task, threads: int, goal: float | None, options: Options
-) -> Callable[[], list[Row]]:
-    def measure() -> list[Row]:
-        with tempfile.TemporaryDirectory() as folder:
-            corpora = make_corpora(Path(folder), options.quick)
-            return compare(op, task, threads, goal, corpora)
-
-    return measure
+def counting_comparisons(op: str, options: Options) -> Iterator[Comparison]:
+    """The counting of the words, which comes before every training."""
+    if options.device.type != "cpu" or (options.series and COUNTING not in options.series):
+        return
+    corpora = Corpora(options.quick)
+    for threads in options.threads:
+        yield Comparison(
+            f"{COUNTING}, threads: {threads}", partial(compare_counting, op, threads, corpora)
+        )
 
 
 def compare(op: str, task: Task, threads: int, goal: float | None, corpora: Corpora) -> list[Row]:
-    """Two trainings of each provider, in turns and with different seeds; on the planted topics."""
-    runs: dict[str, list[Trained]] = {name: [] for name in TRAINERS}
-    alone: list[Trained] = []
-    for seed in (1, 2):
-        for name, trainer in TRAINERS.items():
-            runs[name].append(trainer(corpora.topics, task, seed, threads))
+    """Trainings on the planted topics in turns, with different seeds; ours, soon over, before and after."""
+    runs: dict[str, list[Trained]] = {OURS: [], PEER: [], **({ALONE: []} if threads > 1 else {})}
+
+    def ours(seed: int) -> None:
+        runs[OURS].append(train(corpora.topics, task, seed, threads))
         if threads > 1:
-            alone.append(train(corpora.topics, task, seed))
+            runs[ALONE].append(train(corpora.topics, task, seed))
+
+    for seed in SEEDS:
+        ours(seed)
+        runs[PEER].append(train_gensim(corpora.topics, task, seed, threads))
+        ours(seed)
     quality = _qualities(runs, task, threads, corpora)
-    reason = quality["ptmkernels"].shortfall(quality["gensim"])
-    shape = f"V={len(corpora.topics.vocabulary)} D={task.width} tokens={corpora.topics.tokens}"
+    seconds = {name: [run.seconds for run in trained] for name, trained in runs.items()}
+    line = (task.architecture, task.width)
     rows = [
-        _row(op, name, task, threads, shape, [t.seconds for t in runs[name]], str(quality[name]))
-        for name in TRAINERS
+        _row(op, n, TRAINING, line, threads, corpora.topics, seconds[n], str(quality.get(n, "")))
+        for n in runs
     ]
-    if alone:
-        rows.append(
-            _row(op, "ptmkernels, 1 thread", task, threads, shape, [t.seconds for t in alone], "")
-        )
+    reason = quality[OURS].shortfall(quality[PEER])
     if reason:
         rows[0].status, rows[0].reason = "wrong", reason
         return rows
     for row, wanted in zip(rows[1:], (goal if threads == 1 else None, THREADS_GOAL), strict=False):
-        row.speedup, row.goal = row.q50_ms / rows[0].q50_ms, wanted
-        row.goal_met = None if wanted is None else row.speedup >= wanted
+        _set_speedup(row, rows[0], wanted)
     return rows
 
 
 def _qualities(
     runs: dict[str, list[Trained]], task: Task, threads: int, corpora: Corpora
 ) -> dict[str, Quality]:
-    on_text = {
-        name: [trainer(corpora.text, task, seed, threads) for seed in (1, 2)]
-        for name, trainer in TRAINERS.items()
-    }
-    peers = on_text["gensim"]
-    between = {
-        "gensim": neighbour_overlap(*peers),
-        "ptmkernels": np.mean(
-            [neighbour_overlap(a, b) for a in on_text["ptmkernels"] for b in peers]
-        ),
+    peers = corpora.peers_on_text(task)
+    on_text = [train(corpora.text, task, seed, threads) for seed in SEEDS]
+    overlap = {
+        OURS: np.mean([neighbour_overlap(a, b) for a in on_text for b in peers]),
+        PEER: neighbour_overlap(*peers),
     }
     return {
         name: Quality(
-            float(np.mean([topic_precision(t) for t in trained])),
-            float(between[name]),
-            float(np.mean([held_out_loss(t, corpora.topics, task) for t in trained])),
+            float(np.mean([topic_precision(t) for t in runs[name]])),
+            float(overlap[name]),
+            float(np.mean([held_out_loss(t, corpora.topics, task) for t in runs[name]])),
         )
-        for name, trained in runs.items()
+        for name in overlap
     }
 
 
+def compare_counting(op: str, threads: int, corpora: Corpora) -> list[Row]:
+    """Both count the words of the same file and leave out the rare ones; gensim does so with one thread."""
+    corpus, task = corpora.topics, Task("cbow", "negative-sampling", 1)
+    seconds: dict[str, list[float]] = {OURS: [], PEER: []}
+    for _ in range(5):
+        start = time.perf_counter()
+        ours = Vocabulary.count(corpus.path, MIN_COUNT, threads=threads)
+        middle = time.perf_counter()
+        gensim_model(task, corpus.path)
+        seconds[OURS].append(middle - start)
+        seconds[PEER].append(time.perf_counter() - middle)
+    rows = [
+        _row(op, name, COUNTING, (COUNTING, len(ours)), threads, corpus, seconds[name])
+        for name in seconds
+    ]
+    if _counts(ours) != _counts(corpus.vocabulary):
+        rows[0].status, rows[0].reason = "wrong", "the words or their counts are not gensim's"
+    else:
+        _set_speedup(rows[1], rows[0], COUNTING_GOAL)
+    return rows
+
+
+def _counts(vocabulary: Vocabulary) -> dict[str, int]:
+    return dict(zip(vocabulary.words, vocabulary.counts.tolist(), strict=True))
+
+
+def _set_speedup(row: Row, ours: Row, goal: float | None) -> None:
+    row.speedup, row.goal = row.q50_ms / ours.q50_ms, goal
+    row.goal_met = None if goal is None else row.speedup >= goal
+
+
 def _row(
-    op: str, name: str, task: Task, threads: int, shape: str, seconds: list[float], quality: str
-) -> Row:
+    op: str, name: str, mode: str, line: tuple[str, int], threads: int, corpus: Corpus,
+    seconds: list[float], quality: str = "",
+) -> Row:  # fmt: skip
+    """Args: line: series and size."""
     low, middle, high = (np.quantile(seconds, (0.2, 0.5, 0.8)) * 1e3).tolist()
+    shape = f"V={len(corpus.vocabulary)} tokens={corpus.tokens}"
     return Row(
-        op=op, provider=name, mode=TRAINING, series=task.architecture, size=task.width, shape=shape,
-        dtype="float32", device="cpu", device_name=_environment.device_name(torch.device("cpu")),
-        threads=threads, status="ok", q20_ms=low, q50_ms=middle, q80_ms=high, samples=len(seconds),
-        quality=quality,
+        op=op, provider=name, mode=mode, series=line[0], size=line[1], shape=shape, dtype="float32",
+        device="cpu", device_name=_environment.device_name(torch.device("cpu")), threads=threads,
+        status="ok", q20_ms=low, q50_ms=middle, q80_ms=high, samples=len(seconds), quality=quality,
     )  # fmt: skip

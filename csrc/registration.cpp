@@ -73,4 +73,10 @@ STABLE_TORCH_LIBRARY(ptmkernels, m) {
       "hierarchical_softmax_backward(Tensor grad, Tensor hidden, Tensor target, "
       "Tensor node_weight, Tensor offsets, Tensor path, bool dense) "
       "-> (Tensor grad_hidden, Tensor grad_weight)");
+  m.def(
+      "hierarchical_softmax_log_prob_forward(Tensor logits, Tensor steps, Tensor levels) "
+      "-> Tensor log_prob");
+  m.def(
+      "hierarchical_softmax_log_prob_backward(Tensor grad, Tensor logits, Tensor steps, "
+      "Tensor levels) -> Tensor grad_logits");
 }

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_files", "flush", "flush_tree", "settle"]
+__all__ = ["atomic_file", "atomic_files", "flush", "flush_tree", "settle"]
 
 _JOURNAL = ".pending."  # and the number of the process
 
@@ -60,6 +60,14 @@ def atomic_files(
         raise
     flush(folder)
     _carry_out(journal)
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Write one file: :func:`atomic_files` for it alone. Yields the path to write it at."""
+    path = Path(path)
+    with atomic_files(path.parent) as at:
+        yield at(path.name)
 
 
 def settle(folder: Path) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
 
+import numpy
 import pytest
 
 VARIABLE = "TRITON_INTERPRET"
@@ -27,6 +28,15 @@ def _child() -> ProcessPoolExecutor:
     return pool
 
 
+def _refusal() -> str | None:
+    """Why Triton's interpreter cannot run here."""
+    import triton
+
+    if triton.__version__ < "3.7" and numpy.lib.NumpyVersion(numpy.__version__) >= "2.4.0":
+        return f"the interpreter of Triton {triton.__version__} needs numpy < 2.4"
+    return None
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "interpreted: runs where Triton interprets its kernels")
 
@@ -35,6 +45,8 @@ def pytest_configure(config):
 def pytest_pyfunc_call(pyfuncitem):
     if pyfuncitem.get_closest_marker("interpreted") is None or os.environ.get(VARIABLE) == "1":
         return None
+    if refusal := _refusal():
+        pytest.skip(refusal)
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     _child().submit(pyfuncitem.obj, **arguments).result()
     return True

@@ -6,8 +6,8 @@
 The output of each stage goes to out/gpu/<stage>.log, a record with device, commit, seconds and exit
 status to out/gpu/<stage>.json. A stage that takes more than ten minutes is ended, with status 124.
 
-The stage "build" does nothing where ptmkernels/lib holds the CUDA library: one that was built on a
-machine without a GPU can be brought along.
+The stage "build" does nothing where ptmkernels holds the CUDA library and what this Python needs beside
+it: both can be built on a machine without a GPU, with the same Python, and brought along.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -37,7 +38,8 @@ def stages() -> dict[str, list[str]]:
     """The command of each stage."""
     python = (sys.executable, "-m")
     install = [*python, "pip", "install", "--no-build-isolation", "--no-deps", "--editable", "."]
-    brought = any((ROOT / "ptmkernels" / "lib").glob("*ptmkernels_cuda.*"))
+    library = any((ROOT / "ptmkernels" / "lib").glob("*ptmkernels_cuda.*"))
+    brought = library and find_spec("ptmkernels._corpus") is not None
     found = {
         "build": [sys.executable, "-c", "print('the library is there')"] if brought else install,
         "info": [*python, "ptmkernels", "info", "--json"],

@@ -12,7 +12,6 @@
 #endif
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -29,7 +28,10 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-constexpr int64_t kChunk = 1024;  // tokens that a thread takes at once
+// Tokens that a thread takes at once: few, so that the text is trained in its order with any number
+// of threads. Where its subject changes, vectors trained in another order are as good but have
+// other neighbours (docs/word_vectors.md).
+constexpr int64_t kChunk = 64;
 
 // Ends of chunks of at least kChunk tokens that do not cut a sentence.
 std::vector<int64_t> chunk_ends(const int32_t* tokens, int64_t count) {
@@ -73,15 +75,11 @@ StepStatistics run_chunks(const StepOptions& options, const std::vector<int64_t>
   const WordVectorKernels& kernels = word_vector_kernels();
   const size_t bytes = (kernels.scratch_bytes(options) + 63) / 64 * 64;
   std::vector<StepStatistics> shares(static_cast<size_t>(threads));
-  std::atomic<size_t> next = 0;
+  ChunkQueue chunks = {ends.data(), static_cast<int64_t>(ends.size()), 0};
   auto work = [&](size_t thread) {
     const std::unique_ptr<char, Free> scratch(static_cast<char*>(std::aligned_alloc(64, bytes)));
-    StepWork part = {&options, 0, 0, scratch.get(), {}};
-    for (size_t chunk = next++; chunk < ends.size(); chunk = next++) {
-      part.begin = chunk ? ends[chunk - 1] : 0;
-      part.end = ends[chunk];
-      kernels.run(part);
-    }
+    StepWork part = {&options, &chunks, static_cast<int64_t>(thread), scratch.get(), {}};
+    kernels.run(part);
     shares[thread] = part.statistics;
   };
   std::vector<std::thread> pool;

@@ -50,10 +50,18 @@ struct StepStatistics {
   double words;       // tokens that sub-sampling kept
 };
 
-// One thread's part of a call: tokens [begin, end), which start and end between sentences.
+// The tokens of a call, cut between sentences. Threads take one chunk after the other.
+struct ChunkQueue {
+  const int64_t* ends;  // (count)
+  int64_t count;
+  int64_t next;  // that nobody has taken yet; changed atomically
+};
+
+// One thread's part of a call.
 struct StepWork {
   const StepOptions* options;
-  int64_t begin, end;
+  ChunkQueue* chunks;  // shared
+  int64_t thread;
   char* scratch;  // step_scratch bytes, aligned to 64
   StepStatistics statistics;
 };

@@ -17,6 +17,7 @@ OP_BACKENDS = {
     "two_stream_attention": ("cpu", "triton", "cuda", "reference"),
     "negative_sampling_loss": ("cpu", "cuda", "triton", "reference"),
     "hierarchical_softmax_loss": ("cpu", "cuda", "triton", "reference"),
+    "hierarchical_softmax_log_prob": ("cpu", "cuda", "triton", "reference"),
     "skipgram_step_": ("cpu", "cuda", "triton", "reference"),
     "cbow_step_": ("cpu", "cuda", "triton", "reference"),
     "template_op": ("cpu", "cuda", "reference"),

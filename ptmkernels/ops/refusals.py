@@ -13,7 +13,12 @@ from torch.autograd import forward_ad
 KERNELS = ("cpu", "cuda", "triton")
 EVERY_OP = "every op"
 STEPS = ("skipgram_step_", "cbow_step_")
-WORD_OPS = ("negative_sampling_loss", "hierarchical_softmax_loss", *STEPS)
+WORD_OPS = (
+    "negative_sampling_loss",
+    "hierarchical_softmax_loss",
+    "hierarchical_softmax_log_prob",
+    *STEPS,
+)
 
 
 @dataclass(frozen=True)

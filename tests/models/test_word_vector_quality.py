@@ -1,13 +1,14 @@
 """Our fast mode is as good as gensim, with one thread and two, by the measures of the benchmark."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from ptmkernels.benchmarks import word_vectors as bench
-from ptmkernels.benchmarks.word_vectors import Quality, Task, Trained
+from ptmkernels.benchmarks import word_vector_quality as bench
+from ptmkernels.benchmarks.word_vector_quality import Quality, Task, Trained
 from ptmkernels.data.word_stream import Vocabulary
 
 TASKS = [
@@ -15,8 +16,11 @@ TASKS = [
     Task("cbow", "negative-sampling", 50),
     Task("cbow", "hierarchical-softmax", 50),
 ]
-# Of the overlap: 63 thousand words are so few that the order in which threads take them shows.
-ORDER_MARGIN = 0.04
+# Of the overlap: on a busy machine a thread may rest between reading and writing part of a row, and undo
+# what another did meanwhile; in one training of eight on so short a text this shows. The median of some
+# seeds is held against gensim, with this margin beside the usual one.
+SEEDS = range(1, 6)
+RACE_MARGIN = 0.01
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +28,7 @@ def corpora(tmp_path_factory):
     pytest.importorskip("gensim")
     folder = tmp_path_factory.mktemp("corpora")
     topics = bench.planted_topics(folder, 40, 20, 800, 4000, epochs=3)
-    return bench.Corpora(topics, bench.real_text(folder, epochs=5))
+    return SimpleNamespace(topics=topics, text=bench.real_text(folder, epochs=5))
 
 
 def quality(task, on_topics, on_text, others, corpora) -> Quality:
@@ -37,13 +41,16 @@ def quality(task, on_topics, on_text, others, corpora) -> Quality:
 def test_as_good_as_gensim(corpora, task):
     peers = [bench.train_gensim(corpora.text, task, seed) for seed in (1, 2)]
     peer = quality(task, bench.train_gensim(corpora.topics, task), peers[0], peers[1:], corpora)
-    for threads in (1, 2):
-        trained = (bench.train(c, task, 1, threads) for c in (corpora.topics, corpora.text))
-        ours = quality(task, *trained, peers, corpora)
-        print(f"{threads} threads: {ours}; gensim: {peer}")
-        if threads > 1:
-            ours = dataclasses.replace(ours, overlap=ours.overlap + ORDER_MARGIN)
-        assert not ours.shortfall(peer)
+    on_topics = bench.train(corpora.topics, task)
+    alone = quality(task, on_topics, bench.train(corpora.text, task), peers, corpora)
+    assert not alone.shortfall(peer), f"{alone}; gensim: {peer}"
+
+    on_topics = bench.train(corpora.topics, task, threads=2)
+    runs = [bench.train(corpora.text, task, seed, threads=2) for seed in SEEDS]
+    all_qualities = [quality(task, on_topics, run, peers, corpora) for run in runs]
+    median = sorted(all_qualities, key=lambda q: q.overlap)[len(SEEDS) // 2]
+    shared = dataclasses.replace(median, overlap=median.overlap + RACE_MARGIN)
+    assert not shared.shortfall(peer), f"{all_qualities}; gensim: {peer}"
 
 
 def model(vectors) -> Trained:

@@ -115,6 +115,51 @@ def test_fasttext_files_go_both_ways(tmp_path, loss):
     )
 
 
+def test_fasttext_files_without_subwords(tmp_path):
+    """max_n 0 turns sub-words off, whatever min_n says, and the file has no row for them."""
+    fasttext = pytest.importorskip("fasttext")
+    text = [["one", "two"]] * 20
+    model = FastText(vector_size=8, min_count=1, max_n=0).fit(text, epochs=1)
+    model.save_fasttext(tmp_path / "ours.bin")
+    theirs = fasttext.load_model(str(tmp_path / "ours.bin"))
+    assert theirs.get_input_matrix().shape == model.input.shape[:1] + (8,) == (2, 8)
+    np.testing.assert_array_equal(theirs.get_word_vector("two"), model.vector("two"))
+    (tmp_path / "text").write_text("\n".join(" ".join(s) for s in text))
+    theirs = fasttext.train_unsupervised(
+        str(tmp_path / "text"), minCount=1, dim=6, epoch=1, verbose=0, maxn=0
+    )
+    theirs.save_model(str(tmp_path / "theirs.bin"))
+    back = FastText.load_fasttext(tmp_path / "theirs.bin")
+    np.testing.assert_array_equal(back.vector("two"), theirs.get_word_vector("two"))
+
+
+@pytest.mark.parametrize("loss", ["negative-sampling", "hierarchical-softmax"])
+def test_fasttext_files_go_both_ways_with_gensim(tmp_path, loss):
+    gensim = pytest.importorskip("gensim.models.fasttext")
+    text = [["naïve", "Straße", "日本語", "plain"]] * 40
+    model = FastText(vector_size=8, min_count=1, bucket=500, loss=loss).fit(text, epochs=1)
+    model.save_fasttext(tmp_path / "ours.bin")
+    theirs = gensim.load_facebook_model(str(tmp_path / "ours.bin"))
+    assert_same_vectors(model, theirs.wv)
+    tree = loss == "hierarchical-softmax"
+    theirs = gensim.FastText(
+        text,
+        vector_size=6,
+        min_count=1,
+        bucket=300,
+        hs=int(tree),
+        negative=0 if tree else 5,
+        epochs=1,
+    )
+    gensim.save_facebook_model(theirs, str(tmp_path / "theirs.bin"))
+    assert_same_vectors(FastText.load_fasttext(tmp_path / "theirs.bin"), theirs.wv)
+
+
+def assert_same_vectors(ours: FastText, theirs) -> None:
+    for word in ("naïve", "日本語", "unseen"):
+        np.testing.assert_allclose(ours.vector(word), theirs[word], atol=1e-7)
+
+
 def test_fasttext_learns_from_spelling():
     rng = np.random.default_rng(1)
     text = [

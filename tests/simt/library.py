@@ -27,6 +27,8 @@ WORD_OPS = (
     "negative_sampling_backward",
     "hierarchical_softmax_forward",
     "hierarchical_softmax_backward",
+    "hierarchical_softmax_log_prob_forward",
+    "hierarchical_softmax_log_prob_backward",
     "word_vectors_step_",
 )
 

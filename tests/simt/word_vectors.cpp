@@ -2,6 +2,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "hierarchical_softmax/cuda/log_prob.h"
 #include "hierarchical_softmax/cuda/op.h"
 #include "negative_sampling/cuda/op.h"
 #include "word_vectors/cuda/op.h"
@@ -14,5 +15,9 @@ STABLE_TORCH_LIBRARY_IMPL(ptmkernels_simt, CPU, m) {
   m.impl("negative_sampling_backward", TORCH_BOX(&sampling::negative_sampling_backward));
   m.impl("hierarchical_softmax_forward", TORCH_BOX(&softmax::hierarchical_softmax_forward));
   m.impl("hierarchical_softmax_backward", TORCH_BOX(&softmax::hierarchical_softmax_backward));
+  m.impl("hierarchical_softmax_log_prob_forward",
+         TORCH_BOX(&softmax::hierarchical_softmax_log_prob_forward));
+  m.impl("hierarchical_softmax_log_prob_backward",
+         TORCH_BOX(&softmax::hierarchical_softmax_log_prob_backward));
   m.impl("word_vectors_step_", TORCH_BOX(&ptmkernels::word_vectors::cuda::word_vectors_step_));
 }

@@ -50,6 +50,17 @@ def hierarchical_softmax(
     return {"loss": loss, "grad_hidden": grads[0], "grad_weight": grads[1]}
 
 
+def hierarchical_softmax_log_prob(
+    hidden: Tensor, weight: Tensor, tree: HuffmanTree, grad: Tensor
+) -> dict[str, Tensor]:
+    """Log-probabilities of all words and, by `grad` of their shape, the gradient of the logits."""
+    ops = torch.ops.ptmkernels_simt
+    logits = hidden.float() @ weight.float().T
+    log_prob = ops.hierarchical_softmax_log_prob_forward(logits, *tree.descent)
+    grads = ops.hierarchical_softmax_log_prob_backward(grad, logits, *tree.descent)
+    return {"log_prob": log_prob, "grad_logits": grads}
+
+
 def step(
     cbow: bool,
     input_weight: Tensor,

@@ -42,13 +42,12 @@ struct Sentence {
 
 class Planner {
  public:
-  Planner(const StepOptions& options, int64_t begin, int64_t end)
-      : options_(options), next_(begin), end_(end), drawn_from_(begin - kWidth) {}
+  Planner(const StepOptions& options, ChunkQueue& chunks) : options_(options), chunks_(chunks) {}
 
   // Fills the next sentence of which any word stays; false at the end.
   bool next(Sentence& sentence) {
     sentence.length = 0;
-    while (next_ < end_ && sentence.length == 0) {
+    while (sentence.length == 0 && (next_ < end_ || take_chunk())) {
       for (int64_t run = 0; next_ < end_ && run < kMaxSentence; ++run) {
         const int64_t index = next_++;
         const int32_t word = options_.tokens[index];
@@ -61,6 +60,15 @@ class Planner {
   }
 
  private:
+  bool take_chunk() {
+    const int64_t chunk = __atomic_fetch_add(&chunks_.next, 1, __ATOMIC_RELAXED);
+    if (chunk >= chunks_.count) return false;
+    next_ = chunk ? chunks_.ends[chunk - 1] : 0;
+    end_ = chunks_.ends[chunk];
+    drawn_from_ = next_ - kWidth;
+    return true;
+  }
+
   PTMKERNELS_INLINE void consider(int64_t index, int32_t word, Sentence& sentence) {
     if (index >= drawn_from_ + kWidth) draw(index);
     const int64_t lane = index - drawn_from_;
@@ -127,8 +135,9 @@ class Planner {
   }
 
   const StepOptions& options_;
-  int64_t next_, end_;
-  int64_t drawn_from_;
+  ChunkQueue& chunks_;
+  int64_t next_ = 0, end_ = 0;  // of the chunk that is being read
+  int64_t drawn_from_ = 0;
   uint32_t words_[4][kWidth];  // of the tokens from drawn_from_ on
 };
 

@@ -44,7 +44,7 @@ class Trainer {
 
   void run(StepWork& work) {
     statistics_ = &work.statistics;
-    Planner planner(options_, work.begin, work.end);
+    Planner planner(options_, *work.chunks);
     int current = 0;
     bool more = planner.next(sentences_[0]);
     while (more) {
@@ -404,7 +404,8 @@ class Trainer {
 };
 
 inline void run_step(StepWork& work) {
-  const auto seed = work.options->seed + static_cast<uint64_t>(work.options->position + work.begin);
+  const auto seed =
+      work.options->seed + static_cast<uint64_t>(work.options->position + work.thread);
   Trainer(*work.options, work.scratch, seed).run(work);
 }
 

@@ -7,29 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import struct
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ptmkernels._corpus import subword_buckets
 from ptmkernels.data.word_stream import Vocabulary
-from ptmkernels.models.shallow.fasttext_file import (
-    ARGUMENTS,
-    MAGIC,
-    MATRIX,
-    SIZES,
-    VERSION,
-    read_fasttext,
-)
-from ptmkernels.models.shallow.word2vec import Word2Vec, Word2VecConfig
+from ptmkernels.models.shallow.fasttext_file import FastTextFile, read_fasttext, write_fasttext
+from ptmkernels.models.shallow.word2vec import LOSSES, Word2Vec, Word2VecConfig
 from ptmkernels.registry import Card, register
 
 __all__ = ["FastText"]
-
-_LOSSES = {"hierarchical-softmax": 1, "negative-sampling": 2}
-_ARCHITECTURES = {"cbow": 1, "skip-gram": 2}
 
 
 @dataclasses.dataclass
@@ -45,10 +33,17 @@ class FastTextConfig(Word2VecConfig):
     def __post_init__(self) -> None:
         self.learning_rate = 0.05 if self.learning_rate is None else self.learning_rate
         super().__post_init__()
-        if not 0 <= self.min_n <= self.max_n:
-            raise ValueError(
-                f"min_n is {self.min_n} and max_n {self.max_n}; expected 0 <= min_n <= max_n"
-            )
+        check_ngrams(self.min_n, self.max_n, self.bucket)
+
+
+def check_ngrams(min_n: int, max_n: int, bucket: int) -> None:
+    """Lengths of character n-grams, of which max_n 0 means none, and the rows that they are hashed to."""
+    if max_n != 0 and not 0 <= min_n <= max_n:
+        raise ValueError(
+            f"min_n is {min_n} and max_n {max_n}; expected 0 <= min_n <= max_n, or max_n 0 for none"
+        )
+    if not 1 <= bucket < 2**31:
+        raise ValueError(f"bucket is {bucket}; expected 1 to 2**31 - 1")
 
 
 class FastText(Word2Vec):
@@ -56,7 +51,8 @@ class FastText(Word2Vec):
 
     Args:
         options: those of :class:`Word2Vec` with other defaults (sample 1e-4, noise_power 0.5,
-            learning_rate 0.05), and min_n, max_n (characters of an n-gram), bucket (rows for n-grams).
+            learning_rate 0.05), and min_n, max_n (characters of an n-gram; max_n 0 = none), bucket (rows
+            for n-grams).
     """
 
     config_class = FastTextConfig
@@ -71,7 +67,10 @@ class FastText(Word2Vec):
             torch.from_numpy(offsets + np.arange(len(offsets))),
             torch.from_numpy(rows.astype(np.int32)),
         )
-        return len(words) + self.config.bucket
+        return len(words) + self._hashed_rows()
+
+    def _hashed_rows(self) -> int:
+        return self.config.bucket if self.config.max_n else 0
 
     def _buckets(self, words: list[str]) -> tuple[np.ndarray, np.ndarray]:
         if self.config.max_n == 0:
@@ -100,27 +99,18 @@ class FastText(Word2Vec):
     def save_fasttext(self, path: str | os.PathLike) -> None:
         """Write the .bin file of fastText 0.9.2 (version 12)."""
         config, vocabulary = self.config, self._trained()
-        size, width = len(vocabulary), config.vector_size
+        width = config.vector_size
         output = self.output[:, :width].numpy()
         if config.loss == "hierarchical-softmax":
             output = np.concatenate([output, np.zeros((1, width), np.float32)])
-        temporary = Path(f"{path}.part")
-        with temporary.open("wb") as file:
-            file.write(struct.pack("<2i", MAGIC, VERSION))
-            file.write(
-                struct.pack(
-                    ARGUMENTS, width, config.window, 5, config.min_count, config.negative, 1,
-                    _LOSSES[config.loss], _ARCHITECTURES[config.architecture], config.bucket,
-                    config.min_n, config.max_n, 100, config.sample,
-                )
-            )  # fmt: skip
-            file.write(struct.pack(SIZES, size, size, 0, int(vocabulary.counts.sum()), -1))
-            for word, count in zip(vocabulary.words, vocabulary.counts, strict=True):
-                file.write(word.encode() + b"\0" + struct.pack("<qb", int(count), 0))
-            for matrix in (self.input[:, :width].numpy(), output):
-                file.write(struct.pack(MATRIX, False, *matrix.shape))
-                file.write(np.ascontiguousarray(matrix, "<f4").tobytes())
-        os.replace(temporary, path)
+        file = FastTextFile(
+            loss=config.loss, architecture=config.architecture, window=config.window,
+            min_count=config.min_count, negative=config.negative, word_ngrams=1,
+            bucket=self._hashed_rows(), min_n=config.min_n, max_n=config.max_n, sample=config.sample,
+            words=vocabulary.words, counts=vocabulary.counts, labels=0,
+            input=self.input[:, :width].numpy(), output=output,
+        )  # fmt: skip
+        write_fasttext(path, file)
 
     @classmethod
     def load_fasttext(cls, path: str | os.PathLike) -> FastText:
@@ -130,14 +120,15 @@ class FastText(Word2Vec):
             ValueError: the file is no such one; the message says what it is.
         """
         file = read_fasttext(path)
-        losses = {v: k for k, v in _LOSSES.items()}
-        architectures = {v: k for k, v in _ARCHITECTURES.items()}
-        if file.loss not in losses or file.architecture not in architectures:
-            raise ValueError(f"{path} holds a classifier; expected word vectors (cbow or skipgram)")
+        if file.architecture == "classifier" or file.loss not in LOSSES:
+            raise ValueError(
+                f"{path} holds a {file.architecture} with {file.loss}; expected word vectors (cbow or "
+                f"skip-gram) with one of {LOSSES}: classifiers are read by FastTextClassifier"
+            )
         model = cls(
-            vector_size=file.width, window=file.window, min_count=file.min_count, negative=file.negative,
-            loss=losses[file.loss], architecture=architectures[file.architecture], bucket=file.bucket,
-            min_n=file.min_n, max_n=file.max_n, sample=file.sample,
+            vector_size=file.width, window=file.window, min_count=max(file.min_count, 1),
+            negative=file.negative, loss=file.loss, architecture=file.architecture,
+            bucket=max(file.bucket, 1), min_n=file.min_n, max_n=file.max_n, sample=file.sample,
         )  # fmt: skip
         model._begin(Vocabulary(file.words, file.counts))
         for target, matrix in ((model.input, file.input), (model.output, file.output)):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,19 +17,23 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding_bag
 
 from ptmkernels._corpus import VocabularyCounter, subword_buckets, word_ngram_buckets
-from ptmkernels.models.shallow.fasttext_file import read_fasttext
+from ptmkernels.models.shallow.fasttext import check_ngrams
+from ptmkernels.models.shallow.fasttext_file import FastTextFile, read_fasttext, write_fasttext
 from ptmkernels.ops.hierarchical_softmax import (
     HuffmanTree,
     hierarchical_softmax_log_prob,
     hierarchical_softmax_loss,
 )
+from ptmkernels.ops.negative_sampling import AliasTable, negative_sampling_loss
+from ptmkernels.ops.word_vectors.checks import check_number
 from ptmkernels.registry import Card, register
 
 __all__ = ["FastTextClassifier"]
 
 LABEL, LINE_END = "__label__", "</s>"
-LOSSES = ("softmax", "hierarchical-softmax", "one-vs-all")
-_CODES = {"hierarchical-softmax": 1, "softmax": 3, "one-vs-all": 4}  # in fastText's files
+LOSSES = ("softmax", "hierarchical-softmax", "negative-sampling", "one-vs-all")
+_NOISE_POWER = 0.5  # of the labels' counts
+_SPACES = re.compile("[ \t\n\v\f\r\0]+")  # no other: fastText knows no white space beyond ASCII
 
 
 @dataclasses.dataclass
@@ -42,24 +47,33 @@ class FastTextClassifierConfig:
     min_n: int = 0
     max_n: int = 0
     bucket: int = 2_000_000
+    negative: int = 5
     learning_rate: float = 0.1
     seed: int = 1
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise ValueError(f"loss is {self.loss!r}; expected one of {LOSSES}")
-        for name in ("vector_size", "min_count", "word_ngrams", "bucket"):
+        for name in ("vector_size", "min_count", "word_ngrams", "negative"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        check_ngrams(self.min_n, self.max_n, self.bucket)
+        check_number("learning_rate", self.learning_rate, 0, above=True)
+
+    @property
+    def hashed_rows(self) -> int:
+        """Input rows of n-grams, of words and of characters."""
+        return self.bucket if self.word_ngrams > 1 or self.max_n else 0
 
 
 class FastTextClassifier:
     """Labels for lines of text, whose words are "__label__..." or not.
 
     Args:
-        options: loss ("softmax", "hierarchical-softmax", "one-vs-all"), vector_size, min_count, word_ngrams
-            (n-grams of up to so many words have vectors of their own), min_n, max_n (characters of
-            sub-words; 0 = none), bucket (rows that n-grams are hashed to), learning_rate, seed.
+        options: loss ("softmax", "hierarchical-softmax", "negative-sampling", "one-vs-all"), vector_size,
+            min_count (of words; every label counts), word_ngrams (n-grams of up to so many words have
+            vectors of their own), min_n, max_n (characters of sub-words; 0 = none), bucket (rows that
+            n-grams are hashed to), negative (draws for each line), learning_rate, seed.
 
     Raises:
         ValueError: an option does not fit; the message names it.
@@ -69,6 +83,7 @@ class FastTextClassifier:
         self.config = FastTextClassifierConfig(**options)
         self.words: list[str] = []
         self.labels: list[str] = []
+        self.counts = np.empty(0, np.int64)  # of the words, then of the labels
 
     def fit(
         self, path: str | os.PathLike, epochs: int = 5, batch_size: int = 16
@@ -76,9 +91,10 @@ class FastTextClassifier:
         """Train on a text file; gradients of a batch's lines are added up, the learning rate falls to 0.
 
         Raises:
-            ValueError: the text has no label or no word often enough.
+            ValueError: the text has no label or no word often enough, or is not UTF-8 (file and byte are
+                named).
         """
-        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        lines = _lines(_read_text(path))
         self._begin(lines)
         examples = [(self._ids(line), self._targets(line)) for line in lines]
         examples = [(ids, targets) for ids, targets in examples if ids and targets]
@@ -97,7 +113,7 @@ class FastTextClassifier:
 
     def predict(self, line: str, count: int = 1) -> list[tuple[str, float]]:
         """The likeliest labels of a line with their probabilities; none where it has no known word."""
-        ids = self._ids(line.split())
+        ids = self._ids(_lines(line + "\n")[0])
         if not ids:
             return []
         with torch.no_grad():
@@ -105,6 +121,24 @@ class FastTextClassifier:
         best = probability.topk(min(count, len(self.labels)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [(self.labels[i], p) for i, p in pairs]
+
+    def save_fasttext(self, path: str | os.PathLike) -> None:
+        """Write the .bin file of fastText 0.9.2 (version 12).
+
+        Raises:
+            RuntimeError: the model is not trained.
+        """
+        config = self.config
+        if not self.labels:
+            raise RuntimeError("the model has no labels yet: call fit first")
+        file = FastTextFile(
+            loss=config.loss, architecture="classifier", window=5, min_count=config.min_count,
+            negative=config.negative, word_ngrams=config.word_ngrams, bucket=config.hashed_rows,
+            min_n=config.min_n, max_n=config.max_n, sample=1e-4, words=self.words + self.labels,
+            counts=self.counts, labels=len(self.labels), input=self.input.detach().numpy(),
+            output=self.output.detach().numpy(),
+        )  # fmt: skip
+        write_fasttext(path, file)
 
     @classmethod
     def load_fasttext(cls, path: str | os.PathLike) -> FastTextClassifier:
@@ -114,15 +148,23 @@ class FastTextClassifier:
             ValueError: the file is no such one; the message says what it is.
         """
         file = read_fasttext(path)
-        losses = {code: name for name, code in _CODES.items()}
-        if file.architecture != 3 or file.loss not in losses:
-            raise ValueError(f"{path} holds no classifier with a loss of {LOSSES}")
+        if file.architecture != "classifier":
+            raise ValueError(
+                f"{path} holds word vectors ({file.architecture}); expected a classifier: word vectors are "
+                "read by FastText"
+            )
+        if file.labels == 0:
+            raise ValueError(f"{path} holds a classifier without labels")
         model = cls(
-            loss=losses[file.loss], vector_size=file.width, min_count=file.min_count,
-            word_ngrams=file.word_ngrams, min_n=file.min_n, max_n=file.max_n, bucket=max(file.bucket, 1),
+            loss=file.loss, vector_size=file.width, min_count=max(file.min_count, 1),
+            word_ngrams=max(file.word_ngrams, 1), min_n=file.min_n, max_n=file.max_n,
+            bucket=max(file.bucket, 1), negative=max(file.negative, 1),
         )  # fmt: skip
         split = len(file.words) - file.labels
-        model._set_words(file.words[:split], file.words[split:], file.counts[split:])
+        try:
+            model._set_words(file.words[:split], file.words[split:], file.counts)
+        except ValueError as error:
+            raise ValueError(f"{path}: the labels have no tree: {error}") from None
         model.input, model.output = (
             torch.from_numpy(m.copy()).requires_grad_() for m in (file.input, file.output)
         )
@@ -131,43 +173,54 @@ class FastTextClassifier:
     def _begin(self, lines: Iterable[list[str]]) -> None:
         counter = VocabularyCounter()
         for line in lines:
-            counter.add_line(" ".join([*line, LINE_END]))
-        found = counter.most_common(self.config.min_count)
-        words = [word for word, _ in found if not word.startswith(LABEL)]
-        labels = [(word, count) for word, count in found if word.startswith(LABEL)]
-        if not labels or words in ([], [LINE_END]):
+            counter.add_line(" ".join(line))
+        found = counter.most_common()
+        labels = {word: count for word, count in found if word.startswith(LABEL)}
+        words = {
+            word: count
+            for word, count in found
+            if count >= self.config.min_count and word not in labels
+        }
+        if not labels or not words.keys() - {LINE_END}:
             raise ValueError(
                 f"the text has {len(labels)} labels ({LABEL}...) and {len(words)} words that occur "
                 f"{self.config.min_count} times"
             )
-        self._set_words(words, [label for label, _ in labels], np.array([n for _, n in labels]))
-        width, hashed = self.config.vector_size, self.config.word_ngrams > 1 or self.config.max_n
-        rows = len(words) + (self.config.bucket if hashed else 0)
-        generator = torch.Generator().manual_seed(self.config.seed)
+        counts = np.array([*words.values(), *labels.values()], np.int64)
+        self._set_words(list(words), list(labels), counts)
+        width, generator = self.config.vector_size, torch.Generator().manual_seed(self.config.seed)
+        rows = len(words) + self.config.hashed_rows
         self.input = (
             (torch.rand(rows, width, generator=generator) * 2 - 1) / width
         ).requires_grad_()
         self.output = torch.zeros(len(labels), width, requires_grad=True)
 
-    def _set_words(self, words: list[str], labels: list[str], label_counts: np.ndarray) -> None:
-        self.words, self.labels = words, labels
+    def _set_words(self, words: list[str], labels: list[str], counts: np.ndarray) -> None:
+        self.words, self.labels, self.counts = words, labels, counts
         self._word_index = {word: i for i, word in enumerate(words)}
         self._label_index = {label: i for i, label in enumerate(labels)}
-        self._tree = HuffmanTree.from_counts(label_counts)
+        label_counts = counts[len(words) :]
+        if self.config.loss == "hierarchical-softmax":
+            self._tree = HuffmanTree.from_counts(label_counts)
+        elif self.config.loss == "negative-sampling":
+            self._noise = AliasTable.from_counts(label_counts, _NOISE_POWER)
 
     def _ids(self, line: list[str]) -> list[int]:
-        """The input rows of a line: words, their sub-words, word n-grams; its end is a word, too."""
-        config, size = self.config, len(self.words)
-        tokens = [token for token in [*line, LINE_END] if not token.startswith(LABEL)]
-        ids = []
-        for token in tokens:
-            if token in self._word_index:
-                ids.append(self._word_index[token])
+        """The input rows of a line: words, their sub-words, word n-grams; its end is a word."""
+        config, size, ids, words = self.config, len(self.words), [], []
+        for token in line:
+            own = self._word_index.get(token)
+            if own is None and (token in self._label_index or token.startswith(LABEL)):
+                continue
+            words.append(token)
+            if own is not None:
+                ids.append(own)
             if config.max_n and token != LINE_END:
                 buckets = subword_buckets([token], config.min_n, config.max_n, config.bucket)[1]
-                ids += (buckets + size).tolist()
+                ids += (buckets.astype(np.int64) + size).tolist()
         if config.word_ngrams > 1:
-            ids += (word_ngram_buckets(tokens, config.word_ngrams, config.bucket) + size).tolist()
+            buckets = word_ngram_buckets(words, config.word_ngrams, config.bucket)
+            ids += (buckets.astype(np.int64) + size).tolist()
         return ids
 
     def _targets(self, line: list[str]) -> list[int]:
@@ -195,6 +248,12 @@ class FastTextClassifier:
         )
         if self.config.loss == "softmax":
             return cross_entropy(hidden @ self.output.T, drawn, reduction="sum")
+        if self.config.loss == "negative-sampling":
+            seed = torch.randint(2**62, (1,), generator=generator)
+            return negative_sampling_loss(
+                hidden, drawn, self.output, sampler=self._noise, num_negatives=self.config.negative,
+                seed=seed, reduction="sum",
+            )  # fmt: skip
         return hierarchical_softmax_loss(hidden, drawn, self._nodes(), self._tree, reduction="sum")
 
     def _nodes(self) -> Tensor:
@@ -208,6 +267,24 @@ class FastTextClassifier:
         return logits.softmax(-1) if self.config.loss == "softmax" else logits.sigmoid()
 
 
+def _lines(text: str) -> list[list[str]]:
+    """The words of each line as fastText reads them, their end among them; a written one counts, too."""
+    lines: list[list[str]] = [[]]
+    for token in _SPACES.split(text.replace("\n", f" {LINE_END} ")):
+        if token:
+            lines[-1].append(token)
+        if token == LINE_END:
+            lines.append([])
+    return lines if lines[-1] else lines[:-1]
+
+
+def _read_text(path: str | os.PathLike) -> str:
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
 register(
     Card(
         name="fasttext-classifier",
@@ -218,7 +295,7 @@ register(
         year=2017,
         link="https://arxiv.org/abs/1607.01759",
         encoder="the mean of the vectors of words and of word n-grams",
-        objective="the label of a line: softmax, hierarchical softmax or one against all",
+        objective="the label of a line: softmax, hierarchical softmax, negative sampling or one against all",
         build=FastTextClassifier,
         presets={loss: {"loss": loss} for loss in LOSSES},
     )

@@ -35,10 +35,10 @@ class Band(NamedTuple):
     segment: Any  # (BM, 1)
 
 
-@triton.jit
-def chunk_count(spread, BLOCK_N: tl.constexpr):
-    """Chunks of BN rows for queries whose positions are up to `spread` apart."""
-    return (spread + 2 * BLOCK_N - 1) // BLOCK_N
+@triton.constexpr_function
+def most_chunks(queries: int, block_n: int) -> int:
+    """Chunks of BN rows in the band of a whole block of queries without positions of their own."""
+    return (queries + 2 * block_n - 2) // block_n
 
 
 @triton.jit
@@ -59,7 +59,7 @@ def load_band(
             furthest = tl.max(position)
         start = relative.offset - furthest
         shift = furthest - position
-        chunks = chunk_count(tl.max(shift), BLOCK_N)
+        chunks = (tl.max(shift) + 2 * BLOCK_N - 1) // BLOCK_N
     if relative.row_scores is not None:
         row_scores = relative.row_scores + b * relative.row_batch + h * (relative.last_row + 1)
     if relative.key_scores is not None:
@@ -70,7 +70,7 @@ def load_band(
         inside = i < sizes.query_len
         scores = relative.segment_scores + (b * sizes.heads + h) * sizes.query_len + i
         same = tl.load(scores, mask=inside, other=0.0)
-        scores += tl.to_tensor(sizes.batch).to(tl.int64) * sizes.heads * sizes.query_len
+        scores += tl.cast(sizes.batch, tl.int64) * sizes.heads * sizes.query_len
         differ = tl.load(scores, mask=inside, other=0.0)
         place = relative.query_segment + b * relative.query_segment_batch + i
         segment = tl.load(place, mask=inside, other=0)
@@ -127,7 +127,7 @@ def position_scores(
     """
     merged = tl.zeros([queries.shape[0], BLOCK_N], tl.float32)
     if relative.position is None and queries.shape[0] > FEW:
-        for chunk in tl.static_range(chunk_count(queries.shape[0] - 1, BLOCK_N)):
+        for chunk in tl.static_range(most_chunks(queries.shape[0], BLOCK_N)):
             merged = _merged(
                 merged, chunk, queries, table, stride, band, relative, first_key, SCORED,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
@@ -166,7 +166,7 @@ def position_sum(
     turn = tl.arange(0, BLOCK_N)[None, :] - band.shift
     turned = tl.gather(tile, turn & (BLOCK_N - 1), 1)
     if relative.position is None and tile.shape[0] > FEW:
-        for chunk in tl.static_range(chunk_count(tile.shape[0] - 1, BLOCK_N)):
+        for chunk in tl.static_range(most_chunks(tile.shape[0], BLOCK_N)):
             total = _summed(
                 total, chunk, turned, table, stride, band, relative, first_key,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
@@ -306,7 +306,7 @@ def _store_pair(place, pair, b, h, own, sizes):
     if place is not None:
         place += (b * sizes.heads + h) * sizes.query_len + own
         tl.store(place, pair[0], mask=own < sizes.query_len)
-        place += tl.to_tensor(sizes.batch).to(tl.int64) * sizes.heads * sizes.query_len
+        place += tl.cast(sizes.batch, tl.int64) * sizes.heads * sizes.query_len
         tl.store(place, pair[1], mask=own < sizes.query_len)
 
 

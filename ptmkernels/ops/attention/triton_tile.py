@@ -126,7 +126,7 @@ class KeySide(NamedTuple):
 @triton.jit
 def head_start(rows, b, h, start):
     """Pointer to row `start` of head (b, h). `b` and `h` are int64, so no product overflows."""
-    return rows.data + b * rows.batch + h * rows.head + tl.to_tensor(start).to(tl.int64) * rows.row
+    return rows.data + b * rows.batch + h * rows.head + tl.cast(start, tl.int64) * rows.row
 
 
 @triton.jit
@@ -248,9 +248,7 @@ def dropout_keep(dropout, b, h, i, first_key, BLOCK_N: tl.constexpr):
         first_key: the tile's first key, a multiple of 4.
     """
     group = first_key // 4 + tl.arange(0, BLOCK_N // 4)[None, :]
-    words = tl.philox(
-        tl.load(dropout.seed), group, i, tl.to_tensor(h).to(tl.int32), tl.to_tensor(b).to(tl.int32)
-    )
+    words = tl.philox(tl.load(dropout.seed), group, i, tl.cast(h, tl.int32), tl.cast(b, tl.int32))
     threshold = tl.cast(dropout.threshold, tl.uint32)
     even = tl.interleave(words[0] >= threshold, words[2] >= threshold)
     odd = tl.interleave(words[1] >= threshold, words[3] >= threshold)

@@ -26,9 +26,18 @@ KERNELS = {
     "triton": triton_ops.FORWARD,
 }
 
+LOG_PROB_KERNELS = {
+    "cpu": "hierarchical_softmax_log_prob_forward",
+    "cuda": "hierarchical_softmax_log_prob_forward",
+    "triton": triton_ops.LOG_PROB_FORWARD,
+}
+
 if cpu_library_error() is None:
     cuda_library_error()
     autograd.register("hierarchical_softmax_forward", "hierarchical_softmax_backward")
+    autograd.register_log_prob(
+        "hierarchical_softmax_log_prob_forward", "hierarchical_softmax_log_prob_backward"
+    )
 triton_ops.register()
 
 
@@ -84,18 +93,38 @@ def hierarchical_softmax_loss(
     return reduce(loss, reduction)
 
 
-def hierarchical_softmax_log_prob(hidden: Tensor, node_weight: Tensor, tree: HuffmanTree) -> Tensor:
-    """log p(w | h) of every word: (B, V), differentiable; each row's exponentials sum to 1.
+def hierarchical_softmax_log_prob(
+    hidden: Tensor, node_weight: Tensor, tree: HuffmanTree, *, backend: str | None = None
+) -> Tensor:
+    """log p(w | h) of every word, as :func:`hierarchical_softmax_loss` defines p.
 
-    Plain PyTorch on every device: a product with all nodes, then sums from the root down.
+    A product with all nodes in float32 (torch's), then one pass over the tree: O(B V) time and memory,
+    whatever its depth. The gradient is one pass from the leaves up.
 
     Args:
-        hidden: (B, D).
-        node_weight: (V - 1, D).
-        tree: over V words.
+        hidden: (B, D), float32 or bfloat16; other floating types are served by `reference`.
+        node_weight: (V - 1, D), a row for each inner node.
+        tree: over V words. Its order of steps is worked out by the first call and kept with it.
+        backend: "cpu", "cuda", "triton" or "reference"; None = the environment variable
+            PTMKERNELS_BACKEND, else the fastest that can serve.
+
+    Returns:
+        float32 (float64 for float64 inputs), (B, V); each row's exponentials sum to 1.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it.
+        RuntimeError: the forced backend cannot serve this call; the message says why.
     """
     _check(hidden, node_weight, tree)
-    return reference.hierarchical_softmax_log_prob(hidden, node_weight, tree)
+    refusals = kernel_refusals("hierarchical_softmax_log_prob", hidden, node_weight)
+    chosen = select("hierarchical_softmax_log_prob", refusals, backend)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    logits = (hidden.to(wide) @ node_weight.to(wide).T).to(wide)  # autocast makes it narrow
+    if chosen == "reference":
+        return reference.hierarchical_softmax_log_prob(logits, tree)
+    return getattr(torch.ops.ptmkernels, LOG_PROB_KERNELS[chosen])(
+        logits.contiguous(), *tree.descent
+    )
 
 
 def _check(hidden: Tensor, node_weight: Tensor, tree: HuffmanTree) -> None:

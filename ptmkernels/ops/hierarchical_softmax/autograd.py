@@ -24,6 +24,22 @@ def register(forward: str, backward: str) -> None:
     )
 
 
+def register_log_prob(forward: str, backward: str) -> None:
+    """The same for the ops of the log-probabilities of all words."""
+    losses.register(
+        "hierarchical_softmax_log_prob",
+        *(forward, backward),
+        fake_forward=_fake_log_prob,
+        fake_backward=lambda grad, logits, steps, levels: torch.empty_like(logits),
+        gradients=lambda op, ctx, grad: (op(grad.contiguous(), *ctx.saved_tensors), None, None),
+        save=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    )
+
+
+def _fake_log_prob(logits, steps, levels):
+    return logits.new_empty(logits.shape[0], logits.shape[1] + 1)
+
+
 def _fake_forward(hidden, target, node_weight, offsets, path, *rest):
     return hidden.new_empty(hidden.shape[:1], dtype=torch.float32)
 

@@ -18,32 +18,13 @@ def hierarchical_softmax_loss(
     return torch.zeros_like(hidden[:, 0]).index_add(0, row, -steps)
 
 
-def hierarchical_softmax_log_prob(hidden: Tensor, node_weight: Tensor, tree: HuffmanTree) -> Tensor:
-    """log p(w | h) of every leaf, (B, V): sums along the paths, node by node from the root."""
-    batch, size = hidden.shape[0], len(tree)
-    if size == 1:
-        return hidden.new_zeros(batch, 1)
-    logits = hidden @ node_weight.T
-    both = torch.stack([logsigmoid(logits), logsigmoid(-logits)])  # of bit 0 and bit 1
-    up, sign = tree.above
-    # log p of reaching each inner node, depth by depth.
-    reach = hidden.new_zeros(batch, size - 1)
-    depth = _depths(up)
-    for level in range(1, int(depth.max()) + 1):
-        nodes = torch.nonzero(depth == level)[:, 0]
-        step = both[(sign[nodes] < 0).long(), :, up[nodes]].T
-        reach = reach.index_copy(1, nodes, reach[:, up[nodes]] + step)
-    last = tree.path[tree.offsets[1:] - 1]
-    node, bit = (last >> 1).long(), (last & 1).long()
-    return reach[:, node] + both[bit, :, node].T
-
-
-def _depths(up: Tensor) -> Tensor:
-    """Steps from the root to each inner node."""
-    depth = torch.zeros_like(up)
-    at = up.clone()
-    while bool((at >= 0).any()):
-        inside = at >= 0
-        depth += inside
-        at = torch.where(inside, up[at.clamp(min=0)], at)
-    return depth
+def hierarchical_softmax_log_prob(logits: Tensor, tree: HuffmanTree) -> Tensor:
+    """log p(w | h) of every leaf, (B, V), from logits h.v of the nodes (B, V - 1): depth by depth."""
+    steps, levels = tree.descent
+    log_prob = logits.new_zeros(logits.shape[0], len(tree))
+    for level in steps.long().split(levels.diff().tolist()):
+        node, zero, one = level.unbind(1)
+        x, reach = logits[:, node], log_prob[:, zero]
+        log_prob = log_prob.index_copy(1, zero, reach + logsigmoid(x))
+        log_prob = log_prob.index_copy(1, one, reach + logsigmoid(-x))
+    return log_prob

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,6 +22,9 @@ class HuffmanTree:
     offsets: Tensor
     path: Tensor
     depth: int = dataclasses.field(init=False)
+    _descent: tuple[Tensor, Tensor] | None = dataclasses.field(
+        init=False, default=None, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         lengths = self.offsets[1:] - self.offsets[:-1]
@@ -66,18 +68,44 @@ class HuffmanTree:
         """All steps on the ways to `target` (B,): row of the batch, inner node, sign (1 for bit 0)."""
         return entries(self.offsets, self.path, target)
 
-    @cached_property
-    def above(self) -> tuple[Tensor, Tensor]:
-        """Of each inner node: the node above it (-1 for the root) and the sign of the step to it."""
-        up = torch.full((max(self.num_nodes, 0),), -1, dtype=torch.int64, device=self.path.device)
-        sign = torch.zeros_like(up)
-        starts = torch.zeros(self.path.shape[0] + 1, dtype=torch.bool, device=self.path.device)
-        starts[self.offsets] = True
-        inside = torch.nonzero(~starts[:-1])[:, 0]
-        node = (self.path[inside] >> 1).long()
-        up[node] = (self.path[inside - 1] >> 1).long()
-        sign[node] = 1 - 2 * (self.path[inside - 1] & 1).long()
-        return up, sign
+    @property
+    def descent(self) -> tuple[Tensor, Tensor]:
+        """The decisions from the root down, each with where its numbers are kept: (steps, levels).
+
+        Each inner node has a word that stands for it, the one below it that code bits 0 alone lead to. So a
+        number for each node on the way, and in the end for each word, finds room in an array (V,).
+
+        Returns:
+            steps: int32 (V - 1, 3): inner node, the word of what follows its code bit 0 (and of itself),
+                and the word of what follows bit 1; nodes of one depth together.
+            levels: int64 (T + 1,), on the CPU: where the steps of each depth begin, and where the last end.
+        """
+        if self._descent is None:  # not a cached_property, whose lock torch.compile does not know
+            object.__setattr__(self, "_descent", self._make_descent())
+        return self._descent
+
+    def _make_descent(self) -> tuple[Tensor, Tensor]:
+        device, nodes, count = self.path.device, max(self.num_nodes, 0), self.path.shape[0]
+        starts, lengths = self.offsets[:-1], self.offsets[1:] - self.offsets[:-1]
+        words = torch.arange(len(self), device=device)
+        word = torch.repeat_interleave(words, lengths, output_size=count)
+        node, bit = (self.path >> 1).long(), (self.path & 1).long()
+        place = torch.arange(count, device=device) - starts[word]
+        before = torch.nn.functional.pad(bit.cumsum(0), (1, 0))
+        # Bits 1 from here to the end of the word's path, here included.
+        ones = before[self.offsets[1:]][word] - before[:-1]
+
+        def largest(values: Tensor) -> Tensor:
+            """Of the entries of each node."""
+            empty = torch.full((nodes,), -1, dtype=torch.int64, device=device)
+            return empty.scatter_reduce(0, node, values, "amax")
+
+        zero = largest(torch.where(ones == 0, word, -1))
+        one = largest(torch.where((ones == 1) & (bit == 1), word, -1))
+        depth, order = largest(place).sort(stable=True)
+        steps = torch.stack([order, zero[order], one[order]], 1).to(torch.int32)
+        depths = torch.arange(self.depth + 1, device=device)
+        return steps, torch.searchsorted(depth, depths).cpu()
 
 
 def entries(offsets: Tensor, path: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

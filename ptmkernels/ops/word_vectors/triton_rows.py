@@ -95,7 +95,7 @@ def low_word(x):
 @triton.jit
 def scaled(word, size):
     """floor(word * size / 2**32): a uniform number below `size` from a uniform 32-bit word."""
-    return ((word.to(tl.uint64) * tl.to_tensor(size).to(tl.uint64)) >> 32).to(tl.int64)
+    return ((word.to(tl.uint64) * tl.cast(size, tl.uint64)) >> 32).to(tl.int64)
 
 
 @triton.jit

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ptmkernels.ops import HuffmanTree, hierarchical_softmax_loss
+from tests.ops.hierarchical_softmax import test_log_prob as log_prob
 from tests.ops.hierarchical_softmax.test_hierarchical_softmax import case, run
 from tests.ops.test_attention_runs import Counter
 from tests.ops.word_vectors.losses import DEVICE, MARKS, check
@@ -33,6 +34,18 @@ def test_a_path_longer_than_a_tile():
     assert tree.depth == 24
     hidden, _, weight, _ = case(batch=3, size=25)
     check(run, (hidden, torch.tensor([24, 0, 11]), weight, tree))
+
+
+@pytest.mark.parametrize("sizes", [{"size": 2}, {"size": 300, "batch": 5}, {"batch": 0}], ids=str)
+def test_log_prob(sizes):
+    """The last but one takes several programs for a depth of the tree."""
+    hidden, _, weight, tree = (t.to(DEVICE) for t in case(**{"batch": 3, "width": 7, **sizes}))
+    log_prob.check("triton", hidden, weight, tree)
+
+
+def test_log_prob_of_a_chain():
+    hidden, _, weight, _ = (t.to(DEVICE) for t in case(batch=3, size=25))
+    log_prob.check("triton", hidden, weight, log_prob.chain(25).to(DEVICE))
 
 
 def test_the_kernels_run():

@@ -19,6 +19,7 @@ LOSSES = [
 GRADIENTS = [
     f"{name}ILi{wide}E" for name in ("WeightGradientKernel", "JoinKernel") for wide in (1, 4)
 ]
+LOG_PROB = ["DescendKernel", "AscendKernel"]
 PLAN = ["MarkKernel", "RunStartKernel", "CompactKernel", "LengthKernel"]
 STEPS = [f"StepKernel{rows}Lb1E" for rows in ROWS]
 STEPS += [f"StepKernel{rows}Lb0E" for rows in ROWS if "Li1E" in rows]
@@ -31,7 +32,7 @@ def name_of(architecture: str, part: str) -> str:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_kernel_spills(architecture, record_property):
-    for part in LOSSES + GRADIENTS + PLAN + STEPS:
+    for part in LOSSES + LOG_PROB + GRADIENTS + PLAN + STEPS:
         used = resources()[architecture][name_of(architecture, part)]
         record_property(f"{architecture} {part}", str(used))
         assert used.stack == 0, (part, used)

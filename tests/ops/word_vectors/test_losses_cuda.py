@@ -7,9 +7,15 @@ import pytest
 import torch
 
 from ptmkernels.ops import AliasTable, HuffmanTree
+from ptmkernels.ops.hierarchical_softmax import reference
 from ptmkernels.ops.hierarchical_softmax.reference import hierarchical_softmax_loss
 from ptmkernels.ops.negative_sampling.reference import negative_sampling_loss
-from tests.simt.word_vectors import hierarchical_softmax, negative_sampling, scale_of
+from tests.simt.word_vectors import (
+    hierarchical_softmax,
+    hierarchical_softmax_log_prob,
+    negative_sampling,
+    scale_of,
+)
 from tests.tolerances import assert_close_to_reference
 
 pytestmark = pytest.mark.usefixtures("nothing_reported")
@@ -143,3 +149,33 @@ def test_a_deep_tree_and_a_tree_of_one_word():
     actual = hierarchical_softmax(hidden, target, torch.empty(0, 6), alone)
     assert not actual["loss"].any()
     assert not actual["grad_hidden"].any()
+
+
+@pytest.mark.parametrize(
+    ("batch", "counts"),
+    [
+        (5, [1000 // (i + 1) + 1 for i in range(300)]),  # several blocks for a depth
+        (2, [2 ** (40 - i) for i in range(40)]),  # a chain
+        (3, [2, 1]),
+        (3, [1]),
+        (0, [2, 1]),
+    ],
+    ids=["wide", "deep", "two", "one", "empty"],
+)
+def test_log_prob(batch, counts):
+    tree = HuffmanTree.from_counts(torch.tensor(counts))
+    hidden, weight = rows(batch, 9, torch.float32, 1), rows(len(counts) - 1, 9, torch.float32, 2)
+    grad = rows(batch, len(counts), torch.float32, 3)
+
+    def formula(dtype):
+        logits = (hidden @ weight.T).to(dtype).requires_grad_()
+        log_prob = reference.hierarchical_softmax_log_prob(logits, tree)
+        (slope,) = torch.autograd.grad(log_prob, logits, grad.to(dtype), allow_unused=True)
+        return {"log_prob": log_prob.detach(), "grad_logits": slope}
+
+    actual = hierarchical_softmax_log_prob(hidden, weight, tree, grad)
+    assert actual["log_prob"].shape == grad.shape
+    if len(counts) > 1:
+        compare(actual, formula(torch.float32), formula(torch.float64))
+    else:
+        assert not actual["log_prob"].any()

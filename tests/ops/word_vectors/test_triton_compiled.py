@@ -8,6 +8,7 @@ import torch
 
 from ptmkernels.ops import AliasTable, HuffmanTree
 from ptmkernels.ops.hierarchical_softmax import triton_kernels as hierarchical
+from ptmkernels.ops.hierarchical_softmax import triton_log_prob as log_prob
 from ptmkernels.ops.negative_sampling import triton_kernels as negative
 from ptmkernels.ops.triton_runtime import compile_for
 from ptmkernels.ops.word_vectors.triton_step import word_vectors_step_
@@ -50,6 +51,16 @@ def test_losses(target, width, dtype, record_property):
         hierarchical.hierarchical_softmax_backward(grad, hidden, *path, True)
     sums = ["_sum_by_row", "_sum_runs", "_add_parts"]
     check(kernels, ["_loss", "_loss", *sums, "_walk", "_walk", *sums], record_property)
+
+
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_log_prob(target, record_property):
+    """The root's depth has one node: its count must not be compiled in."""
+    tree, logits, grad = HuffmanTree.from_counts(COUNTS[:2]), torch.zeros(96, 1), torch.zeros(96, 2)
+    with compile_for(target) as kernels:
+        log_prob.hierarchical_softmax_log_prob_forward(logits, *tree.descent)
+        log_prob.hierarchical_softmax_log_prob_backward(grad, logits, *tree.descent)
+    check(kernels, ["_descend", "_ascend"], record_property)
 
 
 @pytest.mark.parametrize(("target", "width", "dtype"), TARGETS)
