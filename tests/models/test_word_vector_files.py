@@ -36,12 +36,21 @@ def few_buckets(monkeypatch):
     monkeypatch.setattr(FastText, "config_class", Config)
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handler of Ctrl-C, which a process that was started in the background lacks."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def invoke(*arguments, code=0):
     result = CliRunner().invoke(app, [str(a) for a in arguments])
     assert result.exit_code == code, (result.output, result.exception)
     return result
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("model", TRAINERS)
 def test_ctrl_c_within_a_step(model, tmp_path, monkeypatch):
     """The signal comes while a step runs; what it did is done once, not again after --resume."""
