@@ -70,11 +70,10 @@ struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
 
-StepStatistics run_chunks(const StepOptions& options, const std::vector<int64_t>& ends,
-                          int64_t threads) {
+StepStatistics run_chunks(const StepOptions& options, const std::vector<int64_t>& ends) {
   const WordVectorKernels& kernels = word_vector_kernels();
   const size_t bytes = (kernels.scratch_bytes(options) + 63) / 64 * 64;
-  std::vector<StepStatistics> shares(static_cast<size_t>(threads));
+  std::vector<StepStatistics> shares(static_cast<size_t>(options.threads));
   ChunkQueue chunks = {ends.data(), static_cast<int64_t>(ends.size()), 0};
   auto work = [&](size_t thread) {
     const std::unique_ptr<char, Free> scratch(static_cast<char*>(std::aligned_alloc(64, bytes)));
@@ -112,8 +111,8 @@ Tensor word_vectors_step_(Tensor input_weight, Tensor output_weight, const Tenso
   ask_for_huge_pages(input_weight);
   ask_for_huge_pages(output_weight);
   const std::vector<int64_t> ends = chunk_ends(options.tokens, options.token_count);
-  const int64_t used = std::clamp<int64_t>(threads, 1, std::max<int64_t>(ends.size(), 1));
-  const StepStatistics sums = run_chunks(options, ends, used);
+  options.threads = std::clamp<int64_t>(threads, 1, std::max<int64_t>(ends.size(), 1));
+  const StepStatistics sums = run_chunks(options, ends);
   Tensor result = torch::stable::empty({4}, ScalarType::Double);
   const double values[] = {sums.loss, sums.loss_pairs, sums.pairs, sums.words};
   std::copy_n(values, 4, static_cast<double*>(result.data_ptr()));

@@ -41,6 +41,7 @@ struct StepOptions {
   float min_learning_rate;
   int64_t total;  // tokens in the whole training stream
   uint64_t seed;
+  int64_t threads;  // that work on the matrices at the same time
 };
 
 struct StepStatistics {

@@ -180,6 +180,19 @@ def test_pieces_of_the_stream_give_what_the_whole_gives():
         assert torch.equal(a, b)
 
 
+def test_threads_give_back_what_the_root_learnt():
+    """Steps so small that their order does not matter; what a thread kept to itself would be missing."""
+    counts, tokens, (rows, nodes) = case(vocabulary=100, width=48, tokens=800)
+    tree = HuffmanTree.from_counts(counts)
+    changes = []
+    for threads in (1, 2):
+        trained = nodes[1:].clone()
+        options = {"window": 5, "learning_rate": 1e-4, "seed": torch.tensor([7]), "tree": tree}
+        skipgram_step_(rows.clone(), trained, tokens, threads=threads, **options)
+        changes.append((trained - nodes[1:])[tree.points(0)[0]])
+    assert (changes[1] - changes[0]).norm() < 0.02 * changes[0].norm()
+
+
 @pytest.mark.parametrize("threads", [2, 5])
 def test_threads_train_every_pair_once(threads):
     counts, tokens, matrices = case(vocabulary=500, tokens=60_000, width=16)
