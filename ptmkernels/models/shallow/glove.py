@@ -18,9 +18,9 @@ from torch import Tensor
 from ptmkernels._corpus import CooccurrenceCounter
 from ptmkernels.data.word_stream import Source, Vocabulary, WordStream
 from ptmkernels.interrupts import deferred_interrupt
+from ptmkernels.models.shallow.fitting import FitProgress, check_goes_on
 from ptmkernels.models.shallow.state_file import State, read_state, write_state
 from ptmkernels.models.shallow.vectors import WordVectors
-from ptmkernels.models.shallow.word2vec import FitProgress
 from ptmkernels.ops.word_vectors import glove_step_
 from ptmkernels.ops.word_vectors.checks import check_number, check_whole
 from ptmkernels.registry import Card, register
@@ -124,23 +124,12 @@ class GloVe:
                 counter.add(ids)
             path = os.path.join(folder, "pairs")
             count = counter.write_shuffled(path, config.seed)
-            self._check_text(count, epochs)
+            check_goes_on(self.done, self.pairs, count, epochs, "pairs")
+            self.pairs = count
             pairs = np.memmap(path, _PAIR, "r") if count else np.empty(0, _PAIR)
             while self.done < epochs * count:
                 self._epoch(pairs, epochs, threads, progress)
         return self
-
-    def _check_text(self, count: int, epochs: int) -> None:
-        if self.done and self.pairs != count:
-            raise ValueError(
-                f"source has {count} pairs, but training began on a text of {self.pairs}; expected that "
-                "text"
-            )
-        if self.done > epochs * count:
-            raise ValueError(
-                f"epochs is {epochs}, but {self.done / count:.3g} are done; expected at least as many"
-            )
-        self.pairs = count
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything, the state of the training too, to a safetensors file, atomically."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ptmkernels.data.word_stream import Source, Vocabulary, WordStream
 from ptmkernels.interrupts import deferred_interrupt
+from ptmkernels.models.shallow.fitting import FitProgress, check_goes_on
 from ptmkernels.models.shallow.state_file import State, read_state, write_state
 from ptmkernels.models.shallow.vectors import WordVectors
 from ptmkernels.ops.hierarchical_softmax import HuffmanTree
@@ -25,31 +26,13 @@ from ptmkernels.ops.word_vectors import cbow_step_, keep_thresholds, skipgram_st
 from ptmkernels.ops.word_vectors.checks import check_number, check_whole
 from ptmkernels.registry import Card, register
 
-__all__ = ["FitProgress", "Word2Vec"]
+__all__ = ["Word2Vec"]
 
 ARCHITECTURES = ("skip-gram", "cbow")
 LOSSES = ("negative-sampling", "hierarchical-softmax")
 HUFFMAN_TIES = ("queue", "heap")
 _PIECE = 1 << 20  # tokens between two reports
 _PADDING = 16  # columns: rows are whole vectors of the widest instruction set
-
-
-@dataclasses.dataclass(frozen=True)
-class FitProgress:
-    """A report of the training.
-
-    Attributes:
-        done, total: tokens of the training stream, all epochs together.
-        loss: of a sample of the last piece, per pair (CBOW: per window).
-        words_per_second: tokens trained, sub-sampled ones included, over the last piece.
-        unit: "words", or what `done`, `total` and the rate count instead.
-    """
-
-    done: int
-    total: int
-    loss: float
-    words_per_second: float
-    unit: str = "words"
 
 
 @dataclasses.dataclass
@@ -175,25 +158,14 @@ class Word2Vec:
         if self.vocabulary is None:
             self.build_vocabulary(source, threads)
         stream = WordStream(source, self.vocabulary, threads)
-        self._check_text(len(stream), epochs)
+        check_goes_on(self.done, self.length, len(stream), epochs, "tokens")
+        self.length = len(stream)
         self.input, self.output = self.input.to(place), self.output.to(place)
         try:
             self._train(stream, epochs, threads, progress)
         finally:
             self.input, self.output = self.input.cpu(), self.output.cpu()
         return self
-
-    def _check_text(self, length: int, epochs: int) -> None:
-        if self.done and self.length != length:
-            raise ValueError(
-                f"source has {length} tokens, but training began on a text of {self.length}; expected "
-                "that text"
-            )
-        if self.done > epochs * length:
-            raise ValueError(
-                f"epochs is {epochs}, but {self.done / length:.3g} are done; expected at least as many"
-            )
-        self.length = length
 
     def _trained(self) -> Vocabulary:
         if self.vocabulary is None:
