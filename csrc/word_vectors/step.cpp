@@ -74,7 +74,7 @@ StepStatistics run_chunks(const StepOptions& options, const std::vector<int64_t>
   const WordVectorKernels& kernels = word_vector_kernels();
   const size_t bytes = (kernels.scratch_bytes(options) + 63) / 64 * 64;
   std::vector<StepStatistics> shares(static_cast<size_t>(options.threads));
-  ChunkQueue chunks = {ends.data(), static_cast<int64_t>(ends.size()), 0};
+  ChunkQueue chunks = {ends.data(), static_cast<int64_t>(ends.size()), 0, 0};
   auto work = [&](size_t thread) {
     const std::unique_ptr<char, Free> scratch(static_cast<char*>(std::aligned_alloc(64, bytes)));
     StepWork part = {&options, &chunks, static_cast<int64_t>(thread), scratch.get(), {}};

@@ -56,6 +56,7 @@ struct ChunkQueue {
   const int64_t* ends;  // (count)
   int64_t count;
   int64_t next;  // that nobody has taken yet; changed atomically
+  int32_t busy;  // 1: a thread is exchanging rows (hot_rows.h); changed atomically
 };
 
 // One thread's part of a call.

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/scratch.h"
-#include "word_vectors/cpu/hot_nodes.h"
+#include "word_vectors/cpu/hot_rows.h"
 #include "word_vectors/cpu/plan.h"
 #include "word_vectors/cpu/rows.h"
 #include "word_vectors/cpu/tile.h"
@@ -45,7 +45,7 @@ class Trainer {
 
   void run(StepWork& work) {
     statistics_ = &work.statistics;
-    if (has_hot_nodes()) hot_nodes_.start(options_);
+    if (has_hot_rows()) hot_rows_.start(options_, &work.chunks->busy);
     Planner planner(options_, *work.chunks);
     int current = 0;
     bool more = planner.next(sentences_[0]);
@@ -56,11 +56,11 @@ class Trainer {
       train(sentence);
       current = 1 - current;
     }
-    hot_nodes_.finish();
+    hot_rows_.finish();
   }
 
  private:
-  bool has_hot_nodes() const { return options_.threads > 1 && !options_.alias && in_place_; }
+  bool has_hot_rows() const { return options_.threads > 1 && in_place_; }
 
   // Copies keep zeros between the end of a row and that of its last line.
   float* take_rows(Scratch& scratch, int64_t count, bool zero) {
@@ -101,7 +101,7 @@ class Trainer {
       staged_ = take_rows(scratch, ring(), block);
       staged_from_ = take_rows(scratch, ring(), block);
     }
-    if (has_hot_nodes()) hot_nodes_.carve(scratch, pitch_);
+    if (has_hot_rows()) hot_rows_.carve(scratch, pitch_);
     used_ = scratch.used();
   }
 
@@ -111,12 +111,8 @@ class Trainer {
     return static_cast<char*>(options_.input) + row * options_.input_stride * element_;
   }
   PTMKERNELS_INLINE void* output_row(int64_t row) const {
+    if (void* const copy = hot_rows_.copy_of(row)) return copy;
     return static_cast<char*>(options_.output) + row * options_.output_stride * element_;
-  }
-
-  PTMKERNELS_INLINE void* node_row(int64_t node) const {
-    float* const copy = hot_nodes_.row(node);
-    return copy ? copy : output_row(node);
   }
 
   float learning_rate(int64_t position) const {
@@ -143,7 +139,7 @@ class Trainer {
         if (!in_place_) copy_outputs();
         options_.cbow ? train_cbow(sentence, contexts) : train_skipgram(sentence, contexts);
         if (!in_place_) return_outputs();
-        hot_nodes_.exchange_one();
+        hot_rows_.exchange_one();
       }
       if (staged_) stage_next(sentence, i);
     }
@@ -197,7 +193,7 @@ class Trainer {
     const int64_t begin = options_.tree_offsets[word], end = options_.tree_offsets[word + 1];
     const int32_t* path = options_.tree_path + begin;
     outputs_.count = static_cast<int32_t>(end - begin);
-    for (int32_t n = 0; n < outputs_.count; ++n) outputs_.rows[n] = node_row(path[n] >> 1);
+    for (int32_t n = 0; n < outputs_.count; ++n) outputs_.rows[n] = output_row(path[n] >> 1);
     for (int32_t n = 0; n < outputs_.count; ++n) {
       outputs_.labels[n] = static_cast<float>(1 - (path[n] & 1));
     }
@@ -242,7 +238,7 @@ class Trainer {
         // The nodes near the root are in the cache, the last ones of the path may not be.
         const int64_t begin = options_.tree_offsets[word], end = options_.tree_offsets[word + 1];
         for (int64_t p = end - 1; p >= begin && p > end - 7; --p) {
-          ahead_.add(node_row(options_.tree_path[p] >> 1));
+          ahead_.add(output_row(options_.tree_path[p] >> 1));
         }
       }
     }
@@ -385,7 +381,7 @@ class Trainer {
   Tile tile_ = {};
   Ahead ahead_;
   Outputs outputs_ = {};
-  HotNodes hot_nodes_;
+  HotRows hot_rows_;
   int32_t* contexts_ = nullptr;
   void** rows_ = nullptr;
   void* borrowed_[kTileRows] = {};

@@ -180,17 +180,22 @@ def test_pieces_of_the_stream_give_what_the_whole_gives():
         assert torch.equal(a, b)
 
 
-def test_threads_give_back_what_the_root_learnt():
-    """Steps so small that their order does not matter; what a thread kept to itself would be missing."""
-    counts, tokens, (rows, nodes) = case(vocabulary=100, width=48, tokens=800)
-    tree = HuffmanTree.from_counts(counts)
+@pytest.mark.parametrize("step", [skipgram_step_, cbow_step_])
+@pytest.mark.parametrize("loss", ["negatives", "tree"])
+def test_threads_lose_nothing_of_the_rows_changed_most(step, loss):
+    """Steps so small that their order does not matter; without copies of the rows 0.5 to 4 % is lost."""
+    counts, tokens, (rows, output) = case(vocabulary=60, width=112, tokens=100_000)
+    options = {"window": 5, "learning_rate": 1e-5, "seed": torch.tensor([7])}
+    if loss == "tree":
+        output, options["tree"] = output[1:], HuffmanTree.from_counts(counts)
+    else:
+        options["sampler"] = AliasTable.from_counts(counts)
     changes = []
     for threads in (1, 2):
-        trained = nodes[1:].clone()
-        options = {"window": 5, "learning_rate": 1e-4, "seed": torch.tensor([7]), "tree": tree}
-        skipgram_step_(rows.clone(), trained, tokens, threads=threads, **options)
-        changes.append((trained - nodes[1:])[tree.points(0)[0]])
-    assert (changes[1] - changes[0]).norm() < 0.02 * changes[0].norm()
+        trained = output.clone()
+        step(rows.clone(), trained, tokens, threads=threads, **options)
+        changes.append(trained - output)
+    assert (changes[1] - changes[0]).norm() < 0.003 * changes[0].norm()
 
 
 @pytest.mark.parametrize("threads", [2, 5])
