@@ -111,7 +111,7 @@ class Trainer {
     return static_cast<char*>(options_.input) + row * options_.input_stride * element_;
   }
   PTMKERNELS_INLINE void* output_row(int64_t row) const {
-    if (void* const copy = hot_rows_.copy_of(row)) return copy;
+    if (__builtin_expect(hot_rows_.has(row), false)) return hot_rows_.copy_of(row);
     return static_cast<char*>(options_.output) + row * options_.output_stride * element_;
   }
 
