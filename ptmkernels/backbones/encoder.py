@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ptmkernels._shapes import has_shape
 from ptmkernels.backbones.embeddings import InputEmbeddings
 from ptmkernels.backbones.layout import Padded, Row
 from ptmkernels.backbones.transformer import TransformerStack
@@ -144,9 +145,8 @@ class Encoder(nn.Module):
         positions = self.embeddings.max_positions
         if positions is not None and length > positions:
             raise ValueError(f"the text has {length} tokens; the model has {positions} positions")
-        if isinstance(attention_mask, Tensor) and tuple(attention_mask.shape) not in (
-            (batch, length),
-            (batch, length, length),
+        if isinstance(attention_mask, Tensor) and not has_shape(
+            attention_mask, (batch, length), (batch, length, length)
         ):
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}; expected (B, L) = "
