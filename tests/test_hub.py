@@ -154,7 +154,7 @@ def test_dtypes(tmp_path, dtype):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.int32], ids=str)
 def test_a_dtype_that_weights_cannot_have(folder, dtype):
-    with pytest.raises(TypeError, match="expected a floating torch.dtype"):
+    with pytest.raises(TypeError, match="expected a floating"):
         ptm.from_pretrained(folder, dtype=dtype)
 
 
@@ -475,6 +475,13 @@ def test_a_journal_that_leads_elsewhere_is_refused(folder, content):
     (folder / ".pending.7").write_text(content)
     with pytest.raises(ValueError, match=r"\.pending\.7 is no list of renames"):
         ptm.from_pretrained(folder)
+
+
+def test_whoever_may_read_the_folder_may_read_the_weights(folder):
+    (folder / "of-others").write_text("")
+    ptm.from_pretrained(folder).save_pretrained(folder)
+    modes = {path.name: path.stat().st_mode for path in folder.iterdir()}
+    assert len(set(modes.values())) == 1, modes
 
 
 def test_a_full_disk(folder):
