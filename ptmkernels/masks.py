@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ __all__ = ["AttentionMask"]
 # What the ranks of a mask mean, which says what `&` may do with it: every interval holds all of them, so
 # that any order of the keys will do; they are the key positions; they are an order of the mask's own.
 _ANY, _POSITION, _OWN = range(3)
+
+_NAMES = ("key_rank", "query_low", "query_high", "branches", "allowed")  # of the tensors of a mask
 
 
 class _OfClassToo:
@@ -92,8 +95,7 @@ class AttentionMask:
                 f"query_low has {self.query_low.shape[1]} queries and query_high "
                 f"{self.query_high.shape[1]}; expected the same number"
             )
-        names = ("key_rank", "query_low", "query_high", "branches", "allowed")
-        check_same_batch(dict(zip(names, self._tensors(), strict=True)))
+        check_same_batch(dict(zip(_NAMES, self._tensors(), strict=True)))
         if readable(self.query_high) and bool((self.query_high == PADDED).any()):
             raise ValueError(
                 "query_high holds 2**31 - 1, which is kept for padded keys; "
@@ -567,9 +569,16 @@ def _build(tensors: Sequence[Tensor | None], order: int = _OWN) -> AttentionMask
     return mask
 
 
+def _flatten_with_names(mask: AttentionMask) -> tuple[list[tuple[pytree.KeyEntry, Any]], int]:
+    return [
+        (pytree.GetAttrKey(n), t) for n, t in zip(_NAMES, mask._tensors(), strict=True)
+    ], mask._order
+
+
 pytree.register_pytree_node(
     AttentionMask,
     lambda mask: (list(mask._tensors()), mask._order),
     _build,
     serialized_type_name="ptmkernels.AttentionMask",
+    flatten_with_keys_fn=_flatten_with_names,
 )

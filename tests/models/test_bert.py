@@ -236,6 +236,26 @@ def test_packed_documents_equal_one_text_at_a_time(tmp_path):
     torch.testing.assert_close(actual, expected, **ORACLE)
 
 
+def test_gradients_of_each_example_at_once():
+    """torch.func's vmap, under which no value can be looked at, of ids, masks and intervals."""
+    torch.manual_seed(3)
+    model = ptm.create_model("bert-tiny", "masked-lm", **SIZES).eval()
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters, ids, mask):
+        arguments = {"input_ids": ids[None], "attention_mask": mask[None], "labels": ids[None]}
+        return torch.func.functional_call(model, parameters, (), arguments).loss
+
+    ids, mask = torch.randint(0, V, (B, L)), padding("left")
+    actual = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, ids, mask)
+    for row in range(B):
+        gradients = torch.autograd.grad(
+            loss(parameters, ids[row], mask[row]), list(parameters.values()), materialize_grads=True
+        )
+        for name, expected in zip(parameters, gradients, strict=True):
+            torch.testing.assert_close(actual[name][row], expected, **ORACLE_GRADIENT)
+
+
 @pytest.mark.parametrize("side", ["none", "left"])
 @pytest.mark.parametrize("head", ["masked-lm", "pretraining"])
 def test_projecting_labelled_positions_only_changes_nothing(tmp_path, head, side):

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import pickle
 import pydoc_data.topics
 
 import pytest
@@ -170,6 +171,14 @@ def test_save_and_load(name, head, tmp_path):
         assert torch.equal(a, b)
     batch = make_batch(name, head)
     pairs = zip(tensors_of(model(**batch)), tensors_of(loaded(**batch)), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("name", "head"), CASES)
+def test_goes_to_another_process(name, head):
+    model, batch = make(name, head).eval(), make_batch(name, head)
+    sent = pickle.loads(pickle.dumps(model))
+    pairs = zip(tensors_of(model(**batch)), tensors_of(sent(**batch)), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
