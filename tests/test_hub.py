@@ -152,6 +152,12 @@ def test_dtypes(tmp_path, dtype):
     )
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.int32], ids=str)
+def test_a_dtype_that_weights_cannot_have(folder, dtype):
+    with pytest.raises(TypeError, match="expected a floating"):
+        ptm.from_pretrained(folder, dtype=dtype)
+
+
 def test_entries_of_the_configuration_survive(folder):
     change_config(folder, use_cache=True, id2label={"0": "no", "1": "yes"}, my_note=[1, 2])
     model = ptm.from_pretrained(folder)
@@ -376,6 +382,7 @@ def test_an_empty_folder(tmp_path):
         ('{"model_type": "bert", "layer_norm_eps": NaN}', "layer_norm_eps is nan"),
         ('{"model_type": "bert", "hidden_act": "sinc"}', "hidden_act is 'sinc'; expected one of"),
         ('{"model_type": "bert", "is_decoder": true}', "is_decoder is True; only False"),
+        ('{"model_type": "bert", "pruned_heads": {"0": [1]}}', "pruned_heads is "),
         (
             '{"model_type": "bert", "position_embedding_type": "relative_key"}',
             "position_embedding_type is 'relative_key'",
@@ -468,6 +475,13 @@ def test_a_journal_that_leads_elsewhere_is_refused(folder, content):
     (folder / ".pending.7").write_text(content)
     with pytest.raises(ValueError, match=r"\.pending\.7 is no list of renames"):
         ptm.from_pretrained(folder)
+
+
+def test_whoever_may_read_the_folder_may_read_the_weights(folder):
+    (folder / "of-others").write_text("")
+    ptm.from_pretrained(folder).save_pretrained(folder)
+    modes = {path.name: path.stat().st_mode for path in folder.iterdir()}
+    assert len(set(modes.values())) == 1, modes
 
 
 def test_a_full_disk(folder):

@@ -190,6 +190,12 @@ def test_a_nan_stops_the_run_and_names_the_step(tmp_path):
     assert all(t.isfinite().all() for t in load_file(last / "model.safetensors").values())
 
 
+def test_the_files_of_a_checkpoint_are_for_the_same_readers(tmp_path):
+    finished(tmp_path, steps=1)
+    modes = {path.name: path.stat().st_mode for path in latest_checkpoint(tmp_path).iterdir()}
+    assert len(set(modes.values())) == 1, modes
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     """A limit on the size of files stands for the full disk: the system refuses to write on."""
     finished(tmp_path, steps=2)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,6 +21,9 @@ from ptmkernels.ops.word_vectors.checks import (
     check_whole,
     kernel_refusals,
 )
+from ptmkernels.ops.word_vectors.exact import ExactState, word2vec_exact_step_
+from ptmkernels.ops.word_vectors.glove import glove_step_
+from ptmkernels.ops.word_vectors.step_statistics import StepStatistics
 
 __all__ = [
     "ExactState",
@@ -52,27 +52,6 @@ for _name, _size in _STEPS.items():
         f"ptmkernels::{_name}",
         lambda first, *rest, _size=_size: first.new_empty((_size,), dtype=torch.float64),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class StepStatistics:
-    """What a training step saw.
-
-    Attributes:
-        loss: mean loss of a (centre, context) pair (CBOW: of a window) before its update, over a sample
-            of one window in 64; NaN where the sample is empty.
-        pairs: (centre, context) pairs trained.
-        words: tokens that sub-sampling kept.
-    """
-
-    loss: float
-    pairs: int
-    words: int
-
-    @staticmethod
-    def of(values) -> StepStatistics:
-        loss, loss_pairs, pairs, words = torch.as_tensor(values, dtype=torch.float64).tolist()
-        return StepStatistics(loss / loss_pairs if loss_pairs else math.nan, int(pairs), int(words))
 
 
 def keep_thresholds(probability: Tensor | np.ndarray) -> Tensor:
@@ -283,141 +262,3 @@ def _check_seed(seed: Tensor, device: torch.device) -> None:
     if not isinstance(seed, Tensor) or seed.dtype != torch.int64 or seed.numel() != 1:
         raise TypeError("seed must be an int64 tensor of one element")
     check_device("seed", seed, device)
-
-
-@dataclasses.dataclass
-class ExactState:
-    """What word2vec.c keeps between sentences: its generator and its counts of words.
-
-    Attributes:
-        values: int64 (4,): generator, words since the learning rate changed, words before, and those at
-            its last change.
-    """
-
-    values: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(4, dtype=torch.int64))
-
-    def end_epoch(self) -> None:
-        self.values[2] += self.values[1]
-        self.values[1] = 0
-
-
-def word2vec_exact_step_(
-    input_weight: Tensor,
-    output_weight: Tensor,
-    tokens: Tensor,
-    *,
-    counts: Tensor,
-    state: ExactState,
-    cbow: bool,
-    window: int,
-    learning_rate: float,
-    epochs: int,
-    num_negatives: int = 5,
-    sample: float = 1e-3,
-    noise_ends: Tensor | None = None,
-    tree: HuffmanTree | None = None,
-) -> StepStatistics:
-    """word2vec.c on one thread, operation by operation: to compare with, not to be fast.
-
-    Args:
-        input_weight, output_weight: (V, D) and (V, D) or (V - 1, D), float32 with columns together.
-        tokens: int32 (n,); id 0 is the end of a sentence. What follows the last 0 is counted, not trained.
-        counts: int64 (V,), of the training text, ends of sentences included.
-        state: carried from call to call.
-        cbow, window, learning_rate, epochs, num_negatives, sample: as the tool's options.
-        noise_ends: from ``reference.noise_ends(counts)``; or
-        tree: over V words.
-    """
-    check_matrix("input_weight", input_weight, (torch.float32,))
-    check_matrix("output_weight", output_weight, (torch.float32,))
-    size = len(counts)
-    if (noise_ends is None) == (tree is None):
-        raise ValueError("exactly one of noise_ends and tree is needed")
-    if size < 2:
-        raise ValueError(f"counts has {size} words; expected at least 2 (word 0 ends a sentence)")
-    rows = size if tree is None else tree.num_nodes
-    if input_weight.shape[0] != size or output_weight.shape[0] != rows:
-        raise ValueError(
-            f"input_weight and output_weight have {input_weight.shape[0]} and "
-            f"{output_weight.shape[0]} rows; expected {size} and {rows}"
-        )
-    check_number("learning_rate", learning_rate, 0.0)
-    check_ids("tokens", tokens, (len(tokens),), size, input_weight.device)
-    values = torch.ops.ptmkernels.word2vec_exact_step_(
-        input_weight,
-        output_weight,
-        tokens.to(torch.int32).contiguous(),
-        counts.to(torch.int64).contiguous(),
-        state.values,
-        noise_ends,
-        tree.offsets if tree else None,
-        tree.path if tree else None,
-        cbow,
-        window,
-        num_negatives,
-        sample,
-        learning_rate,
-        int(counts.sum()),
-        epochs,
-    )
-    return StepStatistics.of(values)
-
-
-def glove_step_(
-    parameters: dict[str, Tensor],
-    rows: Tensor,
-    columns: Tensor,
-    values: Tensor,
-    *,
-    learning_rate: float = 0.05,
-    x_max: float = 100.0,
-    power: float = 0.75,
-    threads: int = 1,
-) -> float:
-    """One AdaGrad step of GloVe for each pair, in order, in place; returns the summed loss f d^2 / 2.
-
-    Pennington et al. 2014, equation 8, with the published details: vector gradients are clipped to
-    +-100, sums of squares start at 1, and the steps of the biases are not multiplied by the learning rate.
-
-    Args:
-        parameters: word, context (V, D), word_bias, context_bias (V,), and word_sums, context_sums,
-            word_bias_sums, context_bias_sums of the same shapes; all float32 or all float64, contiguous.
-        rows, columns: int32 (n,), ids below V.
-        values: float64 (n,), counts above 0.
-        learning_rate, x_max, power: eta, and those of the weighting (X / x_max) ** power.
-        threads: with more than one the result depends on their timing.
-
-    Raises:
-        ValueError, TypeError: an argument does not fit; the message names it.
-    """
-    names = ("word", "context", "word_bias", "context_bias")
-    ordered = [parameters[n] for n in (*names, *(f"{n}_sums" for n in names))]
-    shape = ordered[0].shape
-    for name, tensor in zip((*names, *(f"{n}_sums" for n in names)), ordered, strict=True):
-        expected = shape[:1] if "bias" in name else shape
-        if tensor.dtype != ordered[0].dtype or tensor.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"{name} has dtype {tensor.dtype}; expected one of float32 and float64 for all"
-            )
-        if tensor.shape != expected or not tensor.is_contiguous():
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}; expected {tuple(expected)}, contiguous"
-            )
-    check_number("learning_rate", learning_rate, 0.0)
-    check_number("x_max", x_max, 0.0, above=True)
-    count = (len(values),)
-    check_ids("rows", rows, count, shape[0], ordered[0].device)
-    check_ids("columns", columns, count, shape[0], ordered[0].device)
-    if values.dtype != torch.float64 or (len(values) and not float(values.min()) > 0):
-        raise ValueError("values must be float64 numbers above 0")
-    loss = torch.ops.ptmkernels.glove_step_(
-        *ordered,
-        rows.to(torch.int32).contiguous(),
-        columns.to(torch.int32).contiguous(),
-        values.contiguous(),
-        learning_rate,
-        x_max,
-        power,
-        max(threads, 1),
-    )
-    return float(loss)
