@@ -55,9 +55,11 @@ def atomic_files(
         for path in (*written.values(), draft):
             flush(path)
         os.replace(draft, journal)
-    except BaseException:
+    except BaseException as error:
         for temporary in (*written.values(), draft):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = os.fspath(folder)  # what a full disk says has no name
         raise
     flush(folder)
     _carry_out(journal)
