@@ -260,8 +260,49 @@ def test_errors_name_the_argument():
     )
     refuse("empty", a[:0], b[:0], tokens, sampler=AliasTable(torch.empty(0).long(), torch.empty(0)))
     refuse("dtype torch.float16", a.half(), b.half(), tokens, error=TypeError)
+    refuse("num_negatives is 65537; expected 0 to 65536", num_negatives=2**16 + 1)
+    refuse("position is", position=2**63)
+    refuse("keep is a list", keep=[1] * 23, error=TypeError)
+    refuse("input_weight is an expanded view", a[:1].expand(23, -1), b, tokens)
+    offsets, rows = torch.arange(24), torch.arange(23, dtype=torch.int32)
+    refuse("subwords has offsets that do not fit", subwords=(offsets - 1, rows[:22]))
+    refuse("subwords is a int", subwords=1, error=TypeError)
+    refuse(r"subwords\[0\] is a int", subwords=(1, rows), error=TypeError)
     with pytest.raises(ValueError, match="probability"):
         keep_thresholds([float("nan")])
+
+
+def test_tables_with_gaps_between_their_values():
+    counts, tokens, matrices = case()
+    counts = torch.sort(counts, descending=True)[0]
+    tables = [
+        keep_thresholds(torch.linspace(0.2, 1, 23)),
+        torch.arange(24),
+        torch.arange(23, dtype=torch.int32).flip(0),
+    ]
+    results = []
+    for spread in (False, True):
+        a, b = (m.clone() for m in matrices)
+        keep, *subwords = [torch.stack([t, t], 1)[:, 0] if spread else t for t in tables]
+        skipgram_step_(
+            a, b, tokens, window=3, learning_rate=0.05, sampler=AliasTable.from_counts(counts),
+            keep=keep, subwords=tuple(subwords), seed=torch.tensor([5]),
+        )  # fmt: skip
+        results.append((a, b))
+    for contiguous, with_gaps in zip(*results, strict=True):
+        assert torch.equal(contiguous, with_gaps)
+
+
+def test_autograd_notices_the_change():
+    counts, tokens, (a, b) = case()
+    hidden = torch.ones(2, a.shape[1], requires_grad=True)
+    product = (hidden * a[:2]).sum()
+    skipgram_step_(
+        a, b, tokens, window=3, learning_rate=0.05, sampler=AliasTable.from_counts(counts),
+        seed=torch.tensor([5]),
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
 
 
 def test_no_tokens():
