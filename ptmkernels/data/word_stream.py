@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ __all__ = ["Vocabulary", "WordStream"]
 
 Source = str | os.PathLike | Iterable[Iterable[str]]
 Progress = Callable[[int], None] | None
+_PIECE = 1 << 22  # ids read at a time
 
 
 class Vocabulary:
@@ -142,6 +144,13 @@ class WordStream:
                 ids = np.concatenate([ids, rest[: ends[0] + 1] if len(ends) else rest])
             yield start, ids
             start += len(ids)
+
+    def checksum(self) -> int:
+        """The CRC-32 of the ids: two texts that are trained alike have the same."""
+        checksum = 0
+        for start in range(0, self.length, _PIECE):
+            checksum = zlib.crc32(self._read(start, _PIECE), checksum)
+        return checksum
 
     def _read(self, start: int, count: int) -> np.ndarray:
         """Up to `count` ids; not mapped into memory, where the pages read would stay."""

@@ -111,6 +111,8 @@ def test_glove_is_saved_and_goes_on(tmp_path):
         again.fit(sentences(49), epochs=3)
     with pytest.raises(ValueError, match="epochs is 2, but 3 are done"):
         again.fit(sentences(50), epochs=2)
+    with pytest.raises(ValueError, match="began on a text of"):
+        again.fit(sentences(50)[::-1], epochs=4)
 
 
 def test_another_text_is_refused():
@@ -119,6 +121,10 @@ def test_another_text_is_refused():
         ValueError, match="source has 5 tokens, but training began on a text of 250"
     ):
         model.fit(TEXT[:1], epochs=2)
+    with pytest.raises(
+        ValueError, match="source has other tokens, but training began on a text of 250"
+    ):
+        model.fit([TEXT[0][::-1], *TEXT[1:]], epochs=2)
     with pytest.raises(ValueError, match="epochs is 1, but 2 are done"):
         model.fit(TEXT, epochs=1)
     with pytest.raises(TypeError, match="source can be read only once"):

@@ -23,22 +23,35 @@ class FitProgress:
     unit: str = "words"
 
 
-def check_goes_on(done: int, before: int, now: int, epochs: int, unit: str) -> None:
-    """Check that training of which `done` units are behind can go on with a text of `now` units.
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What a training goes over.
+
+    Attributes:
+        size: in tokens, the ends of sentences included, or what else the model trains on.
+        checksum: of the text.
+    """
+
+    size: int = 0
+    checksum: int = 0
+
+
+def check_goes_on(done: int, before: Material, now: Material, epochs: int, unit: str) -> None:
+    """Check that training that began on `before`, of which `done` units are behind, can go on with `now`.
 
     Args:
-        before: units of the text that it began with.
         epochs: as many as are wanted in all.
-        unit: for the message.
+        unit: of the sizes, for the message.
 
     Raises:
         ValueError: it is another text, or more epochs are done.
     """
     if done and before != now:
+        another = f"{now.size} {unit}" if before.size != now.size else f"other {unit}"
         raise ValueError(
-            f"source has {now} {unit}, but training began on a text of {before}; expected that text"
+            f"source has {another}, but training began on a text of {before.size}; expected that text"
         )
-    if done > epochs * now:
+    if done > epochs * now.size:
         raise ValueError(
-            f"epochs is {epochs}, but {done / now:.3g} are done; expected at least as many"
+            f"epochs is {epochs}, but {done / now.size:.3g} are done; expected at least as many"
         )

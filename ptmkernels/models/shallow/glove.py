@@ -18,7 +18,7 @@ from torch import Tensor
 from ptmkernels._corpus import CooccurrenceCounter
 from ptmkernels.data.word_stream import Source, Vocabulary, WordStream
 from ptmkernels.interrupts import deferred_interrupt
-from ptmkernels.models.shallow.fitting import FitProgress, check_goes_on
+from ptmkernels.models.shallow.fitting import FitProgress, Material, check_goes_on
 from ptmkernels.models.shallow.state_file import State, damage_named, read_state, write_state
 from ptmkernels.models.shallow.vectors import WordVectors
 from ptmkernels.ops.word_vectors import glove_step_
@@ -73,7 +73,7 @@ class GloVe:
         self.vocabulary: Vocabulary | None = None
         self.parameters: dict[str, Tensor] = {}
         self.done = 0  # pairs
-        self.pairs = 0  # of an epoch, once training has begun
+        self.material = Material()  # known once training has begun
 
     @property
     def wv(self) -> WordVectors:
@@ -125,8 +125,9 @@ class GloVe:
                 counter.add(ids)
             path = os.path.join(folder, "pairs")
             count = counter.write_shuffled(path, config.seed)
-            check_goes_on(self.done, self.pairs, count, epochs, "pairs")
-            self.pairs = count
+            material = Material(count, stream.checksum())
+            check_goes_on(self.done, self.material, material, epochs, "pairs")
+            self.material = material
             pairs = np.memmap(path, _PAIR, "r") if count else np.empty(0, _PAIR)
             while self.done < epochs * count:
                 self._epoch(pairs, epochs, threads, progress)
@@ -136,7 +137,7 @@ class GloVe:
         """Write everything, the state of the training too, to a safetensors file, atomically."""
         if self.vocabulary is None:
             raise RuntimeError("the model has no vocabulary yet: call fit first")
-        progress = {"done": self.done, "pairs": self.pairs}
+        progress = {"done": self.done, **dataclasses.asdict(self.material)}
         config = dataclasses.asdict(self.config)
         write_state(path, State("GloVe", config, progress, self.vocabulary, self.parameters))
 
@@ -154,7 +155,8 @@ class GloVe:
             model._begin()
             for name, start in model.parameters.items():
                 model.parameters[name] = state.tensor(name, tuple(start.shape))
-            model.done, model.pairs = state.progress["done"], state.progress["pairs"]
+            model.done = state.progress.pop("done")
+            model.material = Material(**state.progress)
         return model
 
     def _begin(self) -> None:

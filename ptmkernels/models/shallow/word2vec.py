@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ptmkernels.data.word_stream import Source, Vocabulary, WordStream
 from ptmkernels.interrupts import deferred_interrupt
-from ptmkernels.models.shallow.fitting import FitProgress, check_goes_on
+from ptmkernels.models.shallow.fitting import FitProgress, Material, check_goes_on
 from ptmkernels.models.shallow.state_file import State, damage_named, read_state, write_state
 from ptmkernels.models.shallow.vectors import WordVectors
 from ptmkernels.ops.hierarchical_softmax import HuffmanTree
@@ -95,9 +95,7 @@ class Word2Vec:
         self.input: Tensor | None = None  # (rows, padded D)
         self.output: Tensor | None = None
         self.done = 0  # tokens of the training stream
-        self.length = (
-            0  # of the text, in tokens with the ends of sentences, once training has begun
-        )
+        self.material = Material()  # known once training has begun
         self.subwords: tuple[Tensor, Tensor] | None = None
         self._vectors: WordVectors | None = None  # of the weights as they are
 
@@ -165,8 +163,9 @@ class Word2Vec:
         stream = WordStream(source, self.vocabulary, threads)
         if len(stream) == 0:
             raise ValueError("source holds no word of the vocabulary")
-        check_goes_on(self.done, self.length, len(stream), epochs, "tokens")
-        self.length = len(stream)
+        material = Material(len(stream), stream.checksum())
+        check_goes_on(self.done, self.material, material, epochs, "tokens")
+        self.material = material
         self.input, self.output = self.input.to(place), self.output.to(place)
         try:
             self._train(stream, epochs, threads, progress)
@@ -189,7 +188,7 @@ class Word2Vec:
         self.input[:, :width] = (torch.rand(rows, width, generator=generator) - 0.5) / width
         tree = self.config.loss == "hierarchical-softmax"
         self.output = torch.zeros(len(vocabulary) - tree, self.input.shape[1])
-        self.done = self.length = 0
+        self.done, self.material = 0, Material()
 
     def _prepare_rows(self) -> int:
         """The number of input rows; sets `subwords` where words have several."""
@@ -242,7 +241,7 @@ class Word2Vec:
         state = State(
             model=type(self).__name__,
             config=dataclasses.asdict(self.config),
-            progress={"done": self.done, "length": self.length},
+            progress={"done": self.done, **dataclasses.asdict(self.material)},
             vocabulary=vocabulary,
             tensors={
                 "input": self.input[:, :width].contiguous(),
@@ -265,7 +264,8 @@ class Word2Vec:
             width = model.config.vector_size
             for name, matrix in (("input", model.input), ("output", model.output)):
                 matrix[:, :width] = state.tensor(name, (len(matrix), width))
-            model.done, model.length = state.progress["done"], state.progress["length"]
+            model.done = state.progress.pop("done")
+            model.material = Material(**state.progress)
         return model
 
 
