@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import ptmkernels as ptm
 from ptmkernels import checkpoint
+from ptmkernels.files import atomic_files
 
 SIZES = {
     "vocab_size": 31,
@@ -500,6 +501,13 @@ def test_a_full_disk(folder):
     )
     assert "model.safetensors could not be written" in done.stdout
     assert files(folder) == before
+
+
+def test_a_full_disk_names_the_folder(tmp_path):
+    with pytest.raises(OSError, match=rf"No space left.*{tmp_path}"), atomic_files(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match=r"^weights could not be written$"), atomic_files(tmp_path):
+        raise OSError("weights could not be written")
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):

@@ -260,6 +260,21 @@ def test_evaluation_draws_nothing_and_repeats():
         tiny_trainer(held_out=False).evaluate()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_run_outlives_its_curves(tmp_path, capsys):
+    """The folder of the curves goes away, as good as a full disk: TensorBoard cannot write on."""
+    trainer = tiny_trainer(tmp_path, steps=3, log_every=1)
+    step = trainer._step
+
+    def without_a_folder(*arguments):
+        shutil.rmtree(tmp_path / "tensorboard", ignore_errors=True)
+        return step(*arguments)
+
+    trainer._step = without_a_folder
+    assert len(trainer.run().history.training) == 3
+    assert capsys.readouterr().err.count("no more curves: ") == 1
+
+
 def test_without_a_folder_there_is_nowhere_to_save():
     with pytest.raises(ValueError, match="output is None"):
         tiny_trainer().save()

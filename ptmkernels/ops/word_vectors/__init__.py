@@ -13,10 +13,13 @@ from ptmkernels.ops.negative_sampling.sampler import AliasTable
 from ptmkernels.ops.word_vectors import reference, triton_ops
 from ptmkernels.ops.word_vectors.checks import (
     KERNEL_DTYPES,
+    MAX_NEGATIVES,
+    MAX_WINDOW,
     check_device,
     check_ids,
     check_matrix,
     check_number,
+    check_tensor,
     check_type,
     check_whole,
     kernel_refusals,
@@ -35,7 +38,7 @@ __all__ = [
     "word2vec_exact_step_",
 ]
 
-MAX_WINDOW = 1000
+MAX_POSITION = 1 << 62  # with a stream of any length after it still an int64
 KERNELS = {
     "cpu": "word_vectors_step_",
     "cuda": "word_vectors_step_",
@@ -147,6 +150,8 @@ def _step_(
     _check_seed(seed, input_weight.device)
     op = "cbow_step_" if cbow else "skipgram_step_"
     chosen = select(op, kernel_refusals(op, input_weight, output_weight), backend)
+    # Whoever kept a weight for a backward pass is told that it has changed.
+    torch.autograd.graph.increment_version((input_weight, output_weight))
     if chosen == "reference":
         values = reference.train_step_(
             input_weight,
@@ -166,12 +171,12 @@ def _step_(
             subwords=subwords,
         )
         return StepStatistics.of(values)
-    offsets, rows = subwords or (None, None)
+    offsets, rows = (t.contiguous() for t in subwords) if subwords else (None, None)
     values = getattr(torch.ops.ptmkernels, KERNELS[chosen])(
         input_weight,
         output_weight,
         tokens.contiguous(),
-        keep,
+        None if keep is None else keep.contiguous(),
         sampler.table if sampler else None,
         tree.offsets if tree else None,
         tree.path if tree else None,
@@ -193,8 +198,10 @@ def _step_(
 
 def _check_tables(input_weight, output_weight, sampler, tree, keep, subwords) -> int:
     """Checks everything whose size depends on the vocabulary; returns V."""
-    check_matrix("input_weight", input_weight, (*KERNEL_DTYPES, torch.float64))
-    check_matrix("output_weight", output_weight, (*KERNEL_DTYPES, torch.float64))
+    for name, matrix in (("input_weight", input_weight), ("output_weight", output_weight)):
+        check_matrix(name, matrix, (*KERNEL_DTYPES, torch.float64))
+        if any(n > 1 and s == 0 for n, s in zip(matrix.shape, matrix.stride(), strict=True)):
+            raise ValueError(f"{name} is an expanded view; expected memory for each of its numbers")
     device = input_weight.device
     if output_weight.dtype != input_weight.dtype or output_weight.shape[1] != input_weight.shape[1]:
         raise ValueError(
@@ -218,26 +225,31 @@ def _check_tables(input_weight, output_weight, sampler, tree, keep, subwords) ->
         check_device("sampler", sampler.table, device)
     else:
         check_device("tree", tree.offsets, device)
-    if keep is not None and (keep.dtype != torch.int32 or keep.shape != (size,)):
-        raise ValueError(
-            f"keep is {keep.dtype} {tuple(keep.shape)}; expected torch.int32 ({size},)"
-        )
     if keep is not None:
+        check_tensor("keep", keep, torch.int32, (size,))
         check_device("keep", keep, device)
     if subwords is None:
         if input_weight.shape[0] != size:
             raise ValueError(f"input_weight has {input_weight.shape[0]} rows; expected {size}")
         return size
+    _check_subwords(subwords, size, input_weight.shape[0], device)
+    return size
+
+
+def _check_subwords(subwords, size: int, rows: int, device: torch.device) -> None:
+    if not isinstance(subwords, tuple) or len(subwords) != 2:
+        raise TypeError(f"subwords is a {type(subwords).__name__}; expected (offsets, rows)")
     offsets, ids = subwords
-    if offsets.dtype != torch.int64 or offsets.shape != (size + 1,) or int(offsets[-1]) != len(ids):
-        raise ValueError(f"subwords has offsets that do not fit {size} words and {len(ids)} rows")
+    check_type("subwords[1]", ids, Tensor)
+    check_tensor("subwords[0]", offsets, torch.int64, (size + 1,))
     check_device("subwords", offsets, device)
+    if (int(offsets[0]), int(offsets[-1])) != (0, len(ids)):
+        raise ValueError(f"subwords has offsets that do not fit {size} words and {len(ids)} rows")
     if bool((offsets[1:] <= offsets[:-1]).any()):
         raise ValueError("subwords has a word without a row; expected at least its own")
     if ids.dtype != torch.int32:
         raise TypeError(f"subwords has rows of {ids.dtype}; expected torch.int32")
-    check_ids("subwords", ids, tuple(ids.shape), input_weight.shape[0], device)
-    return size
+    check_ids("subwords", ids, (len(ids),), rows, device)
 
 
 def _check_tokens(tokens: Tensor, size: int, device: torch.device) -> None:
@@ -252,10 +264,10 @@ def _check_numbers(window, learning_rate, floor, position, total, num_negatives,
     check_number("learning_rate", learning_rate, 0.0)
     check_number("min_learning_rate", floor, 0.0)
     check_whole("window", window, 1, MAX_WINDOW)
-    check_whole("num_negatives", num_negatives, 0)
+    check_whole("num_negatives", num_negatives, 0, MAX_NEGATIVES)
     check_whole("threads", threads, 1)
-    check_whole("position", position, 0)
-    check_whole("total", total, 1)
+    check_whole("position", position, 0, MAX_POSITION)
+    check_whole("total", total, 1, MAX_POSITION)
 
 
 def _check_seed(seed: Tensor, device: torch.device) -> None:

@@ -1,11 +1,19 @@
-"""GloVe's training steps."""
+"""The fused AdaGrad step of GloVe: `glove_step_`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ptmkernels.ops.word_vectors.checks import check_ids, check_number
+from ptmkernels.ops.word_vectors.checks import (
+    check_device,
+    check_ids,
+    check_matrix,
+    check_number,
+    check_tensor,
+    check_type,
+    check_whole,
+)
 
 __all__ = ["glove_step_"]
 
@@ -37,26 +45,19 @@ def glove_step_(
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
     """
-    names = ("word", "context", "word_bias", "context_bias")
-    ordered = [parameters[n] for n in (*names, *(f"{n}_sums" for n in names))]
-    shape = ordered[0].shape
-    for name, tensor in zip((*names, *(f"{n}_sums" for n in names)), ordered, strict=True):
-        expected = shape[:1] if "bias" in name else shape
-        if tensor.dtype != ordered[0].dtype or tensor.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"{name} has dtype {tensor.dtype}; expected one of float32 and float64 for all"
-            )
-        if tensor.shape != expected or not tensor.is_contiguous():
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}; expected {tuple(expected)}, contiguous"
-            )
+    ordered = _glove_parameters(parameters)
     check_number("learning_rate", learning_rate, 0.0)
     check_number("x_max", x_max, 0.0, above=True)
-    count = (len(values),)
-    check_ids("rows", rows, count, shape[0], ordered[0].device)
-    check_ids("columns", columns, count, shape[0], ordered[0].device)
-    if values.dtype != torch.float64 or (len(values) and not float(values.min()) > 0):
-        raise ValueError("values must be float64 numbers above 0")
+    check_number("power", power, 0.0)
+    check_whole("threads", threads, 1)
+    check_type("values", values, Tensor)
+    count, size = (values.numel(),), len(ordered[0])
+    check_tensor("values", values, torch.float64, count)
+    for name, ids in (("rows", rows), ("columns", columns)):
+        check_ids(name, ids, count, size, ordered[0].device)
+    check_device("values", values, ordered[0].device)
+    if len(values) and not float(values.min()) > 0:
+        raise ValueError("values must be numbers above 0")
     loss = torch.ops.ptmkernels.glove_step_(
         *ordered,
         rows.to(torch.int32).contiguous(),
@@ -65,6 +66,28 @@ def glove_step_(
         learning_rate,
         x_max,
         power,
-        max(threads, 1),
+        threads,
     )
     return float(loss)
+
+
+def _glove_parameters(parameters: dict[str, Tensor]) -> list[Tensor]:
+    """The checked tensors in the order of the op."""
+    names = ("word", "context", "word_bias", "context_bias")
+    names = (*names, *(f"{name}_sums" for name in names))
+    if missing := [name for name in names if name not in parameters]:
+        raise ValueError(f"parameters has no {', '.join(missing)}")
+    word = parameters["word"]
+    check_matrix("word", word, (torch.float32, torch.float64))
+    check_device("word", word, torch.device("cpu"))
+    for name in names:
+        tensor, shape = parameters[name], word.shape[:1] if "bias" in name else word.shape
+        check_type(name, tensor, Tensor)
+        if tensor.dtype != word.dtype:
+            raise TypeError(f"{name} has dtype {tensor.dtype}; expected {word.dtype} as word")
+        if tensor.shape != shape or not tensor.is_contiguous():
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; expected {tuple(shape)}, contiguous"
+            )
+        check_device(name, tensor, word.device)
+    return [parameters[name] for name in names]
