@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from ptmkernels.benchmarks.harness import BOTH, FORWARD, Benchmark, Case, Options, Provider
 from ptmkernels.benchmarks.machine import Work
+from ptmkernels.benchmarks.providers import from_setup
 from ptmkernels.models.base import Model
 from ptmkernels.registry import create_model
 
@@ -147,16 +148,12 @@ def _work(setup: Setup, batch: dict[str, Tensor]) -> Work:
 
 def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, in training with the logits of every token too, as Transformers has them; and Transformers'."""
-    found = [Provider("ptmkernels", lambda c: _ours(c.setup), against=None)]
+    found = [Provider("ptmkernels", from_setup(_ours), against=None)]
     if case.setup.training:
-        build = _builder(_ours, every_logit=True)
+        build = from_setup(_ours, every_logit=True)
         found.append(Provider("ptmkernels, every logit", build))
     names = ATTENTIONS[:1] if options.quick else ATTENTIONS
-    return found + [Provider(n, _builder(_transformers, attention=n)) for n in names]
-
-
-def _builder(make: Callable, **arguments) -> Callable[[Case], Callable[..., Tensor]]:
-    return lambda case: make(case.setup, **arguments)
+    return found + [Provider(n, from_setup(_transformers, attention=n)) for n in names]
 
 
 def _ours(setup: Setup, every_logit: bool = False) -> Callable[..., Tensor]:

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from ptmkernels._selector import BACKENDS, unavailable
 from ptmkernels.benchmarks import harness
 from ptmkernels.benchmarks.harness import (
     BACKWARD,
@@ -27,6 +26,7 @@ from ptmkernels.benchmarks.harness import (
     Provider,
 )
 from ptmkernels.benchmarks.machine import Work
+from ptmkernels.benchmarks.providers import by_backend, from_setup
 from ptmkernels.benchmarks.report import Row
 from ptmkernels.masks import AttentionMask
 from ptmkernels.ops.attention import BucketedBias, masked_attention, t5_buckets
@@ -172,12 +172,10 @@ def _work(shape: dict[str, int], setup: Setup, dtype: torch.dtype) -> dict[str, 
 def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, in each backend that runs here, and the peers."""
     setup = case.setup
-    found = [Provider("ptmkernels", lambda c: _ours(c.setup), against=None)]
-    for backend in BACKENDS:
-        serves = backend in {"cuda": ("cuda", "triton"), "cpu": ("cpu",)}[case.device.type]
-        if case.device.type == "cuda" and serves and unavailable(backend) is None:
-            build = _builder(_ours, backend=backend)
-            found.append(Provider(f"ptmkernels, {backend}", build))
+    found = [
+        Provider("ptmkernels", from_setup(_ours), against=None),
+        *by_backend("masked_attention", case, _ours),
+    ]
     if setup.bias:
         plain = replace(setup, bias="")
         found.append(
@@ -188,25 +186,21 @@ def providers(case: Case, options: Options) -> Sequence[Provider]:
             )
         )
     found += [
-        Provider("sdpa", lambda c: _sdpa(c.setup)),
+        Provider("sdpa", from_setup(_sdpa)),
         *(
-            Provider(f"sdpa, {name}", _builder(_sdpa, backend=b))
+            Provider(f"sdpa, {name}", from_setup(_sdpa, backend=b))
             for name, b in _sdpa_backends(case)
         ),
-        Provider("eager", lambda c: _eager(c.setup)),
+        Provider("eager", from_setup(_eager)),
     ]
     if not options.quick or case.device.type == "cuda":
         found.append(Provider("flex", lambda c: _flex(c)))
         if case.series == "documents":
             found += [
-                Provider("ptmkernels, new mask", lambda c: _ours(c.setup, new_mask=True)),
+                Provider("ptmkernels, new mask", from_setup(_ours, new_mask=True)),
                 Provider("flex, new mask", lambda c: _flex(c, True), "ptmkernels, new mask"),
             ]
     return found
-
-
-def _builder(make: Callable, **arguments) -> Callable[[Case], Callable[..., Tensor]]:
-    return lambda case: make(case.setup, **arguments)
 
 
 def _sdpa_backends(case: Case) -> list[tuple[str, SDPBackend]]:

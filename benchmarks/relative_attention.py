@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ptmkernels._selector import unavailable
 from ptmkernels.benchmarks.harness import (
     BACKWARD,
     BOTH,
@@ -28,9 +27,9 @@ from ptmkernels.benchmarks.harness import (
     Provider,
 )
 from ptmkernels.benchmarks.machine import Work
+from ptmkernels.benchmarks.providers import by_backend, from_setup
 from ptmkernels.masks import AttentionMask
 from ptmkernels.ops.attention import masked_attention, relative_attention
-from ptmkernels.ops.refusals import refusals
 
 XLNET, TRANSFORMER_XL = SERIES = ("xlnet", "transformer-xl")
 SIZES = (512, 1024)
@@ -140,31 +139,18 @@ def work(shape: dict[str, int], rows: int, visible: float, dtype: torch.dtype) -
 def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, ours without positions, and the peers."""
     found = [
-        Provider("ptmkernels", lambda c: _ours(c.setup), against=None),
-        *by_backend(case, _ours),
-        Provider(PLAIN, lambda c: _plain(c.setup), reference=_plain(case.setup, "reference")),
-        Provider(TRANSFORMERS, lambda c: _transformers(c.setup)),
-        Provider("sdpa, built scores", lambda c: _sdpa(c.setup)),
+        Provider("ptmkernels", from_setup(_ours), against=None),
+        *by_backend("relative_attention", case, _ours),
+        Provider(PLAIN, from_setup(_plain), reference=_plain(case.setup, "reference")),
+        Provider(TRANSFORMERS, from_setup(_transformers)),
+        Provider("sdpa, built scores", from_setup(_sdpa)),
     ]
     if not options.quick or case.device.type == "cuda":
         found += [
             Provider("transformers, compiled", lambda c: _compiled(_transformers(c.setup))),
-            Provider("flex, captured scores", lambda c: _flex(c.setup)),
+            Provider("flex, captured scores", from_setup(_flex)),
         ]
     return found
-
-
-def by_backend(case: Case, ours: Callable[..., Callable[..., Tensor]]) -> list[Provider]:
-    """Ours in each backend that serves on the case's GPU; `ours(setup, backend)` is one of them."""
-    if case.device.type != "cuda":
-        return []
-    there = [backend for backend in ("cuda", "triton") if unavailable(backend) is None]
-    refused = refusals("relative_attention", there, torch.empty(0, device=case.device))
-    return [
-        Provider(f"ptmkernels, {backend}", lambda c, backend=backend: ours(c.setup, backend))
-        for backend in there
-        if refused[backend] is None
-    ]
 
 
 def _ours(setup: Setup, backend: str | None = None) -> Callable[..., Tensor]:

@@ -15,13 +15,13 @@ from torch.nn.functional import pad
 
 from ptmkernels.benchmarks.harness import MODES, Benchmark, Case, Options, Provider
 from ptmkernels.benchmarks.machine import Work
+from ptmkernels.benchmarks.providers import by_backend, from_setup
 from ptmkernels.benchmarks.relative_attention import (
     HEAD_DIM,
     HEADS,
     SIZES,
     TOKENS,
     TRANSFORMERS,
-    by_backend,
     halves,
     tensors,
     transformers_core,
@@ -108,13 +108,13 @@ def _setup(batch: int, length: int, device: torch.device) -> Setup:
 def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, ours for the content rows alone, and Transformers'."""
     found = [
-        Provider("ptmkernels", lambda c: _ours(c.setup), against=None),
-        *by_backend(case, _ours),
-        Provider(CONTENT, lambda c: _content(c.setup), reference=_content(case.setup, "reference")),
-        Provider(TRANSFORMERS, lambda c: _transformers(c.setup)),
+        Provider("ptmkernels", from_setup(_ours), against=None),
+        *by_backend("relative_attention", case, _ours),
+        Provider(CONTENT, from_setup(_content), reference=_content(case.setup, "reference")),
+        Provider(TRANSFORMERS, from_setup(_transformers)),
     ]
     if not options.quick or case.device.type == "cuda":
-        found.append(Provider("transformers, compiled", lambda c: _compiled(c.setup)))
+        found.append(Provider("transformers, compiled", from_setup(_compiled)))
     return found
 
 

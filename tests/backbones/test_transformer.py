@@ -1,6 +1,7 @@
 """The layers against those of GPT-2, T5 and BART, the cache, and the layouts of a padded batch."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -83,6 +84,37 @@ def test_gpt2(tmp_path):
         torch.testing.assert_close(a, e, **ORACLE)
 
 
+def t5_names(gated):
+    """What T5 calls the parameters of an encoder and of a decoder."""
+    feed_forward = [(r"feed_forward\.up", "DenseReluDense.wi")]
+    if gated:
+        feed_forward = [
+            (r"feed_forward\.gate", "DenseReluDense.wi_0"),
+            (r"feed_forward\.up", "DenseReluDense.wi_1"),
+        ]
+    shared = [
+        (r"attention\.(query|key|value|output)\.", lambda m: f"Attention.{m[1][0]}."),
+        (r"^layers\.", "block."),
+        (r"final_norm", "final_layer_norm"),
+        *feed_forward,
+        (r"feed_forward\.down", "DenseReluDense.wo"),
+    ]
+    encoder_names = [
+        (r"^(layers\.\d+)\.attention\.", r"\1.layer.0.Selfattention."),
+        (r"^(layers\.\d+)\.attention_norm", r"\1.layer.0.layer_norm"),
+        (r"^(layers\.\d+)\.feed_forward\.", r"\1.layer.1.feed_forward."),
+        (r"^(layers\.\d+)\.feed_forward_norm", r"\1.layer.1.layer_norm"),
+    ]
+    decoder_names = [
+        *encoder_names[:2],
+        (r"^(layers\.\d+)\.cross_attention\.", r"\1.layer.1.EncDecattention."),
+        (r"^(layers\.\d+)\.cross_attention_norm", r"\1.layer.1.layer_norm"),
+        (r"^(layers\.\d+)\.feed_forward\.", r"\1.layer.2.feed_forward."),
+        (r"^(layers\.\d+)\.feed_forward_norm", r"\1.layer.2.layer_norm"),
+    ]
+    return encoder_names + shared, decoder_names + shared
+
+
 @pytest.mark.parametrize("gated", [False, True])
 def test_t5_encoder_and_decoder(gated):
     """RMSNorm, no biases, unscaled scores, bucketed biases, cross-attention, heads wider than E / H."""
@@ -110,43 +142,12 @@ def test_t5_encoder_and_decoder(gated):
         bias=False,
         scale=1.0,
     )
-    feed_forward = (
-        [
-            (r"feed_forward\.gate", "DenseReluDense.wi_0"),
-            (r"feed_forward\.up", "DenseReluDense.wi_1"),
-        ]
-        if gated
-        else [(r"feed_forward\.up", "DenseReluDense.wi")]
-    )
-    attention = [
-        (r"attention\.(query|key|value|output)\.", lambda m: f"Attention.{m[1][0]}."),
-        (r"^layers\.", "block."),
-        (r"final_norm", "final_layer_norm"),
-        *feed_forward,
-        (r"feed_forward\.down", "DenseReluDense.wo"),
-    ]
-    encoder_names = [
-        (r"^(layers\.\d+)\.attention\.", r"\1.layer.0.Selfattention."),
-        (r"^(layers\.\d+)\.attention_norm", r"\1.layer.0.layer_norm"),
-        (r"^(layers\.\d+)\.feed_forward\.", r"\1.layer.1.feed_forward."),
-        (r"^(layers\.\d+)\.feed_forward_norm", r"\1.layer.1.layer_norm"),
-    ]
-    decoder_names = [
-        *encoder_names[:2],
-        (r"^(layers\.\d+)\.cross_attention\.", r"\1.layer.1.EncDecattention."),
-        (r"^(layers\.\d+)\.cross_attention_norm", r"\1.layer.1.layer_norm"),
-        (r"^(layers\.\d+)\.feed_forward\.", r"\1.layer.2.feed_forward."),
-        (r"^(layers\.\d+)\.feed_forward_norm", r"\1.layer.2.layer_norm"),
-    ]
-    encoder = load(
-        TransformerStack(shared, LAYERS, final_norm=True), oracle.encoder, encoder_names + attention
-    )
-    from dataclasses import replace
-
+    encoder_names, decoder_names = t5_names(gated)
+    encoder = load(TransformerStack(shared, LAYERS, final_norm=True), oracle.encoder, encoder_names)
     decoder = load(
         TransformerStack(replace(shared, cross_attention=True), LAYERS, final_norm=True),
         oracle.decoder,
-        decoder_names + attention,
+        decoder_names,
     )
     source, target = torch.randn(B, S, E), torch.randn(B, L, E)
     real = torch.tensor([[1] * S, [1] * 4 + [0] * (S - 4)])

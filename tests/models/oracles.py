@@ -1,4 +1,4 @@
-"""What the tests of models share: gradients beside an oracle's, and the masks that reach the ops."""
+"""What the tests of models share: comparing with an oracle, and the masks that reach the ops."""
 
 import torch
 
@@ -25,6 +25,11 @@ def assert_same_gradients(model, actual, oracle, expected):
             **ORACLE_GRADIENT,
             msg=lambda m, n=name: f"gradient of {n}: {m}",
         )
+
+
+def turned(mems):
+    """Memories of Transformers, length first, as ours, batch first."""
+    return None if mems is None else [m.transpose(0, 1) for m in mems]
 
 
 def record_masks(monkeypatch):

@@ -5,7 +5,7 @@ import torch
 
 import ptmkernels as ptm
 from ptmkernels.conversion import convert
-from tests.models.oracles import assert_same_gradients
+from tests.models.oracles import assert_same_gradients, turned
 from tests.tolerances import ORACLE
 
 transformers = pytest.importorskip("transformers")
@@ -74,11 +74,6 @@ def make_pair(tmp_path, oracle_class, **config):
 
 def ids(length=L):
     return torch.randint(0, V, (B, length), generator=torch.Generator().manual_seed(3))
-
-
-def turned(mems):
-    """Memories of Transformers, length first, as ours, batch first."""
-    return None if mems is None else [m.transpose(0, 1) for m in mems]
 
 
 def assert_all_close(actual, expected):

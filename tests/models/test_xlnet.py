@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import ptmkernels as ptm
-from tests.models.oracles import assert_same_gradients, record_masks
+from tests.models.oracles import assert_same_gradients, record_masks, turned
 from tests.tolerances import ORACLE
 
 transformers = pytest.importorskip("transformers")
@@ -70,10 +70,6 @@ def text(seed=3):
 def memories(layers=3, seed=4):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(M, B, E, generator=generator) for _ in range(layers)]
-
-
-def turned(mems):
-    return None if mems is None else [m.transpose(0, 1) for m in mems]
 
 
 def permuted(one_hot=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from ptmkernels.ops.attention.triton_terms import (
     rows_tensor,
 )
 from ptmkernels.ops.attention.triton_tile import Dropout, Sizes, Terms
-from ptmkernels.ops.triton_runtime import launch
+from ptmkernels.ops.triton_runtime import launch, on_device
 from ptmkernels.ops.triton_tune import Tile
 
 LOG2_E = 1.4426950408889634
@@ -57,7 +56,7 @@ class Call:
         if given.dropout_p > 0.0:
             threshold = math.floor(given.dropout_p * 2**32)
             dropout = Dropout(given.seed, threshold, 1.0 / (1.0 - given.dropout_p))
-        with _device(query):
+        with on_device(query):
             relative = relative_terms(given, query, key, negated)
         terms = Terms(mask_terms(given), bias, relative, dropout, scale, exponent)
         return Call(query, key, value, given, terms, sizes, negated)
@@ -89,10 +88,6 @@ class Call:
     @property
     def block_d(self) -> int:
         return padded(self.query.shape[3])
-
-    def device(self):
-        """Triton launches on the current device; the op runs on that of its tensors."""
-        return _device(self.query)
 
     def run(self, kernel: str, work: Callable[[Tile], None]) -> None:
         """`work` with a kernel's tile: that of the table or, where tuning is on, the fastest."""
@@ -190,7 +185,3 @@ class Call:
             "ALL_FULL": self.terms.mask.rank is None and length % block == 0,
             "NEVER_FULL": self.never_full(),
         }
-
-
-def _device(tensor: Tensor) -> contextlib.AbstractContextManager:
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

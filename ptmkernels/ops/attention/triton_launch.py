@@ -15,7 +15,7 @@ from ptmkernels.ops.attention.triton_call import Call
 from ptmkernels.ops.attention.triton_relative_launch import SharedGradients
 from ptmkernels.ops.attention.triton_terms import rows, rows_tensor
 from ptmkernels.ops.attention.triton_tile import Rows
-from ptmkernels.ops.triton_runtime import launch, multiprocessors
+from ptmkernels.ops.triton_runtime import launch, multiprocessors, on_device
 from ptmkernels.ops.triton_tune import Tile
 
 
@@ -26,7 +26,7 @@ def attention_forward(query: Tensor, key: Tensor, value: Tensor, *options) -> tu
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
     if call.empty:
         return output.zero_(), lse.fill_(-torch.inf)
-    with call.device():
+    with on_device(query):
         if call.few_queries:
             call.run("decode", partial(_decode, call, output, lse))
         else:
@@ -57,7 +57,7 @@ def attention_backward(
             grad.zero_()
         of_options |= {n: torch.zeros_like(getattr(options, n), **contiguous) for n in names}
         return *grads, *of_options.values()
-    with call.device():
+    with on_device(query):
         backward = _Backward(call, rows_tensor(grad_output), output, lse, grad_lse, names)
         of_options |= backward.run(grads)
     return *grads, *of_options.values()

@@ -7,11 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ptmkernels.ops.triton_runtime import launch
+from ptmkernels.ops.triton_runtime import launch, on_device
 from ptmkernels.ops.word_vectors.triton_rows import (
     Matrix,
     matrix,
-    on_device,
     products,
     sigmoid,
     softplus,

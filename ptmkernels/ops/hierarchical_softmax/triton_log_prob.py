@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ptmkernels.ops.triton_runtime import launch
-from ptmkernels.ops.word_vectors.triton_rows import on_device, sigmoid, softplus
+from ptmkernels.ops.triton_runtime import launch, on_device
+from ptmkernels.ops.word_vectors.triton_rows import sigmoid, softplus
 
 BLOCK, WARPS = 512, 4
 

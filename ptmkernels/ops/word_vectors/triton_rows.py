@@ -5,10 +5,8 @@ In all kernels `b` and ids of rows are int64, so that no offset overflows with v
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -45,11 +43,6 @@ def tile(outputs: int, width: int) -> tuple[dict[str, int], int]:
     block_d = min(MAX_COLUMNS, max(16, triton.next_power_of_2(width)))
     warps = min(4, max(1, block_o * block_d // TILE_OF_A_WARP))
     return {"BLOCK_O": block_o, "BLOCK_D": block_d}, warps
-
-
-def on_device(tensor: Tensor):
-    """Triton launches on the current device; an op runs on that of its tensors."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
 @triton.jit

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ptmkernels.ops.triton_runtime import launch
+from ptmkernels.ops.triton_runtime import launch, on_device
 from ptmkernels.ops.word_vectors.reference import LOSS_EVERY, MAX_SENTENCE
 from ptmkernels.ops.word_vectors.triton_rows import (
     TILE_OF_A_WARP,
@@ -25,7 +25,6 @@ from ptmkernels.ops.word_vectors.triton_rows import (
     Noise,
     low_word,
     matrix,
-    on_device,
     resolve,
     scaled,
     sigmoid,

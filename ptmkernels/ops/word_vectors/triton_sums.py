@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ptmkernels.ops.triton_runtime import launch
-from ptmkernels.ops.word_vectors.triton_rows import Matrix, load_rows, matrix, on_device, tile
+from ptmkernels.ops.triton_runtime import launch, on_device
+from ptmkernels.ops.word_vectors.triton_rows import Matrix, load_rows, matrix, tile
 
 CHUNK = 64  # entries of one id that a program sums
 
