@@ -19,6 +19,7 @@ from ptmkernels._mask_tensors import (
     PADDED,
     check_integers,
     check_length,
+    check_places,
     check_same_batch,
     check_same_size,
     int32_rows,
@@ -344,6 +345,7 @@ class AttentionMask:
             high = rank - _like_rank("targets", targets, rank).ne(0).to(torch.int32)
         if query_index is not None:
             index = int32_rows("query_index", query_index).long()
+            check_places("query_index", index, rank.shape[1])
             high = high.expand(max(high.shape[0], index.shape[0]), -1)
             high = high.gather(1, index.expand(high.shape[0], -1))
         memory = rank.new_full((rank.shape[0], memory_len), LOWEST)
@@ -497,7 +499,8 @@ class AttentionMask:
             A mask (1, T): tokens of different batch rows do not see each other.
 
         Raises:
-            ValueError: L != S, the mask has a dense part, or its ranks take more than int32.
+            ValueError: L != S, the mask has a dense part, its ranks take more than int32, or there is no such
+                token.
         """
         if self.query_len != self.key_len:
             raise ValueError(
@@ -511,6 +514,9 @@ class AttentionMask:
                 "expected (T,) both"
             )
         batch = self.batch_size
+        check_places("columns", columns, self.query_len)
+        if batch > 1:
+            check_places("rows", rows, batch)
         vectors = (t.expand(batch, -1) for t in (self.key_rank, self.query_low, self.query_high))
         tree = self.branches
         if tree is not None:
