@@ -7,6 +7,7 @@ change counts as made: whoever comes by after a kill (:func:`settle`) carries ou
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -67,8 +68,21 @@ def atomic_files(
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Write one file: :func:`atomic_files` for it alone. Yields the path to write it at."""
+    """Write one file: :func:`atomic_files` for it alone. Yields the path to write it at.
+
+    A device or a pipe (/dev/stdout) is written itself: renaming would put a file in its place. A link stays,
+    what it points to is replaced.
+
+    Raises:
+        OSError: the file is a folder, or cannot be written.
+    """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = Path(os.path.realpath(path))
     with atomic_files(path.parent) as at:
         yield at(path.name)
 

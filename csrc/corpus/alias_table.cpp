@@ -19,6 +19,7 @@ double checked_sum(const std::vector<double>& weights) {
     }
     sum += weights[v];
   }
+  if (!std::isfinite(sum)) throw std::invalid_argument("weights sum to infinity");
   if (!(sum > 0)) throw std::invalid_argument("weights sum to 0; expected one that is positive");
   if (weights.size() > 0x7fffffff)
     throw std::invalid_argument("weights has more than 2**31 - 1 values");

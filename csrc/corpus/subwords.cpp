@@ -21,6 +21,7 @@ uint32_t fasttext_hash(std::string_view text) {
 
 void subword_buckets(std::string_view word, const SubwordOptions& options,
                      std::vector<int32_t>& out) {
+  if (word == "</s>") return;  // the end of a line, which is no word
   std::string marked(1, '<');
   marked.append(word).push_back('>');
   const size_t size = marked.size();

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ptmkernels._mask_tensors import readable
+from ptmkernels._mask_tensors import PADDED, readable
 from ptmkernels._shapes import has_shape
 from ptmkernels.backbones.embeddings import InputEmbeddings
 from ptmkernels.backbones.layout import Padded, Row
 from ptmkernels.backbones.transformer import TransformerStack
-from ptmkernels.masks import PADDED, AttentionMask
+from ptmkernels.masks import AttentionMask
 from ptmkernels.ops.attention.validation import check_mask_sizes
 
 __all__ = ["Encoded", "Encoder"]

@@ -51,6 +51,8 @@ def embed(
     else:
         options |= {"architecture": architecture, "loss": loss}
         options |= {"negative": negative, "sample": sample}
+    if output.is_dir():
+        raise ValueError(f"--output is {output}, a folder; expected a file")
     state = output.with_name(output.name + ".state.safetensors")
     trained = _model(model, {k: v for k, v in options.items() if v is not None}, state, resume)
     fit_options = {"threads": threads}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -23,10 +24,15 @@ class Vocabulary:
     Attributes:
         words: V words.
         counts: int64 (V,).
+
+    Raises:
+        ValueError: there are more or fewer counts than words.
     """
 
     def __init__(self, words: list[str], counts: np.ndarray):
         self.words, self.counts = words, np.asarray(counts, dtype=np.int64)
+        if self.counts.shape != (len(words),):
+            raise ValueError(f"counts has shape {self.counts.shape}; expected ({len(words)},)")
 
     @staticmethod
     def count(
@@ -46,12 +52,12 @@ class Vocabulary:
             progress: called with the bytes done.
 
         Raises:
-            ValueError: not UTF-8 (file and byte are named), or no word is frequent enough.
-            TypeError: a sentence is a string, or the sentences can be read only once.
+            ValueError: not UTF-8 (file and byte are named), a pipe, or no word is frequent enough.
+            TypeError: a sentence is no list of words, or the sentences can be read only once.
         """
         counter = VocabularyCounter(max_words)
-        if isinstance(source, (str, os.PathLike)):
-            counter.add_file(os.fspath(source), threads=threads, progress=progress)
+        if (path := _path(source)) is not None:
+            counter.add_file(path, threads=threads, progress=progress)
         else:
             for line in _lines(source):
                 counter.add_line(line)
@@ -66,19 +72,37 @@ class Vocabulary:
         return len(self.words)
 
 
+def _path(source: Source) -> str | None:
+    """The path that a source is, or None.
+
+    Raises:
+        ValueError: what is there can be read only once (it is counted, then encoded).
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    mode = os.stat(source).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode):
+        raise ValueError(f"{source} can be read only once; expected a file, which is read twice")
+    return os.fspath(source)
+
+
 def _lines(sentences: Iterable[Iterable[str]]) -> Iterator[str]:
     """Each sentence as a line.
 
     Raises:
-        TypeError: a sentence is a string, whose characters would count as words, or the sentences can be
-            read only once (they are counted, then encoded).
+        TypeError: a sentence is no list of words (the characters of a string would count as words), or the
+            sentences can be read only once (they are counted, then encoded).
     """
     if iter(sentences) is sentences:
         raise TypeError("source can be read only once; expected a list of sentences or a path")
     for number, sentence in enumerate(sentences):
         if isinstance(sentence, str):
             raise TypeError(f"sentence {number} of source is a string; expected a list of words")
-        yield " ".join(sentence)
+        try:
+            line = " ".join(sentence)
+        except TypeError as error:
+            raise TypeError(f"sentence {number} of source is no list of words: {error}") from None
+        yield line
 
 
 class WordStream:
@@ -95,17 +119,15 @@ class WordStream:
         self, source: Source, vocabulary: Vocabulary, threads: int = 1, progress: Progress = None
     ):
         self._folder = tempfile.TemporaryDirectory(prefix="ptmkernels-")
-        self._path = path = Path(self._folder.name) / "ids"
+        self._path = ids = Path(self._folder.name) / "ids"
         encoder = Encoder(vocabulary.words)
-        if isinstance(source, (str, os.PathLike)):
-            self.length = encoder.encode_file(
-                os.fspath(source), str(path), threads=threads, progress=progress
-            )
+        if (path := _path(source)) is not None:
+            self.length = encoder.encode_file(path, str(ids), threads=threads, progress=progress)
         else:
-            with path.open("wb") as file:
+            with ids.open("wb") as file:
                 for line in _lines(source):
                     file.write(encoder.encode(line + "\n").tobytes())
-            self.length = path.stat().st_size // 4
+            self.length = ids.stat().st_size // 4
 
     def __len__(self) -> int:
         return self.length

@@ -7,6 +7,7 @@ import pydoc_data.topics
 import pytest
 
 from ptmkernels._corpus import BytePairEncoder, learn_bpe
+from ptmkernels.models import BPE
 
 learn = pytest.importorskip("subword_nmt.learn_bpe")
 apply = pytest.importorskip("subword_nmt.apply_bpe")
@@ -55,3 +56,15 @@ def test_min_frequency_and_small_inputs():
     assert learn_bpe([("a", 5)], 10) == []
     assert BytePairEncoder([]).split("") == []
     assert BytePairEncoder([]).split("abc") == ["a", "b", "c"]
+
+
+def test_lines_are_split_at_plain_white_space_alone(tmp_path):
+    """A no-break space and a line separator are letters, for learning and for applying."""
+    lines = ["a\u00a0b a\u00a0b c\u2028d", "c\u2028d  a\u00a0b"]
+    (tmp_path / "text").write_text("\n".join(lines))
+    bpe = BPE.learn(tmp_path / "text", merges=3)
+    bpe.save(tmp_path / "codes")
+    oracle = apply.BPE((tmp_path / "codes").open(encoding="utf-8"))
+    for line in (*lines, "b\u00a0a  x", " "):
+        assert bpe.encode(line) == oracle.segment(line)
+    assert bpe.encode("c\td\x0bc\n") == oracle.segment("c d c")

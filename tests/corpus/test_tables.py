@@ -137,7 +137,7 @@ def test_alias_draws_pass_chi_square():
 
 
 def test_alias_table_refuses_bad_weights():
-    for weights in ([], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [float("inf")]):
+    for weights in ([], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [float("inf")], [1e308] * 2):
         with pytest.raises(ValueError, match="weights"):
             _corpus.alias_table(weights)
 
@@ -162,6 +162,7 @@ def test_subword_ids_equal_fasttexts(tmp_path):
 
 
 def test_subword_edges():
+    assert not _corpus.subword_buckets(["</s>"])[1].size
     offsets, buckets = _corpus.subword_buckets(["", "ab"], 1, 2, 2_000_000)
     grams = ["<>"], ["<a", "a", "ab", "b", "b>"]
     expected = [[_corpus.fasttext_hash(g) % 2_000_000 for g in word] for word in grams]

@@ -46,4 +46,4 @@ def test_memory_does_not_grow_with_the_text(tmp_path):
 
     if peak(1) is None:  # pools are filled now
         pytest.skip("the peak cannot be told here")
-    assert peak(25) < peak(5) + 2**21  # the ids of the other two million words take 8 MiB
+    assert peak(25) < peak(5) + 2**22  # the ids of the other two million words take 8 MiB

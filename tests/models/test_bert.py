@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import ptmkernels as ptm
+from tests.models.oracles import assert_same_gradients
 from tests.tolerances import ORACLE, ORACLE_GRADIENT
 
 transformers = pytest.importorskip("transformers")
@@ -110,16 +111,7 @@ def test_outputs_loss_and_gradients_equal_transformers(tmp_path, head, activatio
     batch = make_batch(head, side)
     expected, actual = oracle(**batch), model(**batch)
     assert_same_outputs(actual, expected, padding(side))
-    scalar(expected).backward()
-    scalar(actual).backward()
-    gradients = {name: p.grad for name, p in oracle.named_parameters()}
-    for name, published in model.published_names().items():
-        torch.testing.assert_close(
-            model.get_parameter(name).grad,
-            gradients[published],
-            **ORACLE_GRADIENT,
-            msg=lambda m, n=name: f"gradient of {n}: {m}",
-        )
+    assert_same_gradients(model, scalar(actual), oracle, scalar(expected))
 
 
 @pytest.mark.parametrize(

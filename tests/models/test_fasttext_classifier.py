@@ -140,6 +140,16 @@ def test_errors(tmp_path):
         FastTextClassifier(learning_rate=float("nan"))
     with pytest.raises(RuntimeError, match="no labels yet"):
         FastTextClassifier().save_fasttext(tmp_path / "none.bin")
+    with pytest.raises(RuntimeError, match="no labels yet"):
+        FastTextClassifier().predict("a")
+    with pytest.raises(TypeError, match="seed is 'a'"):
+        FastTextClassifier(seed="a")
+    (tmp_path / "text").write_text("__label__a b\n")
+    model = FastTextClassifier(vector_size=2).fit(tmp_path / "text", epochs=1)
+    with pytest.raises(ValueError, match="count is -1"):
+        model.predict("b", -1)
+    with pytest.raises(TypeError, match="line is a list"):
+        model.predict(["b"])
     (tmp_path / "text").write_text("no label here\n")
     with pytest.raises(ValueError, match="the text has 0 labels"):
         FastTextClassifier().fit(tmp_path / "text")

@@ -11,9 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ptmkernels as ptm
 from ptmkernels import registry
-from ptmkernels.ops import attention
-from ptmkernels.ops.attention import relative
-from ptmkernels.ops.attention.call import call_attention
+from tests.models.oracles import record_masks
 from tests.tolerances import ORACLE
 
 B, L, LAYERS = 4, 24, 2
@@ -227,14 +225,7 @@ def test_torchs_attention_is_seen_where_it_is_called():
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("name", "head"), CASES)
 def test_our_kernel_runs_once_a_layer_and_torchs_never(name, head, training, monkeypatch):
-    masks = []
-
-    def counting(op, query, key, value, mask, *arguments, **options):
-        masks.append(mask)
-        return call_attention(op, query, key, value, mask, *arguments, **options)
-
-    for module in (attention, relative):
-        monkeypatch.setattr(module, "call_attention", counting)
+    masks = record_masks(monkeypatch)
     model, batch = make(name, head).train(training), make_batch(name, head)
     with torch.set_grad_enabled(training), TorchAttention() as counter:
         loss = loss_of(model(**batch), batch)

@@ -2,11 +2,14 @@
 not fit."""
 
 import dataclasses
+import os
 import signal
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from ptmkernels.cli import app
@@ -152,6 +155,8 @@ FILES = [
     (b"2 3\na 1 2 3\nb 1 x 3\n", "file: line 3: could not convert string to float: b'x'"),
     (b"2 3\na 1 2 3\nb 1 2\n", "file: line 3 has 2 numbers; expected 3"),
     (b"9999999999999 300\na 1 2\n", "tells of 9999999999999 words of 300 numbers, but 6 bytes"),
+    (b"2 3\nnew york 1 2 3\na 1 2 3\n", "file: line 2 has 4 numbers; expected 3"),
+    (b"2 3\na 1 2 3\na 4 5 6\n", "file: words holds 'a' twice"),
     (b"-5 3\na 1 2 3\n", "tells of -5 words of 3 numbers"),
     (b"", "the first line is b''"),
     (b"a 1 2\n", "the first line is b'a 1 2'"),
@@ -181,9 +186,40 @@ def test_broken_files_of_other_kinds(tmp_path):
     path.write_bytes(b"junk junk junk")
     with pytest.raises(ValueError, match=r"junk.safetensors is not a safetensors file"):
         Word2Vec.load(path)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="pipe is a folder, a device or a pipe"):
+        Word2Vec(vector_size=4).fit([["a"] * 9], epochs=1).save(pipe)
     (tmp_path / "bpe").write_bytes(b"#version: 0.2\na b\n\xff c\n")
     with pytest.raises(ValueError, match="bpe: not UTF-8 at byte 18"):
         BPE.load(tmp_path / "bpe")
+
+
+@pytest.mark.parametrize("model", [Word2Vec, FastText, GloVe])
+def test_damaged_states(model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    model(vector_size=4, min_count=1).fit([["a", "b", "a"]] * 3, epochs=1).save(path)
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    name = "word" if model is GloVe else "output"
+    for change, head, message in (
+        ({name: tensors[name][:1].clone()}, {}, rf"tensor '{name}' has shape \(1, 4\); expected"),
+        ({name: tensors[name].T.contiguous()}, {}, f"tensor '{name}' has shape"),
+        (
+            {"counts": tensors["counts"][:1].clone()},
+            {},
+            r"counts has shape \(1,\); expected \(2,\)",
+        ),
+        ({}, {"config": "{"}, "is damaged"),
+        ({}, {"config": '{"bogus": 1}'}, "bogus"),
+        ({}, {"progress": "{}"}, "done"),
+    ):
+        save_file(tensors | change, path, metadata=header | head)
+        with pytest.raises(
+            ValueError, match=rf"model.safetensors is damaged: .*{message}|{message}"
+        ):
+            model.load(path)
 
 
 @pytest.mark.parametrize("model", ["word2vec", "fasttext", "glove"])

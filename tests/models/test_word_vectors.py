@@ -1,5 +1,7 @@
 """word2vec, fastText and GloVe: what they learn, their files, and going on after a stop."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from typer.testing import CliRunner
 
 import ptmkernels as ptm
 from ptmkernels.cli import app
+from ptmkernels.data.word_stream import Vocabulary
 from ptmkernels.models import FastText, GloVe, Word2Vec
 from ptmkernels.models.shallow.vectors import WordVectors
 
@@ -133,6 +136,21 @@ def test_fasttext_files_without_subwords(tmp_path):
     np.testing.assert_array_equal(back.vector("two"), theirs.get_word_vector("two"))
 
 
+def test_fasttext_files_of_a_text_with_labels(tmp_path):
+    """fastText keeps a place for no vector of them, but they are in its list of words."""
+    fasttext = pytest.importorskip("fasttext")
+    (tmp_path / "text").write_text("__label__x one two\n" * 20)
+    theirs = fasttext.train_unsupervised(
+        str(tmp_path / "text"), minCount=1, dim=6, epoch=1, verbose=0, bucket=50
+    )
+    theirs.save_model(str(tmp_path / "theirs.bin"))
+    back = FastText.load_fasttext(tmp_path / "theirs.bin")
+    assert sorted(back.vocabulary.words) == ["</s>", "one", "two"]
+    for word in ("one", "</s>", "unseen"):
+        np.testing.assert_allclose(back.vector(word), theirs.get_word_vector(word), atol=1e-7)
+    np.testing.assert_allclose(back.wv["</s>"], back.vector("</s>"), atol=1e-7)
+
+
 @pytest.mark.parametrize("loss", ["negative-sampling", "hierarchical-softmax"])
 def test_fasttext_files_go_both_ways_with_gensim(tmp_path, loss):
     gensim = pytest.importorskip("gensim.models.fasttext")
@@ -172,6 +190,34 @@ def test_fasttext_learns_from_spelling():
     unseen, near, far = (model.vector(w) for w in ("running", "run1xyz", "cat1xyz"))
     cosine = [a @ unseen / np.linalg.norm(a) / np.linalg.norm(unseen) for a in (near, far)]
     assert cosine[0] > cosine[1]
+
+
+def test_vectors_are_those_of_the_weights_as_they_are():
+    text = [["one", "two", "three"]] * 30
+    for model in (
+        Word2Vec(vector_size=8, min_count=1, sample=0),
+        FastText(vector_size=8, min_count=1, sample=0, bucket=99),
+    ):
+        before = model.fit(text, epochs=1).wv
+        assert model.wv is before
+        after = model.fit(text, epochs=2).wv
+        assert not np.array_equal(before["one"], after["one"])
+        rows = [model.subword_ids(w) for w in after.words] if model.subwords else [[0], [1], [2]]
+        means = np.stack([model.input[ids].mean(0)[:8] for ids in rows])
+        np.testing.assert_allclose(after.vectors, means, atol=1e-7)
+        model.build_vocabulary(Vocabulary(["new", "one"], np.array([3, 2])))
+        assert model.wv.words == ["new", "one"]
+        if model.subwords:
+            assert model.subword_ids("one")[0] == 1
+
+
+def test_nearest_takes_what_fits():
+    vectors = WordVectors(["a", "b"], np.eye(2))
+    assert vectors.most_similar("a", count=0) == []
+    with pytest.raises(ValueError, match="count is -1"):
+        vectors.most_similar("a", count=-1)
+    with pytest.raises(ValueError, match=r"query has shape \(3,\); expected \(2,\)"):
+        vectors.nearest(np.ones(3))
 
 
 def test_command_line(tmp_path):
@@ -228,6 +274,19 @@ def test_errors(tmp_path):
             Word2Vec().fit([["a"]], device="cuda:1")
     result = CliRunner().invoke(app, ["embed", "text", "--model", "glove", "--device", "cuda"])
     assert "--device is 'cuda'; glove trains on cpu only" in str(result.exception)
+    with pytest.raises(ValueError, match=r"--output is \., a folder"):
+        CliRunner().invoke(app, ["embed", "text", "--output", "."], catch_exceptions=False)
+    with pytest.raises(TypeError, match="sentence 1 of source is no list of words"):
+        Word2Vec().fit([["a"], [1]])
+    model = Word2Vec(vector_size=4)
+    model.build_vocabulary(Vocabulary(["a"], np.array([5])))
+    (tmp_path / "other").write_text("b c")
+    with pytest.raises(ValueError, match="no word of the vocabulary"):
+        model.fit(tmp_path / "other")
+    os.mkfifo(tmp_path / "pipe")
+    for kind in (Word2Vec, GloVe):
+        with pytest.raises(ValueError, match="pipe can be read only once"):
+            kind().fit(tmp_path / "pipe")
     (tmp_path / "broken").write_text("2 3\na 1 2 3\nb 1 2\n")
     with pytest.raises(ValueError, match="line 3 has 2 numbers; expected 3"):
         WordVectors.load_word2vec(tmp_path / "broken")

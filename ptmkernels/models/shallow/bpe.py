@@ -7,6 +7,7 @@ and files as subword-nmt's (format 0.2).
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from ptmkernels._corpus import BytePairEncoder, VocabularyCounter, learn_bpe
@@ -16,6 +17,7 @@ from ptmkernels.registry import Card, register
 __all__ = ["BPE"]
 
 _HEADER = "#version: 0.2"
+_SPACES = re.compile("[ \t\n\v\f\r]+")  # no other: a no-break space is a letter here and in `learn`
 
 
 class BPE:
@@ -45,7 +47,7 @@ class BPE:
     def encode(self, line: str, separator: str = "@@") -> str:
         """A line with each word in pieces, all but a word's last marked with `separator`."""
         pieces = []
-        for word in line.split():
+        for word in filter(None, _SPACES.split(line)):
             *inner, last = self.split(word)
             pieces += [piece + separator for piece in inner] + [last]
         return " ".join(pieces)

@@ -10,6 +10,7 @@ import os
 
 import numpy as np
 import torch
+from torch.nn.functional import embedding_bag
 
 from ptmkernels._corpus import subword_buckets
 from ptmkernels.data.word_stream import Vocabulary
@@ -20,6 +21,8 @@ from ptmkernels.ops.word_vectors.checks import check_whole
 from ptmkernels.registry import Card, register
 
 __all__ = ["FastText"]
+
+_WORDS = 1 << 16  # whose vectors are made at once
 
 
 @dataclasses.dataclass
@@ -62,6 +65,7 @@ class FastText(Word2Vec):
 
     def _prepare_rows(self) -> int:
         words = self.vocabulary.words
+        self._index = {word: i for i, word in enumerate(words)}
         offsets, buckets = self._buckets(words)
         own = np.arange(len(words))
         # Each word's own row goes before its n-grams'.
@@ -84,8 +88,6 @@ class FastText(Word2Vec):
         """The input rows whose mean is the vector of a word, known or not, int64."""
         size = len(self._trained())
         ids = self._buckets([word])[1].astype(np.int64) + size
-        if not hasattr(self, "_index"):
-            self._index = {w: i for i, w in enumerate(self.vocabulary.words)}
         own = self._index.get(word)
         return ids if own is None else np.insert(ids, 0, own)
 
@@ -110,7 +112,17 @@ class FastText(Word2Vec):
         return self.wv.nearest(sum_of_units(*vectors), count, {*positive, *negative})
 
     def word_matrix(self) -> np.ndarray:
-        return np.stack([self.vector(word) for word in self._trained().words])
+        size = len(self._trained())
+        offsets, rows = self.subwords
+        vectors = np.empty((size, self.config.vector_size), np.float32)
+        for start in range(0, size, _WORDS):
+            ends = offsets[start : start + _WORDS + 1]
+            ids = rows[ends[0] : ends[-1]].long()
+            means = embedding_bag(
+                ids, self.input, ends - ends[0], mode="mean", include_last_offset=True
+            )
+            vectors[start : start + _WORDS] = means[:, : self.config.vector_size]
+        return vectors
 
     def save_fasttext(self, path: str | os.PathLike) -> None:
         """Write the .bin file of fastText 0.9.2 (version 12)."""
@@ -146,7 +158,9 @@ class FastText(Word2Vec):
             negative=file.negative, loss=file.loss, architecture=file.architecture,
             bucket=max(file.bucket, 1), min_n=file.min_n, max_n=file.max_n, sample=file.sample,
         )  # fmt: skip
-        model._begin(Vocabulary(file.words, file.counts))
+        # A text with words that look like labels: they have rows in no matrix.
+        words = len(file.words) - file.labels
+        model._begin(Vocabulary(file.words[:words], file.counts[:words]))
         for target, matrix in ((model.input, file.input), (model.output, file.output)):
             target[:, : file.width] = torch.from_numpy(matrix[: len(target)].copy())
         return model

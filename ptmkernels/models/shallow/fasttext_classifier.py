@@ -25,7 +25,7 @@ from ptmkernels.ops.hierarchical_softmax import (
     hierarchical_softmax_loss,
 )
 from ptmkernels.ops.negative_sampling import AliasTable, negative_sampling_loss
-from ptmkernels.ops.word_vectors.checks import check_number, check_whole
+from ptmkernels.ops.word_vectors.checks import check_number, check_type, check_whole
 from ptmkernels.registry import Card, register
 
 __all__ = ["FastTextClassifier"]
@@ -58,6 +58,7 @@ class FastTextClassifierConfig:
             check_whole(name, getattr(self, name), 1)
         check_ngrams(self.min_n, self.max_n, self.bucket)
         check_number("learning_rate", self.learning_rate, 0, above=True)
+        check_whole("seed", self.seed, -(2**63), 2**63 - 1)
 
     @property
     def hashed_rows(self) -> int:
@@ -113,7 +114,15 @@ class FastTextClassifier:
         return self
 
     def predict(self, line: str, count: int = 1) -> list[tuple[str, float]]:
-        """The likeliest labels of a line with their probabilities; none where it has no known word."""
+        """The likeliest labels of a line with their probabilities; none where it has no known word.
+
+        Raises:
+            RuntimeError: the model is not trained.
+            ValueError, TypeError: an argument does not fit; the message names it.
+        """
+        self._check_trained()
+        check_type("line", line, str)
+        check_whole("count", count, 1)
         ids = self._ids(_lines(line + "\n")[0])
         if not ids:
             return []
@@ -130,8 +139,7 @@ class FastTextClassifier:
             RuntimeError: the model is not trained.
         """
         config = self.config
-        if not self.labels:
-            raise RuntimeError("the model has no labels yet: call fit first")
+        self._check_trained()
         file = FastTextFile(
             loss=config.loss, architecture="classifier", window=5, min_count=config.min_count,
             negative=config.negative, word_ngrams=config.word_ngrams, bucket=config.hashed_rows,
@@ -170,6 +178,10 @@ class FastTextClassifier:
             torch.from_numpy(m.copy()).requires_grad_() for m in (file.input, file.output)
         )
         return model
+
+    def _check_trained(self) -> None:
+        if not self.labels:
+            raise RuntimeError("the model has no labels yet: call fit first")
 
     def _begin(self, lines: Iterable[list[str]]) -> None:
         counter = VocabularyCounter()
@@ -216,7 +228,7 @@ class FastTextClassifier:
             words.append(token)
             if own is not None:
                 ids.append(own)
-            if config.max_n and token != LINE_END:
+            if config.max_n:
                 buckets = subword_buckets([token], config.min_n, config.max_n, config.bucket)[1]
                 ids += (buckets.astype(np.int64) + size).tolist()
         if config.word_ngrams > 1:

@@ -19,10 +19,10 @@ from ptmkernels._corpus import CooccurrenceCounter
 from ptmkernels.data.word_stream import Source, Vocabulary, WordStream
 from ptmkernels.interrupts import deferred_interrupt
 from ptmkernels.models.shallow.fitting import FitProgress, check_goes_on
-from ptmkernels.models.shallow.state_file import State, read_state, write_state
+from ptmkernels.models.shallow.state_file import State, damage_named, read_state, write_state
 from ptmkernels.models.shallow.vectors import WordVectors
 from ptmkernels.ops.word_vectors import glove_step_
-from ptmkernels.ops.word_vectors.checks import check_number, check_whole
+from ptmkernels.ops.word_vectors.checks import check_number, check_type, check_whole
 from ptmkernels.registry import Card, register
 
 __all__ = ["GloVe"]
@@ -53,6 +53,7 @@ class GloVeConfig:
         check_number("x_max", self.x_max, 0, above=True)
         for name in ("power", "learning_rate"):
             check_number(name, getattr(self, name), 0)
+        check_type("symmetric", self.symmetric, bool)
 
 
 class GloVe:
@@ -144,12 +145,16 @@ class GloVe:
         """Read what :meth:`save` wrote.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: the file holds something else, or is damaged.
         """
         state = read_state(path, "GloVe")
-        model = cls(**state.config)
-        model.vocabulary, model.parameters = state.vocabulary, state.tensors
-        model.done, model.pairs = state.progress["done"], state.progress["pairs"]
+        with damage_named(path):
+            model = cls(**state.config)
+            model.vocabulary = state.vocabulary
+            model._begin()
+            for name, start in model.parameters.items():
+                model.parameters[name] = state.tensor(name, tuple(start.shape))
+            model.done, model.pairs = state.progress["done"], state.progress["pairs"]
         return model
 
     def _begin(self) -> None:

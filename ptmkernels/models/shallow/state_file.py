@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,9 +35,31 @@ class State:
     vocabulary: Vocabulary
     tensors: dict[str, Tensor]
 
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor of a name. Raises ValueError where it is not there or has another shape."""
+        found = tuple(self.tensors[name].shape) if name in self.tensors else None
+        if found != shape:
+            raise ValueError(f"tensor {name!r} has shape {found}; expected {shape}")
+        return self.tensors[name]
+
+
+@contextmanager
+def damage_named(path: str | os.PathLike) -> Iterator[None]:
+    """Whatever does not fit while a file is read becomes a ValueError that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
 
 def write_state(path: str | os.PathLike, state: State) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written, or is no plain file: safetensors would put one in its place.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"{path} is a folder, a device or a pipe; expected a file")
     words = "\n".join(state.vocabulary.words).encode()
     tensors = {
         **state.tensors,
@@ -48,7 +72,10 @@ def write_state(path: str | os.PathLike, state: State) -> None:
         "progress": json.dumps(state.progress),
     }
     with atomic_file(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except SafetensorError as error:
+            raise OSError(f"{path} could not be written: {error}") from None
 
 
 def model_of(path: str | os.PathLike) -> str:
@@ -71,7 +98,7 @@ def read_state(path: str | os.PathLike, model: str) -> State:
     """Read what a model of this name wrote.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file holds something else, or is damaged.
     """
     found = model_of(path)
     if found != model:
@@ -79,7 +106,8 @@ def read_state(path: str | os.PathLike, model: str) -> State:
     with safe_open(path, "pt") as file:
         header = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    words = tensors.pop("words").numpy().tobytes().decode().split("\n")
-    vocabulary = Vocabulary(words, tensors.pop("counts").numpy())
-    config, progress = json.loads(header["config"]), json.loads(header["progress"])
-    return State(model, config, progress, vocabulary, tensors)
+    with damage_named(path):
+        words = tensors.pop("words").numpy().tobytes().decode().split("\n")
+        vocabulary = Vocabulary(words, tensors.pop("counts").numpy())
+        config, progress = json.loads(header["config"]), json.loads(header["progress"])
+        return State(model, config, progress, vocabulary, tensors)

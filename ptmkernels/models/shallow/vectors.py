@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ptmkernels.files import atomic_file
+from ptmkernels.ops.word_vectors.checks import check_whole
 
 __all__ = ["WordVectors"]
 
@@ -36,7 +37,8 @@ class WordVectors:
             )
         self.index = {word: i for i, word in enumerate(self.words)}
         if len(self.index) != len(self.words):
-            raise ValueError("words holds a word twice")
+            twice = next(word for i, word in enumerate(self.words) if self.index[word] != i)
+            raise ValueError(f"words holds {twice!r} twice")
 
     def __len__(self) -> int:
         return len(self.words)
@@ -71,8 +73,15 @@ class WordVectors:
         self, query: np.ndarray, count: int = 10, leave_out: Collection[str] = ()
     ) -> list[tuple[str, float]]:
         """The words whose vectors have the largest cosines with `query` (D,), some left out."""
-        unit = self.vectors / np.maximum(np.linalg.norm(self.vectors, axis=1, keepdims=True), 1e-12)
-        score = unit @ (query / max(np.linalg.norm(query), 1e-12))
+        check_whole("count", count, 0)
+        if np.shape(query) != self.vectors.shape[1:]:
+            raise ValueError(
+                f"query has shape {np.shape(query)}; expected {self.vectors.shape[1:]}"
+            )
+        norms = np.sqrt(np.einsum("vd,vd->v", self.vectors, self.vectors))
+        score = (
+            self.vectors @ (query / max(np.linalg.norm(query), 1e-12)) / np.maximum(norms, 1e-12)
+        )
         order = np.argsort(-score)[: count + len(leave_out)]
         found = [(self.words[i], float(score[i])) for i in order if self.words[i] not in leave_out]
         return found[:count]
@@ -104,8 +113,8 @@ class WordVectors:
             binary: None = found out from its second line.
 
         Raises:
-            ValueError: the file is none, with the line or word where it breaks off, or a word is not UTF-8
-                (file and byte are named).
+            ValueError: the file is none, with the line or word where it breaks off, a word is not UTF-8
+                (file and byte are named), or occurs twice.
         """
         data = Path(path).read_bytes()
         header, _, body = data.partition(b"\n")
@@ -122,11 +131,14 @@ class WordVectors:
                 "bytes follow"
             )
         if binary is None:
-            binary = not _is_text(body, width)
+            binary = not _is_text(body)
         words, vectors = (_read_binary if binary else _read_text)(
             path, body, len(header) + 1, count, width
         )
-        return WordVectors(words, vectors)
+        try:
+            return WordVectors(words, vectors)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def project(self, words: Sequence[str] | None = None) -> tuple[list[str], np.ndarray]:
         """Words and their places (n, 2) on the two main axes of their normalised vectors."""
@@ -165,12 +177,16 @@ def sum_of_units(positive: Sequence[np.ndarray], negative: Sequence[np.ndarray])
     return np.sum(units[: len(positive)], axis=0) - np.sum(units[len(positive) :], axis=0)
 
 
-def _is_text(body: bytes, width: int) -> bool:
-    line = body.partition(b"\n")[0].split()
+def _is_text(body: bytes) -> bool:
+    """Whether what follows the first word in its line is ASCII and ends with a number in digits."""
+    numbers = body.partition(b"\n")[0].split()[1:]
+    if not numbers or not b"".join(numbers).isascii():
+        return False
     try:
-        return len([float(x) for x in line[1:]]) == width
+        float(numbers[-1])
     except ValueError:
         return False
+    return True
 
 
 def _word(path, data: bytes, at: int) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ptmkernels.data.word_stream import Source, Vocabulary, WordStream
 from ptmkernels.interrupts import deferred_interrupt
 from ptmkernels.models.shallow.fitting import FitProgress, check_goes_on
-from ptmkernels.models.shallow.state_file import State, read_state, write_state
+from ptmkernels.models.shallow.state_file import State, damage_named, read_state, write_state
 from ptmkernels.models.shallow.vectors import WordVectors
 from ptmkernels.ops.hierarchical_softmax import HuffmanTree
 from ptmkernels.ops.negative_sampling import AliasTable
@@ -99,11 +99,15 @@ class Word2Vec:
             0  # of the text, in tokens with the ends of sentences, once training has begun
         )
         self.subwords: tuple[Tensor, Tensor] | None = None
+        self._vectors: WordVectors | None = None  # of the weights as they are
 
     @property
     def wv(self) -> WordVectors:
-        """The trained vectors by word."""
-        return WordVectors(self._trained().words, self.word_matrix())
+        """The trained vectors by word: a copy, made when it is first asked for after training."""
+        words = self._trained().words
+        if self._vectors is None:
+            self._vectors = WordVectors(words, self.word_matrix())
+        return self._vectors
 
     def word_matrix(self) -> np.ndarray:
         """float32 (V, D): one row a word."""
@@ -141,7 +145,7 @@ class Word2Vec:
         stopped when it is given the same text and number of epochs.
 
         Args:
-            source: the text.
+            source: the text. A word of a sentence that holds white space counts as several.
             epochs: passes over it, those of interrupted training included.
             threads: of the CPU; on a GPU they only read the text.
             device: "cpu", or "cuda" ("cuda:1", ...): the matrices are there until `fit` returns.
@@ -149,8 +153,9 @@ class Word2Vec:
 
         Raises:
             ValueError: the text holds no word often enough, is not UTF-8 (file and byte are named), is not
-                the one on which training began, the device is not there, or an argument does not fit.
-            TypeError: a sentence is a string, or the sentences can be read only once.
+                the one on which training began, is a pipe, the device is not there, or an argument does
+                not fit.
+            TypeError: a sentence is no list of words, or the sentences can be read only once.
         """
         place = _usable_device(device)
         check_whole("epochs", epochs, 1)
@@ -158,6 +163,8 @@ class Word2Vec:
         if self.vocabulary is None:
             self.build_vocabulary(source, threads)
         stream = WordStream(source, self.vocabulary, threads)
+        if len(stream) == 0:
+            raise ValueError("source holds no word of the vocabulary")
         check_goes_on(self.done, self.length, len(stream), epochs, "tokens")
         self.length = len(stream)
         self.input, self.output = self.input.to(place), self.output.to(place)
@@ -174,7 +181,7 @@ class Word2Vec:
 
     def _begin(self, vocabulary: Vocabulary) -> None:
         """Starting weights: input rows uniform in +-1 / (2 D), output rows 0."""
-        self.vocabulary = vocabulary
+        self.vocabulary, self._vectors = vocabulary, None
         width = self.config.vector_size
         generator = torch.Generator().manual_seed(self.config.seed)
         rows = self._prepare_rows()
@@ -224,7 +231,7 @@ class Word2Vec:
                 position = epoch_start + place
                 with deferred_interrupt():
                     seen = step(self.input, self.output, tokens, position=position, **options)
-                    self.done = position + len(ids)
+                    self.done, self._vectors = position + len(ids), None
                 if progress:
                     rate = len(ids) / (time.perf_counter() - started)
                     progress(FitProgress(self.done, options["total"], seen.loss, rate))
@@ -249,15 +256,16 @@ class Word2Vec:
         """Read what :meth:`save` wrote.
 
         Raises:
-            ValueError: the file holds another model.
+            ValueError: the file holds another model, or is damaged.
         """
         state = read_state(path, cls.__name__)
-        model = cls(**state.config)
-        model._begin(state.vocabulary)
-        width = model.config.vector_size
-        model.input[:, :width] = state.tensors["input"]
-        model.output[:, :width] = state.tensors["output"]
-        model.done, model.length = state.progress["done"], state.progress["length"]
+        with damage_named(path):
+            model = cls(**state.config)
+            model._begin(state.vocabulary)
+            width = model.config.vector_size
+            for name, matrix in (("input", model.input), ("output", model.output)):
+                matrix[:, :width] = state.tensor(name, (len(matrix), width))
+            model.done, model.length = state.progress["done"], state.progress["length"]
         return model
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class HuffmanTree:
     """The paths from the root to V leaves over V - 1 inner nodes.
 
@@ -19,7 +19,8 @@ class HuffmanTree:
         depth: T, the number of nodes of the longest path.
 
     Raises:
-        ValueError, TypeError: offsets and path are no paths of one tree; the message names which.
+        ValueError, TypeError: offsets do not rise or path names nodes that are not there; the message
+            names which.
     """
 
     offsets: Tensor
@@ -34,6 +35,9 @@ class HuffmanTree:
             tensor = getattr(self, name)
             if not isinstance(tensor, Tensor) or tensor.dtype != dtype or tensor.dim() != 1:
                 raise TypeError(f"{name} must be a tensor of one dimension and {dtype}")
+            object.__setattr__(self, name, tensor.contiguous())  # the kernels read it so
+        if len(self.offsets) == 0:
+            raise ValueError("offsets is empty; expected V + 1 numbers")
         lengths = self.offsets[1:] - self.offsets[:-1]
         if self.path.device.type == "cpu":
             self._check(lengths)
@@ -42,8 +46,8 @@ class HuffmanTree:
     def _check(self, lengths: Tensor) -> None:
         """The kernels follow the paths without looking."""
         count, nodes = len(self.path), max(self.num_nodes, 0)
-        ends = (int(self.offsets[0]), int(self.offsets[-1])) if len(self.offsets) else (0, 0)
-        if len(self.offsets) == 0 or ends != (0, count) or bool((lengths < 0).any()):
+        ends = (int(self.offsets[0]), int(self.offsets[-1]))
+        if ends != (0, count) or bool((lengths < 0).any()):
             raise ValueError(f"offsets must rise from 0 to {count}, the length of path")
         low, high = (int(self.path.min()), int(self.path.max())) if count else (0, -1)
         if low < 0 or high >= 2 * nodes:
@@ -68,7 +72,11 @@ class HuffmanTree:
         counts = np.asarray(counts)
         if counts.ndim != 1:
             raise ValueError(f"counts has shape {counts.shape}; expected one dimension (V,)")
-        offsets, path = huffman_paths(counts.astype(np.int64).tolist(), ties=ties)
+        with np.errstate(invalid="ignore"):
+            whole = counts.astype(np.int64)
+        if (whole != counts).any():
+            raise ValueError(f"counts holds {counts[whole != counts][0]}; expected whole numbers")
+        offsets, path = huffman_paths(whole.tolist(), ties=ties)
         return HuffmanTree(torch.from_numpy(offsets), torch.from_numpy(path))
 
     def __len__(self) -> int:
@@ -104,12 +112,17 @@ class HuffmanTree:
             steps: int32 (V - 1, 3): inner node, the word of what follows its code bit 0 (and of itself),
                 and the word of what follows bit 1; nodes of one depth together.
             levels: int64 (T + 1,), on the CPU: where the steps of each depth begin, and where the last end.
+
+        Raises:
+            ValueError: the paths are none of one binary tree.
         """
         if self._descent is None:  # not a cached_property, whose lock torch.compile does not know
             object.__setattr__(self, "_descent", self._make_descent())
         return self._descent
 
     def _make_descent(self) -> tuple[Tensor, Tensor]:
+        if not torch.compiler.is_compiling():
+            self._check_ways()
         device, nodes, count = self.path.device, max(self.num_nodes, 0), self.path.shape[0]
         starts, lengths = self.offsets[:-1], self.offsets[1:] - self.offsets[:-1]
         words = torch.arange(len(self), device=device)
@@ -131,6 +144,22 @@ class HuffmanTree:
         steps = torch.stack([order, zero[order], one[order]], 1).to(torch.int32)
         depths = torch.arange(self.depth + 1, device=device)
         return steps, torch.searchsorted(depth, depths).cpu()
+
+    def _check_ways(self) -> None:
+        """Each node and code bit lead to one thing: V words and all nodes but the root, 2 (V - 1) in all."""
+        way, words = self.path.long(), torch.arange(len(self), device=self.path.device)
+        starts, ends = self.offsets[:-1], self.offsets[1:]
+        fits = bool((ends > starts).all()) or len(self) == 1
+        if fits and len(way):
+            leads_to = (way >> 1).roll(-1).index_copy(0, ends - 1, words + self.num_nodes)
+            first = torch.full((2 * self.num_nodes,), 2 * len(self), device=way.device)
+            first = first.scatter_reduce(0, way, leads_to, "amin")
+            last = torch.full_like(first, -1).scatter_reduce(0, way, leads_to, "amax")
+            fits = bool((first == last).all()) and bool((way[starts] >> 1 == way[0] >> 1).all())
+        if not fits:
+            raise ValueError(
+                f"offsets and path are no paths of one binary tree of {len(self)} words"
+            )
 
 
 def entries(offsets: Tensor, path: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -17,8 +15,10 @@ from ptmkernels.ops.word_vectors.checks import (
     check_matrix,
     check_reduction,
     check_type,
+    check_whole,
     kernel_refusals,
     reduce,
+    values_are_read,
 )
 
 __all__ = ["AliasTable", "negative_sampling_loss"]
@@ -114,7 +114,7 @@ def negative_sampling_loss(
         sampler.table if negatives is None else None,
         seed if negatives is None else None,
         num_negatives,
-        None if bias is None else bias.float(),
+        None if bias is None else bias.float().contiguous(),
         log_noise,
         skip_target,
         sparse,
@@ -151,10 +151,10 @@ def _check(hidden, target, weight, negatives, sampler, num_negatives, seed, bias
             )
         check_device("sampler", sampler.table, device)
     if negatives is None:
-        if not isinstance(num_negatives, int) or num_negatives < 0:
-            raise ValueError(f"num_negatives is {num_negatives}; expected a whole number >= 0")
+        check_whole("num_negatives", num_negatives, 0)
     else:
-        shape = (batch, negatives.shape[-1]) if negatives.dim() != 1 else tuple(negatives.shape)
+        count = tuple(negatives.shape[-1:])
+        shape = count if negatives.dim() == 1 else (batch, *count)
         check_ids("negatives", negatives, shape, size, device)
     if seed is not None and (seed.dtype != torch.int64 or seed.numel() != 1):
         raise TypeError("seed must be an int64 tensor of one element")
@@ -165,5 +165,5 @@ def _check(hidden, target, weight, negatives, sampler, num_negatives, seed, bias
     for name, value in (("seed", seed), ("bias", bias)):
         if value is not None:
             check_device(name, value, device)
-    if nce and bool(math.isclose(float(sampler.probabilities.min()), 0.0)):
+    if nce and values_are_read(device) and not bool((sampler.probabilities > 0).all()):
         raise ValueError("nce needs a sampler that gives every word a probability above 0")

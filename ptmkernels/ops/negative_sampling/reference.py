@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 
 def negative_sampling_loss(
@@ -23,7 +23,7 @@ def negative_sampling_loss(
         logits = logits + bias[ids]
     if log_noise is not None:
         logits = logits - log_noise[ids]
-    terms = softplus(logits[:, 1:])
+    terms = -logsigmoid(-logits[:, 1:])
     if skip_target:
         terms = terms * (ids[:, 1:] != ids[:, :1])
-    return softplus(-logits[:, 0]) + terms.sum(-1)
+    return terms.sum(-1) - logsigmoid(logits[:, 0])

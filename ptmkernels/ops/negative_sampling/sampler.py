@@ -9,21 +9,39 @@ import torch
 from torch import Tensor
 
 from ptmkernels.ops.philox import philox4x32
+from ptmkernels.ops.word_vectors.checks import check_device, check_ids
 
 _WORD = 0xFFFFFFFF
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class AliasTable:
     """A distribution over V ids as Walker's alias table: one draw costs two look-ups.
 
     Attributes:
         table: int64 (V,), threshold << 32 | alias (see ``ptmkernels._corpus.alias_table``).
         probabilities: float32 (V,), the distribution.
+
+    Raises:
+        ValueError, TypeError: they are no table and its distribution; the message names which.
     """
 
     table: Tensor
     probabilities: Tensor
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("table", torch.int64), ("probabilities", torch.float32)):
+            tensor = getattr(self, name)
+            if not isinstance(tensor, Tensor) or tensor.dtype != dtype or tensor.dim() != 1:
+                raise TypeError(f"{name} must be a tensor of one dimension and {dtype}")
+            object.__setattr__(self, name, tensor.contiguous())  # the kernels read it so
+        if self.table.shape != self.probabilities.shape:
+            raise ValueError(
+                f"probabilities has {len(self.probabilities)} values; expected {len(self)} as table"
+            )
+        check_device("probabilities", self.probabilities, self.table.device)
+        aliases = self.table.view(torch.int32)[::2]  # the low halves
+        check_ids("table", aliases, tuple(aliases.shape), len(self), self.table.device)
 
     @staticmethod
     def from_weights(weights: Tensor | np.ndarray) -> AliasTable:
@@ -34,7 +52,7 @@ class AliasTable:
         """
         from ptmkernels._corpus import alias_table
 
-        values = np.asarray(weights, dtype=np.float64)
+        values = _as_float64(weights)
         if values.ndim != 1:
             raise ValueError(f"weights has shape {values.shape}; expected one dimension (V,)")
         table = torch.from_numpy(alias_table(values))
@@ -43,7 +61,7 @@ class AliasTable:
     @staticmethod
     def from_counts(counts: Tensor | np.ndarray, power: float = 0.75) -> AliasTable:
         """Noise in proportion to count ** power: 0.75 in word2vec, 0.5 in fastText."""
-        return AliasTable.from_weights(np.asarray(counts, dtype=np.float64) ** power)
+        return AliasTable.from_weights(_as_float64(counts) ** power)
 
     def __len__(self) -> int:
         return self.table.shape[0]
@@ -72,5 +90,11 @@ class AliasTable:
         calls = torch.arange((count + 1) // 2, device=seed.device)[None, :]
         zero = torch.zeros_like(calls)
         words = philox4x32((rows & _WORD, rows >> 32, calls, zero), seed)
-        pairs = words.view(batch, -1, 2)[:, :count]
+        pairs = words.view(batch, 2 * calls.shape[1], 2)[:, :count]
         return self.resolve(pairs[..., 0], pairs[..., 1])
+
+
+def _as_float64(values: Tensor | np.ndarray) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().double().cpu().numpy()
+    return np.asarray(values, dtype=np.float64)

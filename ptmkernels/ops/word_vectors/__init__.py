@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,14 +13,20 @@ from ptmkernels.ops.negative_sampling.sampler import AliasTable
 from ptmkernels.ops.word_vectors import reference, triton_ops
 from ptmkernels.ops.word_vectors.checks import (
     KERNEL_DTYPES,
+    MAX_NEGATIVES,
+    MAX_WINDOW,
     check_device,
     check_ids,
     check_matrix,
     check_number,
+    check_tensor,
     check_type,
     check_whole,
     kernel_refusals,
 )
+from ptmkernels.ops.word_vectors.exact import ExactState, word2vec_exact_step_
+from ptmkernels.ops.word_vectors.glove import glove_step_
+from ptmkernels.ops.word_vectors.step_statistics import StepStatistics
 
 __all__ = [
     "ExactState",
@@ -35,7 +38,7 @@ __all__ = [
     "word2vec_exact_step_",
 ]
 
-MAX_WINDOW = 1000
+MAX_POSITION = 1 << 62  # with a stream of any length after it still an int64
 KERNELS = {
     "cpu": "word_vectors_step_",
     "cuda": "word_vectors_step_",
@@ -52,27 +55,6 @@ for _name, _size in _STEPS.items():
         f"ptmkernels::{_name}",
         lambda first, *rest, _size=_size: first.new_empty((_size,), dtype=torch.float64),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class StepStatistics:
-    """What a training step saw.
-
-    Attributes:
-        loss: mean loss of a (centre, context) pair (CBOW: of a window) before its update, over a sample
-            of one window in 64; NaN where the sample is empty.
-        pairs: (centre, context) pairs trained.
-        words: tokens that sub-sampling kept.
-    """
-
-    loss: float
-    pairs: int
-    words: int
-
-    @staticmethod
-    def of(values) -> StepStatistics:
-        loss, loss_pairs, pairs, words = torch.as_tensor(values, dtype=torch.float64).tolist()
-        return StepStatistics(loss / loss_pairs if loss_pairs else math.nan, int(pairs), int(words))
 
 
 def keep_thresholds(probability: Tensor | np.ndarray) -> Tensor:
@@ -168,6 +150,8 @@ def _step_(
     _check_seed(seed, input_weight.device)
     op = "cbow_step_" if cbow else "skipgram_step_"
     chosen = select(op, kernel_refusals(op, input_weight, output_weight), backend)
+    # Whoever kept a weight for a backward pass is told that it has changed.
+    torch.autograd.graph.increment_version((input_weight, output_weight))
     if chosen == "reference":
         values = reference.train_step_(
             input_weight,
@@ -187,12 +171,12 @@ def _step_(
             subwords=subwords,
         )
         return StepStatistics.of(values)
-    offsets, rows = subwords or (None, None)
+    offsets, rows = (t.contiguous() for t in subwords) if subwords else (None, None)
     values = getattr(torch.ops.ptmkernels, KERNELS[chosen])(
         input_weight,
         output_weight,
         tokens.contiguous(),
-        keep,
+        None if keep is None else keep.contiguous(),
         sampler.table if sampler else None,
         tree.offsets if tree else None,
         tree.path if tree else None,
@@ -214,8 +198,10 @@ def _step_(
 
 def _check_tables(input_weight, output_weight, sampler, tree, keep, subwords) -> int:
     """Checks everything whose size depends on the vocabulary; returns V."""
-    check_matrix("input_weight", input_weight, (*KERNEL_DTYPES, torch.float64))
-    check_matrix("output_weight", output_weight, (*KERNEL_DTYPES, torch.float64))
+    for name, matrix in (("input_weight", input_weight), ("output_weight", output_weight)):
+        check_matrix(name, matrix, (*KERNEL_DTYPES, torch.float64))
+        if any(n > 1 and s == 0 for n, s in zip(matrix.shape, matrix.stride(), strict=True)):
+            raise ValueError(f"{name} is an expanded view; expected memory for each of its numbers")
     device = input_weight.device
     if output_weight.dtype != input_weight.dtype or output_weight.shape[1] != input_weight.shape[1]:
         raise ValueError(
@@ -239,26 +225,31 @@ def _check_tables(input_weight, output_weight, sampler, tree, keep, subwords) ->
         check_device("sampler", sampler.table, device)
     else:
         check_device("tree", tree.offsets, device)
-    if keep is not None and (keep.dtype != torch.int32 or keep.shape != (size,)):
-        raise ValueError(
-            f"keep is {keep.dtype} {tuple(keep.shape)}; expected torch.int32 ({size},)"
-        )
     if keep is not None:
+        check_tensor("keep", keep, torch.int32, (size,))
         check_device("keep", keep, device)
     if subwords is None:
         if input_weight.shape[0] != size:
             raise ValueError(f"input_weight has {input_weight.shape[0]} rows; expected {size}")
         return size
+    _check_subwords(subwords, size, input_weight.shape[0], device)
+    return size
+
+
+def _check_subwords(subwords, size: int, rows: int, device: torch.device) -> None:
+    if not isinstance(subwords, tuple) or len(subwords) != 2:
+        raise TypeError(f"subwords is a {type(subwords).__name__}; expected (offsets, rows)")
     offsets, ids = subwords
-    if offsets.dtype != torch.int64 or offsets.shape != (size + 1,) or int(offsets[-1]) != len(ids):
-        raise ValueError(f"subwords has offsets that do not fit {size} words and {len(ids)} rows")
+    check_type("subwords[1]", ids, Tensor)
+    check_tensor("subwords[0]", offsets, torch.int64, (size + 1,))
     check_device("subwords", offsets, device)
+    if (int(offsets[0]), int(offsets[-1])) != (0, len(ids)):
+        raise ValueError(f"subwords has offsets that do not fit {size} words and {len(ids)} rows")
     if bool((offsets[1:] <= offsets[:-1]).any()):
         raise ValueError("subwords has a word without a row; expected at least its own")
     if ids.dtype != torch.int32:
         raise TypeError(f"subwords has rows of {ids.dtype}; expected torch.int32")
-    check_ids("subwords", ids, tuple(ids.shape), input_weight.shape[0], device)
-    return size
+    check_ids("subwords", ids, (len(ids),), rows, device)
 
 
 def _check_tokens(tokens: Tensor, size: int, device: torch.device) -> None:
@@ -273,151 +264,13 @@ def _check_numbers(window, learning_rate, floor, position, total, num_negatives,
     check_number("learning_rate", learning_rate, 0.0)
     check_number("min_learning_rate", floor, 0.0)
     check_whole("window", window, 1, MAX_WINDOW)
-    check_whole("num_negatives", num_negatives, 0)
+    check_whole("num_negatives", num_negatives, 0, MAX_NEGATIVES)
     check_whole("threads", threads, 1)
-    check_whole("position", position, 0)
-    check_whole("total", total, 1)
+    check_whole("position", position, 0, MAX_POSITION)
+    check_whole("total", total, 1, MAX_POSITION)
 
 
 def _check_seed(seed: Tensor, device: torch.device) -> None:
     if not isinstance(seed, Tensor) or seed.dtype != torch.int64 or seed.numel() != 1:
         raise TypeError("seed must be an int64 tensor of one element")
     check_device("seed", seed, device)
-
-
-@dataclasses.dataclass
-class ExactState:
-    """What word2vec.c keeps between sentences: its generator and its counts of words.
-
-    Attributes:
-        values: int64 (4,): generator, words since the learning rate changed, words before, and those at
-            its last change.
-    """
-
-    values: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(4, dtype=torch.int64))
-
-    def end_epoch(self) -> None:
-        self.values[2] += self.values[1]
-        self.values[1] = 0
-
-
-def word2vec_exact_step_(
-    input_weight: Tensor,
-    output_weight: Tensor,
-    tokens: Tensor,
-    *,
-    counts: Tensor,
-    state: ExactState,
-    cbow: bool,
-    window: int,
-    learning_rate: float,
-    epochs: int,
-    num_negatives: int = 5,
-    sample: float = 1e-3,
-    noise_ends: Tensor | None = None,
-    tree: HuffmanTree | None = None,
-) -> StepStatistics:
-    """word2vec.c on one thread, operation by operation: to compare with, not to be fast.
-
-    Args:
-        input_weight, output_weight: (V, D) and (V, D) or (V - 1, D), float32 with columns together.
-        tokens: int32 (n,); id 0 is the end of a sentence. What follows the last 0 is counted, not trained.
-        counts: int64 (V,), of the training text, ends of sentences included.
-        state: carried from call to call.
-        cbow, window, learning_rate, epochs, num_negatives, sample: as the tool's options.
-        noise_ends: from ``reference.noise_ends(counts)``; or
-        tree: over V words.
-    """
-    check_matrix("input_weight", input_weight, (torch.float32,))
-    check_matrix("output_weight", output_weight, (torch.float32,))
-    size = len(counts)
-    if (noise_ends is None) == (tree is None):
-        raise ValueError("exactly one of noise_ends and tree is needed")
-    if size < 2:
-        raise ValueError(f"counts has {size} words; expected at least 2 (word 0 ends a sentence)")
-    rows = size if tree is None else tree.num_nodes
-    if input_weight.shape[0] != size or output_weight.shape[0] != rows:
-        raise ValueError(
-            f"input_weight and output_weight have {input_weight.shape[0]} and "
-            f"{output_weight.shape[0]} rows; expected {size} and {rows}"
-        )
-    check_number("learning_rate", learning_rate, 0.0)
-    check_ids("tokens", tokens, (len(tokens),), size, input_weight.device)
-    values = torch.ops.ptmkernels.word2vec_exact_step_(
-        input_weight,
-        output_weight,
-        tokens.to(torch.int32).contiguous(),
-        counts.to(torch.int64).contiguous(),
-        state.values,
-        noise_ends,
-        tree.offsets if tree else None,
-        tree.path if tree else None,
-        cbow,
-        window,
-        num_negatives,
-        sample,
-        learning_rate,
-        int(counts.sum()),
-        epochs,
-    )
-    return StepStatistics.of(values)
-
-
-def glove_step_(
-    parameters: dict[str, Tensor],
-    rows: Tensor,
-    columns: Tensor,
-    values: Tensor,
-    *,
-    learning_rate: float = 0.05,
-    x_max: float = 100.0,
-    power: float = 0.75,
-    threads: int = 1,
-) -> float:
-    """One AdaGrad step of GloVe for each pair, in order, in place; returns the summed loss f d^2 / 2.
-
-    Pennington et al. 2014, equation 8, with the published details: vector gradients are clipped to
-    +-100, sums of squares start at 1, and the steps of the biases are not multiplied by the learning rate.
-
-    Args:
-        parameters: word, context (V, D), word_bias, context_bias (V,), and word_sums, context_sums,
-            word_bias_sums, context_bias_sums of the same shapes; all float32 or all float64, contiguous.
-        rows, columns: int32 (n,), ids below V.
-        values: float64 (n,), counts above 0.
-        learning_rate, x_max, power: eta, and those of the weighting (X / x_max) ** power.
-        threads: with more than one the result depends on their timing.
-
-    Raises:
-        ValueError, TypeError: an argument does not fit; the message names it.
-    """
-    names = ("word", "context", "word_bias", "context_bias")
-    ordered = [parameters[n] for n in (*names, *(f"{n}_sums" for n in names))]
-    shape = ordered[0].shape
-    for name, tensor in zip((*names, *(f"{n}_sums" for n in names)), ordered, strict=True):
-        expected = shape[:1] if "bias" in name else shape
-        if tensor.dtype != ordered[0].dtype or tensor.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"{name} has dtype {tensor.dtype}; expected one of float32 and float64 for all"
-            )
-        if tensor.shape != expected or not tensor.is_contiguous():
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}; expected {tuple(expected)}, contiguous"
-            )
-    check_number("learning_rate", learning_rate, 0.0)
-    check_number("x_max", x_max, 0.0, above=True)
-    count = (len(values),)
-    check_ids("rows", rows, count, shape[0], ordered[0].device)
-    check_ids("columns", columns, count, shape[0], ordered[0].device)
-    if values.dtype != torch.float64 or (len(values) and not float(values.min()) > 0):
-        raise ValueError("values must be float64 numbers above 0")
-    loss = torch.ops.ptmkernels.glove_step_(
-        *ordered,
-        rows.to(torch.int32).contiguous(),
-        columns.to(torch.int32).contiguous(),
-        values.contiguous(),
-        learning_rate,
-        x_max,
-        power,
-        max(threads, 1),
-    )
-    return float(loss)

@@ -8,18 +8,22 @@ import numbers
 import torch
 from torch import Tensor
 
-from ptmkernels.ops.refusals import refusals
+from ptmkernels.ops.refusals import refusals, transforms_active
 
 # What every op of word vectors has, best first. The ops have no large products, so that CUDA's own kernels,
 # which are there when the process starts, go before those that Triton compiles at the first call.
 BACKENDS = ("cpu", "cuda", "triton", "reference")
 KERNEL_DTYPES = (torch.float32, torch.bfloat16)
+MAX_WINDOW = 1000
+MAX_NEGATIVES = 1 << 16
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_matrix(name: str, value: object, dtypes: tuple[torch.dtype, ...] = FLOATING) -> None:
-    """A two-dimensional floating tensor of at least one column."""
+    """A two-dimensional dense floating tensor of at least one column."""
     check_type(name, value, Tensor)
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} has layout {value.layout}; expected torch.strided")
     if value.dim() != 2 or value.shape[1] == 0:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; expected two dimensions (rows, D)"
@@ -36,11 +40,23 @@ def check_ids(name: str, value: object, shape: tuple[int, ...], size: int, devic
     if tuple(value.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
     check_device(name, value, device)
-    if torch.compiler.is_compiling() or value.device.type != "cpu" or not value.numel():
+    if not values_are_read(value.device) or not value.numel():
         return
     low, high = int(value.min()), int(value.max())
     if low < 0 or high >= size:
         raise ValueError(f"{name} holds {low}..{high}; expected 0..{size - 1}")
+
+
+def values_are_read(device: torch.device) -> bool:
+    """Whether checks may look at values: not on a GPU, nor where they stand for others (compile, vmap)."""
+    return device.type == "cpu" and not torch.compiler.is_compiling() and not transforms_active()
+
+
+def check_tensor(name: str, value: object, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """A tensor of a dtype and a shape."""
+    check_type(name, value, Tensor)
+    if value.dtype != dtype or tuple(value.shape) != shape:
+        raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}; expected {dtype} {shape}")
 
 
 def check_type(name: str, value: object, kind: type) -> None:

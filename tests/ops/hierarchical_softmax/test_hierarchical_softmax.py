@@ -97,3 +97,16 @@ def test_tensors_that_are_no_tree():
         HuffmanTree(torch.tensor([0, 1, 2]), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"counts has shape \(1, 2\)"):
         HuffmanTree.from_counts(torch.tensor([[2, 1]]))
+    with pytest.raises(ValueError, match=r"counts holds 2\.5; expected whole numbers"):
+        HuffmanTree.from_counts([4.0, 2.5])
+    with pytest.raises(ValueError, match="offsets is empty"):
+        HuffmanTree(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int32))
+
+
+def test_a_tree_with_gaps_between_its_values():
+    hidden, target, weight, tree = case()
+    spread = HuffmanTree(*(torch.stack([t, t + 1], 1)[:, 0] for t in (tree.offsets, tree.path)))
+    torch.testing.assert_close(
+        hierarchical_softmax_loss(hidden, target, weight, spread),
+        hierarchical_softmax_loss(hidden, target, weight, tree),
+    )

@@ -177,3 +177,19 @@ def test_errors():
     with pytest.raises(RuntimeError, match="float64 and float16 are served by reference only"):
         hierarchical_softmax_log_prob(hidden.double(), weight.double(), tree, backend="cpu")
     assert hierarchical_softmax_log_prob(hidden[:0], weight, tree).shape == (0, 29)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "path"),
+    [
+        ([0, 1, 2, 3], [0, 0, 0]),  # three words at one place, and a node that none passes
+        ([0, 0, 0, 0], []),
+        ([0, 1, 3, 5], [2, 2, 0, 2, 1]),  # a word at an inner node
+        ([0, 2, 4, 5], [2, 0, 3, 1, 2]),
+        ([0, 2, 4, 6], [2, 0, 2, 1, 0, 2]),  # two roots
+    ],
+)
+def test_paths_of_no_tree(offsets, path):
+    tree = HuffmanTree(torch.tensor(offsets), torch.tensor(path, dtype=torch.int32))
+    with pytest.raises(ValueError, match="no paths of one binary tree of 3 words"):
+        hierarchical_softmax_log_prob(torch.ones(2, 4), torch.ones(2, 4), tree)

@@ -160,6 +160,11 @@ def test_empty_batch_and_errors():
     hidden, target, weight, noise = case()
     assert negative_sampling_loss(hidden[:0], target[:0], weight, noise[:0], reduction="sum") == 0
     sampler = AliasTable.from_weights(torch.ones(17))
+    for backend in ("cpu", "reference"):
+        empty = negative_sampling_loss(
+            hidden[:0], target[:0], weight, sampler=sampler, reduction="none", backend=backend
+        )
+        assert empty.shape == (0,)
 
     def refuse(match, *args, error=ValueError, **options):
         with pytest.raises(error, match=match):
@@ -182,6 +187,16 @@ def test_empty_batch_and_errors():
     refuse("expected 41 as hidden", hidden, target, weight[:, :7], noise)
     refuse("target has shape", hidden, target[:3], weight, noise)
     refuse("target has dtype", hidden, target.float(), weight, noise, error=TypeError)
+    refuse(r"negatives has shape \(\)", hidden, target, weight, noise[0, 0])
+    refuse("layout", hidden, target, weight.to_sparse(), noise, error=TypeError)
+    for count, error in ((True, TypeError), (2.0, TypeError), (-1, ValueError)):
+        refuse(
+            "num_negatives",
+            *(hidden, target, weight),
+            sampler=sampler,
+            num_negatives=count,
+            error=error,
+        )
     refuse("nce needs a sampler", hidden, target, weight, noise, nce=True)
     bias = torch.zeros(17, device="meta")
     refuse("bias is on meta; expected cpu", hidden, target, weight, noise, bias=bias)
@@ -203,4 +218,61 @@ def test_empty_batch_and_errors():
         noise,
         backend="cpu",
         error=RuntimeError,
+    )
+
+
+def every_other(tensor):
+    """The same values, not one after the other in memory."""
+    return torch.stack([tensor, tensor + 1], 1)[:, 0]
+
+
+def test_tables_with_gaps_between_their_values():
+    hidden, target, weight, _ = case()
+    sampler = AliasTable.from_weights(torch.arange(1.0, 18))
+    spread = AliasTable(every_other(sampler.table), every_other(sampler.probabilities))
+    bias, options = torch.linspace(-1, 1, 17), {"seed": torch.tensor([3]), "nce": True}
+    torch.testing.assert_close(
+        negative_sampling_loss(
+            hidden, target, weight, sampler=spread, bias=every_other(bias), **options
+        ),
+        negative_sampling_loss(hidden, target, weight, sampler=sampler, bias=bias, **options),
+    )
+
+
+def test_nce_compiles_whole():
+    hidden, target, weight, _ = case()
+    options = {"sampler": AliasTable.from_weights(torch.arange(1.0, 18)), "nce": True}
+    options["seed"] = torch.tensor([3])
+    compiled = torch.compile(negative_sampling_loss, fullgraph=True, backend="aot_eager")
+    loss = compiled(hidden, target, weight, **options)
+    torch.testing.assert_close(loss, negative_sampling_loss(hidden, target, weight, **options))
+
+
+def test_ids_of_a_vmapped_batch():
+    hidden, target, weight, noise = case()
+    hiddens, targets = torch.stack([hidden, -hidden]), torch.stack([target, target.flip(0)])
+    losses = torch.func.vmap(lambda h, t: negative_sampling_loss(h, t, weight, noise))(
+        hiddens, targets
+    )
+    for loss, h, t in zip(losses, hiddens, targets, strict=True):
+        torch.testing.assert_close(loss, negative_sampling_loss(h, t, weight, noise))
+
+
+def test_float64_is_exact_where_terms_are_small():
+    one = torch.ones(1, 1, dtype=torch.float64)
+    loss = negative_sampling_loss(30 * one, torch.tensor([0]), one, torch.empty(1, 0).long())
+    assert float(loss) == pytest.approx(math.log1p(math.exp(-30)), rel=1e-12)
+
+
+def test_tables_that_are_none():
+    table, share = torch.zeros(3, dtype=torch.int64), torch.full((3,), 1 / 3)
+    for tables, match, error in (
+        ((table + 3, share), r"table holds 3..3; expected 0..2", ValueError),
+        ((table.double(), share), "table must be a tensor", TypeError),
+        ((table, share[:2]), "probabilities has 2 values; expected 3", ValueError),
+    ):
+        with pytest.raises(error, match=match):
+            AliasTable(*tables)
+    assert (
+        len(AliasTable.from_weights(torch.ones(3, dtype=torch.bfloat16, requires_grad=True))) == 3
     )

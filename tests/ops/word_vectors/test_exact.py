@@ -119,3 +119,40 @@ def test_glove_refuses_bad_input():
         glove_step_(parameters, rows, rows, good, learning_rate=float("nan"))
     with pytest.raises(ValueError, match="word_bias has shape"):
         glove_step_(parameters | {"word_bias": torch.zeros(3)}, rows, rows, good)
+    sums = parameters["context_sums"].to("meta")
+    with pytest.raises(ValueError, match="context_sums is on meta; expected cpu"):
+        glove_step_(parameters | {"context_sums": sums}, rows, rows, good)
+    with pytest.raises(ValueError, match="parameters has no word_bias, context"):
+        glove_step_({n: parameters[n] for n in ("word", "context")}, rows, rows, good)
+    for name, value in (("power", float("nan")), ("x_max", 0), ("threads", 0)):
+        with pytest.raises(ValueError, match=f"{name} is {value}"):
+            glove_step_(parameters, rows, rows, good, **{name: value})
+
+
+def test_exact_mode_refuses_bad_input():
+    counts = torch.arange(6, 0, -1)
+    good = {
+        "input_weight": torch.zeros(6, 4), "output_weight": torch.zeros(6, 4),
+        "tokens": torch.tensor([1, 2, 3, 0], dtype=torch.int32), "counts": counts,
+        "noise_ends": torch.from_numpy(reference.noise_ends(counts.numpy())),
+        "state": ExactState(), "cbow": False, "window": 2, "learning_rate": 0.05, "epochs": 1,
+    }  # fmt: skip
+    word2vec_exact_step_(**good)
+    for name, value, match in (
+        ("window", 0, "window is 0"),
+        ("window", -3, "window is -3"),
+        ("epochs", 0, "epochs is 0"),
+        ("num_negatives", -1, "num_negatives is -1"),
+        ("sample", float("nan"), "sample is nan"),
+        ("counts", counts * 0, "counts must be"),
+        ("counts", counts.float(), "counts is torch.float32"),
+        ("noise_ends", good["noise_ends"][:3], "noise_ends is"),
+        ("output_weight", torch.zeros(6, 3), r"output_weight has shape \(6, 3\)"),
+        ("output_weight", torch.zeros(4, 6).T, "output_weight has shape .* columns together"),
+        ("tokens", good["tokens"] + 6, "tokens holds"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            word2vec_exact_step_(**(good | {name: value}))
+    few = {"tree": HuffmanTree.from_counts([2, 1]), "output_weight": torch.zeros(1, 4)}
+    with pytest.raises(ValueError, match="tree is over 2 words; expected 6"):
+        word2vec_exact_step_(**(good | few | {"noise_ends": None}))

@@ -183,19 +183,19 @@ def test_pieces_of_the_stream_give_what_the_whole_gives():
 @pytest.mark.parametrize("step", [skipgram_step_, cbow_step_])
 @pytest.mark.parametrize("loss", ["negatives", "tree"])
 def test_threads_lose_nothing_of_the_rows_changed_most(step, loss):
-    """Steps so small that their order does not matter; without copies of the rows 0.5 to 4 % is lost."""
+    """Steps so small that their order does not matter: what is missing was lost (1 % without the copies)."""
     counts, tokens, (rows, output) = case(vocabulary=60, width=112, tokens=100_000)
-    options = {"window": 5, "learning_rate": 1e-5, "seed": torch.tensor([7])}
+    options = {"window": 5, "learning_rate": 1e-7, "seed": torch.tensor([7])}
     if loss == "tree":
         output, options["tree"] = output[1:], HuffmanTree.from_counts(counts)
     else:
         options["sampler"] = AliasTable.from_counts(counts)
     changes = []
     for threads in (1, 2):
-        trained = output.clone()
+        trained = torch.zeros_like(output)
         step(rows.clone(), trained, tokens, threads=threads, **options)
-        changes.append(trained - output)
-    assert (changes[1] - changes[0]).norm() < 0.003 * changes[0].norm()
+        changes.append(trained)
+    assert (changes[1] - changes[0]).norm() < 1e-3 * changes[0].norm()
 
 
 @pytest.mark.parametrize("threads", [2, 5])
@@ -260,8 +260,49 @@ def test_errors_name_the_argument():
     )
     refuse("empty", a[:0], b[:0], tokens, sampler=AliasTable(torch.empty(0).long(), torch.empty(0)))
     refuse("dtype torch.float16", a.half(), b.half(), tokens, error=TypeError)
+    refuse("num_negatives is 65537; expected 0 to 65536", num_negatives=2**16 + 1)
+    refuse("position is", position=2**63)
+    refuse("keep is a list", keep=[1] * 23, error=TypeError)
+    refuse("input_weight is an expanded view", a[:1].expand(23, -1), b, tokens)
+    offsets, rows = torch.arange(24), torch.arange(23, dtype=torch.int32)
+    refuse("subwords has offsets that do not fit", subwords=(offsets - 1, rows[:22]))
+    refuse("subwords is a int", subwords=1, error=TypeError)
+    refuse(r"subwords\[0\] is a int", subwords=(1, rows), error=TypeError)
     with pytest.raises(ValueError, match="probability"):
         keep_thresholds([float("nan")])
+
+
+def test_tables_with_gaps_between_their_values():
+    counts, tokens, matrices = case()
+    counts = torch.sort(counts, descending=True)[0]
+    tables = [
+        keep_thresholds(torch.linspace(0.2, 1, 23)),
+        torch.arange(24),
+        torch.arange(23, dtype=torch.int32).flip(0),
+    ]
+    results = []
+    for spread in (False, True):
+        a, b = (m.clone() for m in matrices)
+        keep, *subwords = [torch.stack([t, t], 1)[:, 0] if spread else t for t in tables]
+        skipgram_step_(
+            a, b, tokens, window=3, learning_rate=0.05, sampler=AliasTable.from_counts(counts),
+            keep=keep, subwords=tuple(subwords), seed=torch.tensor([5]),
+        )  # fmt: skip
+        results.append((a, b))
+    for contiguous, with_gaps in zip(*results, strict=True):
+        assert torch.equal(contiguous, with_gaps)
+
+
+def test_autograd_notices_the_change():
+    counts, tokens, (a, b) = case()
+    hidden = torch.ones(2, a.shape[1], requires_grad=True)
+    product = (hidden * a[:2]).sum()
+    skipgram_step_(
+        a, b, tokens, window=3, learning_rate=0.05, sampler=AliasTable.from_counts(counts),
+        seed=torch.tensor([5]),
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
 
 
 def test_no_tokens():
