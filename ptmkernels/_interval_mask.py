@@ -11,6 +11,7 @@ from torch import Tensor
 from ptmkernels._mask_tensors import (
     LOWEST,
     PADDED,
+    check_places,
     check_same_batch,
     check_same_size,
     int32_rows,
@@ -193,7 +194,8 @@ class IntervalMask:
             A mask (1, T): tokens of different batch rows do not see each other.
 
         Raises:
-            ValueError: L != S, the mask has a dense part, or its ranks take more than int32.
+            ValueError: L != S, the mask has a dense part, its ranks take more than int32, or there is no such
+                token.
         """
         if self.query_len != self.key_len:
             raise ValueError(
@@ -207,6 +209,9 @@ class IntervalMask:
                 "expected (T,) both"
             )
         batch = self.batch_size
+        check_places("columns", columns, self.query_len)
+        if batch > 1:
+            check_places("rows", rows, batch)
         vectors = (t.expand(batch, -1) for t in (self.key_rank, self.query_low, self.query_high))
         tree = self.branches
         if tree is not None:

@@ -46,6 +46,14 @@ def to_int32(name: str, value: Tensor) -> Tensor:
     return value.to(torch.int32).contiguous()
 
 
+def check_places(name: str, index: Tensor, stop: int) -> None:
+    """Indices below `stop`; looked at on the CPU only, since on a GPU that would wait for it."""
+    if index.is_cpu and readable(index) and index.numel():
+        least, most = (int(value) for value in index.aminmax())
+        if least < 0 or most >= stop:
+            raise ValueError(f"{name} holds {least} to {most}; expected 0 to {stop - 1}")
+
+
 def int32_rows(name: str, value: Tensor) -> Tensor:
     """(B or 1, length) int32."""
     value = to_int32(name, value)

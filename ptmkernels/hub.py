@@ -212,6 +212,9 @@ def _by_full_name(
                 f"{entry.path}: tensors {found[name].name!r} and {entry.name!r} are the same weight"
             )
         found[name] = entry
+    for second, first in architecture.aliases.items():
+        if second in found:
+            found[first] = found.pop(second)
     return found
 
 

@@ -20,6 +20,7 @@ from ptmkernels._mask_tensors import (
     PADDED,
     check_integers,
     check_length,
+    check_places,
     check_same_batch,
     int32_rows,
     normal_tree,
@@ -242,6 +243,7 @@ class AttentionMask(IntervalMask):
             high = rank - _like_rank("targets", targets, rank).ne(0).to(torch.int32)
         if query_index is not None:
             index = int32_rows("query_index", query_index).long()
+            check_places("query_index", index, rank.shape[1])
             high = high.expand(max(high.shape[0], index.shape[0]), -1)
             high = high.gather(1, index.expand(high.shape[0], -1))
         memory = rank.new_full((rank.shape[0], memory_len), LOWEST)

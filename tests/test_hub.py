@@ -153,6 +153,25 @@ def test_dtypes(tmp_path, dtype):
     )
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_second_name_of_a_bias(tmp_path, tied):
+    """Transformers 5 adds decoder.bias to the logits, and ties it to the other where the words are tied."""
+    folder = tmp_path / "model"
+    model = make("masked-lm", tie_word_embeddings=tied)
+    with torch.no_grad():
+        model.lm_head.bias.normal_()
+    model.save_pretrained(folder)
+    names = load_file(folder / "model.safetensors").keys()
+    assert ("cls.predictions.decoder.bias" in names) == (not tied)
+
+    def as_transformers_5(tensors):
+        tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].clone()
+        tensors["cls.predictions.bias"].zero_()
+
+    change_weights(folder, as_transformers_5)
+    assert torch.equal(ptm.from_pretrained(folder).lm_head.bias, model.lm_head.bias)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.int32], ids=str)
 def test_a_dtype_that_weights_cannot_have(folder, dtype):
     with pytest.raises(TypeError, match="expected a floating"):

@@ -13,6 +13,7 @@ from ptmkernels.backbones.embeddings import InputEmbeddings
 from ptmkernels.backbones.layout import Padded, Row
 from ptmkernels.backbones.transformer import TransformerStack
 from ptmkernels.masks import AttentionMask
+from ptmkernels.ops.attention.validation import check_mask_sizes
 
 __all__ = ["Encoded", "Encoder"]
 
@@ -88,7 +89,12 @@ class Encoder(nn.Module):
             ValueError, TypeError: shapes do not fit, an id is outside of its table, or L exceeds the
                 position table.
         """
-        tokens = self._check(input_ids, inputs_embeds, attention_mask)
+        tokens = self._tokens(input_ids, inputs_embeds)
+        batch, length = tokens.shape[:2]
+        _check_attention_mask(attention_mask, batch, length)
+        token_type_ids = _rows("token_type_ids", token_type_ids, batch, length)
+        position_ids = _rows("position_ids", position_ids, batch, length)
+        document_ids = _rows("document_ids", document_ids, batch, length)
         if position_ids is None and self.embeddings.max_positions is not None:
             position_ids = self.default_positions(tokens, document_ids)
         mask, layout = _mask_and_layout(
@@ -130,8 +136,8 @@ class Encoder(nn.Module):
         starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
         return columns - torch.where(starts, columns, 0).cummax(dim=1).values
 
-    def _check(self, input_ids, inputs_embeds, attention_mask) -> Tensor:
-        """The one of the two inputs that is given, when everything fits."""
+    def _tokens(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """The one of the two inputs that is given, when it fits."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("expected one of input_ids and inputs_embeds")
         name, tokens, dims = (
@@ -139,21 +145,47 @@ class Encoder(nn.Module):
             if inputs_embeds is None
             else ("inputs_embeds", inputs_embeds, 3)
         )
-        if tokens.dim() != dims:
-            form = "(B, L)" if dims == 2 else "(B, L, E)"
+        _check_tensor(name, tokens)
+        width = self.embeddings.tokens.embedding_dim
+        if tokens.dim() != dims or (dims == 3 and tokens.shape[2] != width):
+            form = "(B, L)" if dims == 2 else f"(B, L, {width})"
             raise ValueError(f"{name} has shape {tuple(tokens.shape)}; expected {form}")
-        batch, length = tokens.shape[:2]
-        positions = self.embeddings.max_positions
+        length, positions = tokens.shape[1], self.embeddings.max_positions
         if positions is not None and length > positions:
             raise ValueError(f"the text has {length} tokens; the model has {positions} positions")
-        if isinstance(attention_mask, Tensor) and not has_shape(
-            attention_mask, (batch, length), (batch, length, length)
-        ):
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}; expected (B, L) = "
-                f"({batch}, {length}) or (B, L, L)"
-            )
         return tokens
+
+
+def _check_tensor(name: str, values: Tensor) -> None:
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{name} is a {type(values).__name__}; expected a tensor")
+
+
+def _check_attention_mask(mask: Tensor | AttentionMask | None, batch: int, length: int) -> None:
+    if mask is None:
+        return
+    if isinstance(mask, AttentionMask):
+        check_mask_sizes(mask, batch, length, length, "attention_mask")
+        return
+    _check_tensor("attention_mask", mask)
+    if not has_shape(mask, (batch, length), (batch, length, length)):
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}; expected (B, L) = "
+            f"({batch}, {length}) or (B, L, L)"
+        )
+
+
+def _rows(name: str, values: Tensor | None, batch: int, length: int) -> Tensor | None:
+    """`values` as (B or 1, L), when they fit."""
+    if values is None:
+        return None
+    _check_tensor(name, values)
+    values = values[None] if values.dim() == 1 else values
+    if not has_shape(values, (batch, length), (1, length)):
+        raise ValueError(
+            f"{name} has shape {tuple(values.shape)}; expected (B, L) = ({batch}, {length}), or (1, L)"
+        )
+    return values
 
 
 def _mask_and_layout(

@@ -70,6 +70,8 @@ class Architecture:
         renames: (ours, published) parts of weight names, replaced one after another.
         redundant: patterns of published names that may stand in a file and mean nothing where no weight has
             that name: tied copies, buffers.
+        aliases: second published names of weights, by which they are read where a file has both; they are
+            written too where embeddings are not tied, since Transformers 5 ties neither then.
         constants: fixed tensors that a published file holds beside the weights, by their published names.
         initialise: fills one module's own parameters.
     """
@@ -80,6 +82,7 @@ class Architecture:
     prefix: str
     renames: tuple[tuple[str, str], ...]
     redundant: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
     constants: Callable[[Config], Mapping[str, Tensor]] = no_constants
     initialise: Callable[[nn.Module, Config], None] = field(default=init_truncated_normal)
 
@@ -174,6 +177,9 @@ class Model(nn.Module):
         """The weights under their published names, not copied, and the constants that go with them."""
         state = self.state_dict()
         weights = {published: state[name] for name, published in self.published_names().items()}
+        if not self.config.tie_word_embeddings:
+            aliases = self.architecture.aliases.items()
+            weights |= {second: weights[first] for second, first in aliases if first in weights}
         prefix = self.architecture.prefix if self.head == "backbone" else ""
         constants = self.architecture.constants(self.config)
         return weights | {name.removeprefix(prefix): value for name, value in constants.items()}

@@ -102,7 +102,7 @@ NORMALIZATIONS = [
 def test_the_clean_up_of_a_folder_is_kept(tmp_path, settings, source):
     """Read from either file alone, and saved, for Transformers too."""
     letters = [*"AaÄäÉée語", *(f"##{letter}" for letter in "aäée語")]
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "\u2028", "\x85", *letters]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
     (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
@@ -111,13 +111,18 @@ def test_the_clean_up_of_a_folder_is_kept(tmp_path, settings, source):
         theirs.backend_tokenizer.save(str(tmp_path / source))
         (tmp_path / "tokenizer_config.json").unlink()
     ours = WordPieceTokenizer.load(tmp_path)
-    assert ours.vocab_size == len(vocabulary)
     ours.save(tmp_path)
     saved = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for text in ("Ae", "Äé ée", "語語e"):
         expected = theirs(text)["input_ids"]
         assert ours.encode([text], special_tokens=True)[0] == expected
         assert saved(text)["input_ids"] == expected
+
+
+def test_a_line_separator_may_be_a_piece(tmp_path):
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "\u2028", "\x85", "a"]
+    (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary))
+    assert WordPieceTokenizer.load(tmp_path).tokens == vocabulary
 
 
 def test_padding_and_truncation_of_a_file_are_not_ours(tmp_path):

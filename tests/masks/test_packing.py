@@ -93,6 +93,11 @@ def test_pack_refuses():
         AttentionMask.full(3, 4).pack([2])
     with pytest.raises(ValueError, match="rows and columns"):
         mask.gather(torch.tensor([0, 1]), torch.tensor([0]))
+    with pytest.raises(ValueError, match="columns holds -1 to 8; expected 0 to 7"):
+        mask.gather(torch.tensor([0, 0]), torch.tensor([8, -1]))
+    many = MASKS["keys"]
+    with pytest.raises(ValueError, match=f"rows holds 9 to 9; expected 0 to {many.batch_size - 1}"):
+        many.gather(torch.tensor([9]), torch.tensor([0]))
     wide = AttentionMask.permutation(torch.tensor([[LOWEST + 1, PADDED - 1]]))
     with pytest.raises(ValueError, match="spread"):
         wide.pack([2, 2])

@@ -119,6 +119,11 @@ def test_permutation_broadcasts_over_the_batch():
     assert mask.to_dense().tolist() == [[[False, True, True]], [[False, True, True]]]
 
 
+def test_permutation_has_no_other_positions():
+    with pytest.raises(ValueError, match="query_index holds 0 to 3; expected 0 to 2"):
+        AttentionMask.permutation(torch.arange(3), query_index=torch.tensor([[0, 3]]))
+
+
 def test_permutation_takes_the_extreme_ranks():
     rank = torch.tensor([LOWEST + 1, PADDED - 1])
     targets = torch.tensor([[True, True]])

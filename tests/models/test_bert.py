@@ -19,6 +19,7 @@ SIZES = {
     "max_position_embeddings": 23,
     "initializer_range": 0.2,  # large enough that an error anywhere is seen in the result
 }
+ONES = torch.ones(2, 3, dtype=torch.long)
 HEADS = {
     "backbone": "BertModel",
     "pretraining": "BertForPreTraining",
@@ -315,6 +316,21 @@ def test_checkpointing_gives_the_same_gradients(tmp_path):
             ValueError,
             "token_type_ids holds 0..2; expected 0..1",
         ),
+        ({"input_ids": [[1, 2]]}, TypeError, "input_ids is a list"),
+        ({"input_ids": ONES, "attention_mask": [[1, 1, 1]]}, TypeError, "attention_mask is a list"),
+        (
+            {"input_ids": ONES, "attention_mask": ptm.AttentionMask.causal(4)},
+            ValueError,
+            "attention_mask has 4 queries",
+        ),
+        (
+            {"input_ids": ONES, "token_type_ids": ONES[:, :2]},
+            ValueError,
+            "token_type_ids has shape",
+        ),
+        ({"input_ids": ONES, "position_ids": ONES[[0] * 3]}, ValueError, "position_ids has shape"),
+        ({"input_ids": ONES, "document_ids": ONES[:, :2]}, ValueError, "document_ids has shape"),
+        ({"inputs_embeds": torch.ones(2, 3, 38)}, ValueError, r"expected \(B, L, 39\)"),
     ],
 )
 def test_input_that_does_not_fit(arguments, error, message):

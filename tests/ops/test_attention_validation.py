@@ -21,6 +21,12 @@ def call(query=Q, key=K, value=None, mask=None, **options):
     ("arguments", "error", "match"),
     [
         ({"query": [1.0]}, TypeError, "query is a list; expected a tensor"),
+        ({"query": Q.numpy()}, TypeError, "query is a ndarray; expected a tensor"),
+        (
+            {"query": torch.nested.as_nested_tensor(Q)},
+            TypeError,
+            "query is a nested tensor; expected a dense tensor",
+        ),
         ({"query": Q[0]}, ValueError, r"query has shape \(4, 5, 8\); expected 4 dimensions"),
         ({"key": K[:, :, 0]}, ValueError, "key has shape"),
         ({"query": Q.int()}, TypeError, r"query has dtype torch\.int32; expected one of"),

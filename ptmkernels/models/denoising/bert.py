@@ -143,9 +143,9 @@ def architecture(
         ),
         redundant=(
             "cls.predictions.decoder.weight",
-            "cls.predictions.decoder.bias",
             f"{prefix}embeddings.position_ids",
         ),
+        aliases={"cls.predictions.decoder.bias": "cls.predictions.bias"},
     )
 
 

@@ -60,7 +60,7 @@ def draw_seed(device: torch.device) -> Tensor:
 
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """The tensors in autocast's dtype where autocast is on, as torch casts those of its own attention."""
-    device = getattr(tensors[0], "device", torch.device("cpu"))
+    device = tensors[0].device if isinstance(tensors[0], Tensor) else torch.device("cpu")
     if not reference.has_autocast(device) or not torch.is_autocast_enabled(device.type):
         return tensors
     dtype = torch.get_autocast_dtype(device.type)

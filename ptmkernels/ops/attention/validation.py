@@ -44,10 +44,11 @@ def check_attention(
 def check_dense(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is a {type(tensor).__name__}; expected a tensor")
-    if tensor.layout != torch.strided:
+    if tensor.layout != torch.strided or tensor.is_nested:
+        kind = "is a nested tensor" if tensor.is_nested else f"has layout {tensor.layout}"
         raise TypeError(
-            f"{name} has layout {tensor.layout}; expected a dense tensor (rows of many lengths: "
-            "one long row under AttentionMask.documents)"
+            f"{name} {kind}; expected a dense tensor (rows of many lengths: one long row under "
+            "AttentionMask.documents)"
         )
 
 
@@ -97,16 +98,22 @@ def check_mask(
             f"{name} is a {type(mask).__name__}; expected an AttentionMask "
             "(AttentionMask.dense takes a boolean tensor, AttentionMask.keys a padding mask)"
         )
+    check_mask_sizes(mask, batch, query_len, key_len, name)
+    if mask.allowed is not None and not broadcasts(mask.allowed.shape[1], heads):
+        raise ValueError(f"{name}.allowed has {mask.allowed.shape[1]} heads; expected 1 or {heads}")
+    if mask.device != device:
+        raise ValueError(f"{name} is on {mask.device}; expected the device of query, {device}")
+
+
+def check_mask_sizes(
+    mask: AttentionMask, batch: int, query_len: int, key_len: int, name: str
+) -> None:
     if (mask.query_len, mask.key_len) != (query_len, key_len):
         raise ValueError(
             f"{name} has {mask.query_len} queries and {mask.key_len} keys; expected {query_len} and {key_len}"
         )
     if not broadcasts(mask.batch_size, batch):
         raise ValueError(f"{name} has batch size {mask.batch_size}; expected 1 or {batch}")
-    if mask.allowed is not None and not broadcasts(mask.allowed.shape[1], heads):
-        raise ValueError(f"{name}.allowed has {mask.allowed.shape[1]} heads; expected 1 or {heads}")
-    if mask.device != device:
-        raise ValueError(f"{name} is on {mask.device}; expected the device of query, {device}")
 
 
 def check_bias(bias: Tensor, sizes: tuple[int, ...], device: torch.device) -> None:
