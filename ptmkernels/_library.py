@@ -17,17 +17,22 @@ def _path(name: str) -> Path:
     return LIBRARY_DIR / f"{_PREFIX}{name}{_SUFFIX}"
 
 
-@cache
-def cpu_library_error() -> str | None:
-    """Why the library of schemas and CPU kernels could not be loaded, or None where it is."""
-    path = _path("ptmkernels")
+def _load_error(name: str, why_not_built: str) -> str | None:
+    """Loads a library. Why it could not be, or None."""
+    path = _path(name)
     if not path.is_file():
-        return f"{path.name} is not built (install with compilation: pip install --no-build-isolation .)"
+        return f"{path.name} is not built ({why_not_built})"
     try:
         torch.ops.load_library(path)
     except OSError as error:
         return f"{path.name} could not be loaded into torch {torch.__version__}: {error}"
     return None
+
+
+@cache
+def cpu_library_error() -> str | None:
+    """Why the library of schemas and CPU kernels could not be loaded, or None where it is."""
+    return _load_error("ptmkernels", "install with compilation: pip install --no-build-isolation .")
 
 
 @cache
@@ -35,13 +40,6 @@ def cuda_library_error() -> str | None:
     """Why the library of CUDA kernels is not loaded, or None where it is."""
     if torch.version.cuda is None:
         return "this torch is built without CUDA"
-    if error := cpu_library_error():
-        return error
-    path = _path("ptmkernels_cuda")
-    if not path.is_file():
-        return f"{path.name} is not built (nvcc was not found, or PTMKERNELS_BUILD_CUDA=0)"
-    try:
-        torch.ops.load_library(path)
-    except OSError as error:
-        return f"{path.name} could not be loaded into torch {torch.__version__}: {error}"
-    return None
+    return cpu_library_error() or _load_error(
+        "ptmkernels_cuda", "nvcc was not found, or PTMKERNELS_BUILD_CUDA=0"
+    )

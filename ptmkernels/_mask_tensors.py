@@ -12,8 +12,10 @@ LOWEST = torch.iinfo(torch.int32).min
 
 
 def readable(*tensors: Tensor) -> bool:
-    """False where values cannot be looked at: fake and meta tensors, compiling, capturing a graph."""
-    if torch.compiler.is_compiling() or any(type(t) is not Tensor or t.is_meta for t in tensors):
+    """False where values cannot be looked at: fake and meta tensors, compiling, vmap, capturing a graph."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    if any(type(t) is not Tensor or t.is_meta for t in tensors):
         return False
     return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 

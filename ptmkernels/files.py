@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_file", "atomic_files", "flush", "flush_tree", "read_utf8", "settle"]
+__all__ = ["atomic_file", "atomic_files", "flush", "flush_tree", "read_utf8", "settle", "share_as"]
 
 _JOURNAL = ".pending."  # and the number of the process
 
@@ -49,15 +50,17 @@ def atomic_files(
 
     try:
         yield at
-        for temporary in written.values():
-            flush(temporary)
         renames = {temporary.name: name for name, temporary in written.items()}
         draft.write_text(json.dumps({"rename": renames, "remove": remove}), encoding="utf-8")
-        flush(draft)
+        share_as(draft, *written.values())
+        for path in (*written.values(), draft):
+            flush(path)
         os.replace(draft, journal)
-    except BaseException:
+    except BaseException as error:
         for temporary in (*written.values(), draft):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = os.fspath(folder)  # what a full disk says has no name
         raise
     flush(folder)
     _carry_out(journal)
@@ -130,6 +133,12 @@ def _carry_out(journal: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     flush(folder)
     journal.unlink(missing_ok=True)
+
+
+def share_as(example: Path, *paths: Path) -> None:
+    """Give files the permissions of another new one: what safetensors writes, its owner alone may read."""
+    for path in paths:
+        path.chmod(stat.S_IMODE(example.stat().st_mode))
 
 
 def flush(path: Path) -> None:

@@ -28,13 +28,22 @@ class MaskFiller:
 
     Args:
         model: with the head "masked-lm"; is put into evaluation mode.
-        tokenizer: of the model.
+        tokenizer: of the model, which may have more rows than there are tokens; those are no words.
+
+    Raises:
+        ValueError: the tokenizer has more tokens than the model.
     """
 
     model: Model
     tokenizer: WordPieceTokenizer
 
     def __post_init__(self) -> None:
+        rows = self.model.config.vocab_size
+        if self.tokenizer.vocab_size > rows:
+            raise ValueError(
+                f"the tokenizer has {self.tokenizer.vocab_size} tokens; expected at most {rows}, the "
+                "vocabulary of the model"
+            )
         self.model.eval()
 
     @classmethod
@@ -68,7 +77,7 @@ class MaskFiller:
                 "the positions of the model"
             )
         logits = self.model(ids.to(self.model.device)).logits[0, positions]
-        best = logits.float().softmax(-1).cpu().topk(top)
+        best = logits[:, : self.tokenizer.vocab_size].float().softmax(-1).cpu().topk(top)
         return [
             [
                 Prediction(self.tokenizer.tokens[token], probability)

@@ -8,33 +8,28 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ptmkernels._interval_mask import ANY, NAMES, POSITION, IntervalMask
 from ptmkernels._mask_tensors import (
     LOWEST,
     PADDED,
     check_integers,
     check_length,
     check_same_batch,
-    check_same_size,
     int32_rows,
     normal_tree,
-    one_row,
     positions,
     readable,
     refuse_split_documents,
     to_int32,
-    tree_visible,
 )
 
 __all__ = ["AttentionMask"]
-
-# What the ranks of a mask mean, which says what `&` may do with it: every interval holds all of them, so
-# that any order of the keys will do; they are the key positions; they are an order of the mask's own.
-_ANY, _POSITION, _OWN = range(3)
 
 
 class _OfClassToo:
@@ -48,7 +43,7 @@ class _OfClassToo:
         return functools.wraps(self._function)(functools.partial(self._function, mask))
 
 
-class AttentionMask:
+class AttentionMask(IntervalMask):
     """Which keys each query may see: ``query_low <= key_rank <= query_high``.
 
     Immutable; holds int32 tensors of O(L + S) only, unless a dense part is given. The named constructors
@@ -70,102 +65,7 @@ class AttentionMask:
             2**31 - 1.
     """
 
-    __slots__ = ("_order", "allowed", "branches", "key_rank", "query_high", "query_low")
-
-    def __init__(
-        self,
-        key_rank: Tensor,
-        query_low: Tensor,
-        query_high: Tensor,
-        *,
-        branches: Tensor | None = None,
-        allowed: Tensor | None = None,
-    ) -> None:
-        self.key_rank = int32_rows("key_rank", key_rank)
-        self.query_low = int32_rows("query_low", query_low)
-        self.query_high = int32_rows("query_high", query_high)
-        self.branches = None if branches is None else self._checked_branches(branches)
-        self.allowed = None if allowed is None else self._checked_allowed(allowed)
-        self._order = _OWN
-        if self.query_low.shape[1] != self.query_high.shape[1]:
-            raise ValueError(
-                f"query_low has {self.query_low.shape[1]} queries and query_high "
-                f"{self.query_high.shape[1]}; expected the same number"
-            )
-        names = ("key_rank", "query_low", "query_high", "branches", "allowed")
-        check_same_batch(dict(zip(names, self._tensors(), strict=True)))
-        if readable(self.query_high) and bool((self.query_high == PADDED).any()):
-            raise ValueError(
-                "query_high holds 2**31 - 1, which is kept for padded keys; "
-                "expected values of at most 2**31 - 2"
-            )
-
-    def _checked_branches(self, branches: Tensor) -> Tensor:
-        branches = to_int32("branches", branches)
-        if branches.dim() != 3 or branches.shape[1:] != (3, self.key_len):
-            raise ValueError(
-                f"branches has shape {tuple(branches.shape)}; expected (B or 1, 3, {self.key_len})"
-            )
-        if self.query_len > self.key_len:
-            raise ValueError(
-                f"a tree has no more queries than keys; got {self.query_len} and {self.key_len}"
-            )
-        return normal_tree(branches)
-
-    def _checked_allowed(self, allowed: Tensor) -> Tensor:
-        if not isinstance(allowed, Tensor):
-            raise TypeError(f"allowed is a {type(allowed).__name__}; expected a boolean tensor")
-        if allowed.dtype != torch.bool:
-            raise TypeError(f"allowed has dtype {allowed.dtype}; expected torch.bool")
-        sizes = (self.query_len, self.key_len)
-        if allowed.dim() not in (2, 3, 4) or allowed.shape[-2:] != sizes:
-            raise ValueError(
-                f"allowed has shape {tuple(allowed.shape)}; expected (L, S), (B or 1, L, S) or "
-                f"(B or 1, H or 1, L, S) with (L, S) = {sizes}"
-            )
-        if allowed.dim() < 4:
-            allowed = allowed.reshape(-1 if allowed.dim() == 3 else 1, 1, *sizes)
-        return allowed.contiguous()
-
-    def _tensors(self) -> tuple[Tensor | None, ...]:
-        return (self.key_rank, self.query_low, self.query_high, self.branches, self.allowed)
-
-    @property
-    def batch_size(self) -> int:
-        """B, or 1 where the mask holds for every row of a batch."""
-        sizes = [t.shape[0] for t in self._tensors() if t is not None]
-        return next((size for size in sizes if size != 1), 1)
-
-    @property
-    def query_len(self) -> int:
-        """L, the number of queries."""
-        return self.query_low.shape[1]
-
-    @property
-    def key_len(self) -> int:
-        """S, the number of keys."""
-        return self.key_rank.shape[1]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensors of the mask are."""
-        return self.key_rank.device
-
-    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> AttentionMask:
-        """The same mask on another device."""
-        moved = [
-            None if t is None else t.to(device, non_blocking=non_blocking) for t in self._tensors()
-        ]
-        return _build(moved, self._order)
-
-    def __repr__(self) -> str:
-        extra = "".join(f", {n}" for n in ("branches", "allowed") if getattr(self, n) is not None)
-        return (
-            f"AttentionMask(batch_size={self.batch_size}, query_len={self.query_len}, "
-            f"key_len={self.key_len}{extra}, device={self.device})"
-        )
-
-    # -- named constructors ------------------------------------------------------------------
+    __slots__ = ()
 
     @staticmethod
     def full(
@@ -174,7 +74,7 @@ class AttentionMask:
         """Every query sees every key; `key_len` None = `query_len`."""
         position, key_len = positions(query_len, key_len, device)
         low = torch.zeros_like(position)
-        return _of_positions(key_len, low, torch.full_like(low, key_len - 1), _ANY)
+        return _of_positions(key_len, low, torch.full_like(low, key_len - 1), ANY)
 
     @staticmethod
     def keys(allowed: Tensor, query_len: int | None = None) -> AttentionMask:
@@ -191,7 +91,7 @@ class AttentionMask:
         query_len = key_len if query_len is None else query_len
         full = AttentionMask.full(query_len, key_len, device=allowed.device)
         rank = torch.where(allowed != 0, full.key_rank, PADDED)
-        return _build([rank, full.query_low, full.query_high, None, None], _ANY)
+        return AttentionMask._of([rank, full.query_low, full.query_high, None, None], ANY)
 
     @staticmethod
     def causal(
@@ -367,7 +267,7 @@ class AttentionMask:
         stacked = torch.stack(torch.broadcast_tensors(*rows.values()), dim=1)
         full = AttentionMask.full(stacked.shape[2], device=stacked.device)
         tensors = [full.key_rank, full.query_low, full.query_high, normal_tree(stacked), None]
-        return _build(tensors, _ANY)
+        return AttentionMask._of(tensors, ANY)
 
     @staticmethod
     def dense(allowed: Tensor) -> AttentionMask:
@@ -380,40 +280,7 @@ class AttentionMask:
                 "(B or 1, H or 1, L, S)"
             )
         full = AttentionMask.full(*allowed.shape[-2:], device=allowed.device)
-        return _build([*full._tensors()[:4], full._checked_allowed(allowed)], _ANY)
-
-    # -- combination -------------------------------------------------------------------------
-
-    def __and__(self, other: AttentionMask) -> AttentionMask:
-        """What both masks allow.
-
-        Padding, tree and dense masks go with every mask; causal, window, prefix, document and recurrence
-        masks with each other.
-
-        Raises:
-            ValueError: lengths differ, both are trees, or the two order the keys differently (two
-                permutations, a permutation and a window), which one rank cannot say; combine their
-                ``to_dense()`` with :meth:`dense` then.
-        """
-        if not isinstance(other, AttentionMask):
-            return NotImplemented
-        check_same_size(self, other)
-        if self.branches is not None and other.branches is not None:
-            raise ValueError("both masks are trees; combine their to_dense() with .dense")
-        first, second = (self, other) if self._order >= other._order else (other, self)
-        low, high = first.query_low, first.query_high
-        if first._order == second._order == _POSITION:
-            low, high = low.maximum(second.query_low), high.minimum(second.query_high)
-        elif second._order != _ANY:
-            raise ValueError(
-                "the two masks order the keys differently, which one interval cannot say; use "
-                "AttentionMask.dense(a.to_dense() & b.to_dense())"
-            )
-        rank = torch.where(second.key_rank == PADDED, PADDED, first.key_rank)
-        tree = self.branches if self.branches is not None else other.branches
-        dense = [m.allowed for m in (self, other) if m.allowed is not None]
-        allowed = dense[0] & dense[1] if len(dense) == 2 else dense[0] if dense else None
-        return _build([rank, low, high, tree, allowed], first._order)
+        return AttentionMask._of([*full._tensors()[:4], full._checked_allowed(allowed)], ANY)
 
     @staticmethod
     def cat(masks: Sequence[AttentionMask]) -> AttentionMask:
@@ -432,20 +299,7 @@ class AttentionMask:
         heads = max(1 if m.allowed is None else m.allowed.shape[1] for m in masks)
         parts = [m._expanded(tree=tree, allowed=allowed, heads=heads) for m in masks]
         joined = [None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True)]
-        return _build(joined, max(m._order for m in masks))
-
-    def _expanded(self, *, tree: bool, allowed: bool, heads: int) -> list[Tensor | None]:
-        """The tensors with the whole batch size; `tree` and `allowed` filled in where asked for."""
-        rows = list(self._tensors())
-        if tree and self.branches is None:
-            trunk = self.key_rank.new_tensor([1, PADDED, LOWEST])
-            rows[3] = trunk[None, :, None].expand(1, 3, self.key_len)
-        if allowed:
-            sizes = (1, 1, self.query_len, self.key_len)
-            dense = self.key_rank.new_ones(sizes, dtype=torch.bool)
-            dense = dense if self.allowed is None else self.allowed
-            rows[4] = dense.expand(-1, heads, -1, -1)
-        return [None if t is None else t.expand(self.batch_size, *t.shape[1:]) for t in rows]
+        return AttentionMask._of(joined, max(m._order for m in masks))
 
     @_OfClassToo
     def pack(self: AttentionMask | None, lengths: Tensor | Sequence[int]) -> AttentionMask:
@@ -483,70 +337,10 @@ class AttentionMask:
         starts = lengths.cumsum(0) - lengths
         return self.gather(rows, torch.arange(rows.shape[0], device=rows.device) - starts[rows])
 
-    def gather(self, rows: Tensor, columns: Tensor) -> AttentionMask:
-        """This mask for tokens picked from a batch and laid out as one row.
 
-        ``mask.gather(*attention_mask.nonzero(as_tuple=True))`` lays out the real tokens of any padding.
-
-        Args:
-            rows, columns: (T,) integers, token t is token ``columns[t]`` of batch row ``rows[t]``.
-
-        Returns:
-            A mask (1, T): tokens of different batch rows do not see each other.
-
-        Raises:
-            ValueError: L != S, the mask has a dense part, or its ranks take more than int32.
-        """
-        if self.query_len != self.key_len:
-            raise ValueError(
-                f"the mask has L = {self.query_len}, S = {self.key_len}; expected L = S"
-            )
-        if self.allowed is not None:
-            raise ValueError("a mask with a dense part cannot be laid out as one row")
-        if rows.dim() != 1 or rows.shape != columns.shape:
-            raise ValueError(
-                f"rows and columns have shapes {tuple(rows.shape)} and {tuple(columns.shape)}; "
-                "expected (T,) both"
-            )
-        batch = self.batch_size
-        vectors = (t.expand(batch, -1) for t in (self.key_rank, self.query_low, self.query_high))
-        tree = self.branches
-        if tree is not None:
-            tree = tree[rows if tree.shape[0] > 1 else rows * 0, :, columns].T[None]
-        return _build([*one_row(*vectors, rows, columns), tree, None], _OWN)
-
-    def to_dense(self) -> Tensor:
-        """(B or 1, L, S) booleans, true = may see; (B or 1, H, L, S) where the mask differs by head."""
-        rank = self.key_rank[:, None, :]
-        visible = (self.query_low[..., None] <= rank) & (rank <= self.query_high[..., None])
-        if self.branches is not None:
-            visible = visible & tree_visible(self.branches, self.query_len)
-        if self.allowed is None:
-            return visible
-        if self.allowed.shape[1] == 1:
-            return visible & self.allowed[:, 0]
-        return visible[:, None] & self.allowed
-
-    def plot(self, batch: int = 0, ax=None):
-        """Draw the mask of one batch row, queries downwards, keys to the right: dark = may see.
-
-        Where the mask differs by head, the shade is the share of heads that see. Returns the matplotlib
-        axes; `ax` None = new ones.
-        """
-        import matplotlib.pyplot as plt
-
-        dense = self.to_dense()
-        dense = dense[batch if dense.shape[0] > 1 else 0]
-        ax = ax if ax is not None else plt.subplots(figsize=(4, 4))[1]
-        image = (dense if dense.dim() == 2 else dense.float().mean(0)).float().cpu().numpy()
-        ax.imshow(image, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-        ax.set(xlabel="key", ylabel="query")
-        return ax
-
-
-def _of_positions(key_len: int, low: Tensor, high: Tensor, order: int = _POSITION) -> AttentionMask:
+def _of_positions(key_len: int, low: Tensor, high: Tensor, order: int = POSITION) -> AttentionMask:
     rank = torch.arange(key_len, dtype=torch.int32, device=low.device)[None]
-    return _build([rank, low, high, None, None], order)
+    return AttentionMask._of([rank, low, high, None, None], order)
 
 
 def _like_rank(name: str, value: Tensor, rank: Tensor) -> Tensor:
@@ -558,18 +352,16 @@ def _like_rank(name: str, value: Tensor, rank: Tensor) -> Tensor:
     return value
 
 
-def _build(tensors: Sequence[Tensor | None], order: int = _OWN) -> AttentionMask:
-    """A mask of tensors that are known to be right."""
-    mask = AttentionMask.__new__(AttentionMask)
-    rows = [None if t is None else t.contiguous() for t in tensors]
-    mask.key_rank, mask.query_low, mask.query_high, mask.branches, mask.allowed = rows
-    mask._order = order
-    return mask
+def _flatten_with_names(mask: AttentionMask) -> tuple[list[tuple[pytree.KeyEntry, Any]], int]:
+    return [
+        (pytree.GetAttrKey(n), t) for n, t in zip(NAMES, mask._tensors(), strict=True)
+    ], mask._order
 
 
 pytree.register_pytree_node(
     AttentionMask,
     lambda mask: (list(mask._tensors()), mask._order),
-    _build,
+    AttentionMask._of,
     serialized_type_name="ptmkernels.AttentionMask",
+    flatten_with_keys_fn=_flatten_with_names,
 )

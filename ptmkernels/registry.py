@@ -200,7 +200,12 @@ def empty_model(
     """A model in training mode whose weights hold anything; nothing is initialised twice.
 
     Modules that share a parameter share it still, of which `to_empty` would give each its own.
+
+    Raises:
+        TypeError: `dtype` is not a floating one of torch's.
     """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype is {dtype!r}; expected a floating torch.dtype")
     device = torch.get_default_device() if device is None else device
     with torch.device("meta"):
         model = architecture.build(head, config)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import ptmkernels as ptm
 from ptmkernels import checkpoint
+from ptmkernels.files import atomic_files
 
 SIZES = {
     "vocab_size": 31,
@@ -150,6 +151,12 @@ def test_dtypes(tmp_path, dtype):
     assert all(
         torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True)
     )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.int32], ids=str)
+def test_a_dtype_that_weights_cannot_have(folder, dtype):
+    with pytest.raises(TypeError, match="expected a floating"):
+        ptm.from_pretrained(folder, dtype=dtype)
 
 
 def test_entries_of_the_configuration_survive(folder):
@@ -376,6 +383,7 @@ def test_an_empty_folder(tmp_path):
         ('{"model_type": "bert", "layer_norm_eps": NaN}', "layer_norm_eps is nan"),
         ('{"model_type": "bert", "hidden_act": "sinc"}', "hidden_act is 'sinc'; expected one of"),
         ('{"model_type": "bert", "is_decoder": true}', "is_decoder is True; only False"),
+        ('{"model_type": "bert", "pruned_heads": {"0": [1]}}', "pruned_heads is "),
         (
             '{"model_type": "bert", "position_embedding_type": "relative_key"}',
             "position_embedding_type is 'relative_key'",
@@ -470,6 +478,13 @@ def test_a_journal_that_leads_elsewhere_is_refused(folder, content):
         ptm.from_pretrained(folder)
 
 
+def test_whoever_may_read_the_folder_may_read_the_weights(folder):
+    (folder / "of-others").write_text("")
+    ptm.from_pretrained(folder).save_pretrained(folder)
+    modes = {path.name: path.stat().st_mode for path in folder.iterdir()}
+    assert len(set(modes.values())) == 1, modes
+
+
 def test_a_full_disk(folder):
     """A limit on the size of files is the full disk that every user can have."""
     before = files(folder)
@@ -486,6 +501,13 @@ def test_a_full_disk(folder):
     )
     assert "model.safetensors could not be written" in done.stdout
     assert files(folder) == before
+
+
+def test_a_full_disk_names_the_folder(tmp_path):
+    with pytest.raises(OSError, match=rf"No space left.*{tmp_path}"), atomic_files(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match=r"^weights could not be written$"), atomic_files(tmp_path):
+        raise OSError("weights could not be written")
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):

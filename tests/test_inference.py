@@ -33,6 +33,24 @@ def test_predictions_are_the_models(filler):
         assert predictions[0].probability == pytest.approx(row.max().item())
 
 
+def sized(filler, vocab_size):
+    """A filler with the same tokenizer and a model of another vocabulary."""
+    torch.manual_seed(0)
+    return MaskFiller(
+        create_model("bert-tiny", "masked-lm", num_hidden_layers=1, vocab_size=vocab_size),
+        filler.tokenizer,
+    )
+
+
+def test_rows_that_are_no_token_are_not_predicted(filler):
+    tokens = filler.tokenizer.vocab_size
+    predictions = sized(filler, tokens + 999)("a [MASK]", tokens)[0]
+    assert {p.token for p in predictions} == set(filler.tokenizer.tokens)
+    assert sum(p.probability for p in predictions) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match=f"has {tokens} tokens; expected at most {tokens - 1}"):
+        sized(filler, tokens - 1)
+
+
 def test_a_text_without_mask_is_refused(filler):
     with pytest.raises(ValueError, match="no \\[MASK\\]"):
         filler("the statement")

@@ -82,7 +82,7 @@ struct Arguments {
   const OptionalTensor& query_high;
   const OptionalTensor& tree;
   const OptionalTensor& allowed;
-  const OptionalTensor& bias;
+  OptionalTensor bias;  // its own: a backend may convert it
   const OptionalTensor& bias_table;
   const OptionalTensor& bias_bucket;
   double scale;

@@ -16,19 +16,8 @@
 namespace ptmkernels {
 
 const BranchKernels& branch_kernels() {
-  switch (selected_cpu_arch()) {
-#if PTMKERNELS_X86
-    case CpuArch::kAvx2:
-      return kAvx2Branches;
-    case CpuArch::kAvx512:
-    case CpuArch::kAvx512Bf16:
-      return kAvx512Branches;
-#endif
-    case CpuArch::kWide:
-      return kWideBranches;
-    default:
-      return kGenericBranches;
-  }
+  return PTMKERNELS_FOR_THIS_CPU(kGenericBranches, kWideBranches, kAvx2Branches, kAvx512Branches,
+                                 kAvx512Branches);
 }
 
 namespace {

@@ -5,19 +5,8 @@
 namespace ptmkernels {
 
 const WordVectorKernels& word_vector_kernels() {
-  switch (selected_cpu_arch()) {
-#if PTMKERNELS_X86
-    case CpuArch::kAvx2:
-      return kAvx2WordVectors;
-    case CpuArch::kAvx512:
-    case CpuArch::kAvx512Bf16:
-      return kAvx512WordVectors;
-#endif
-    case CpuArch::kWide:
-      return kWideWordVectors;
-    default:
-      return kGenericWordVectors;
-  }
+  return PTMKERNELS_FOR_THIS_CPU(kGenericWordVectors, kWideWordVectors, kAvx2WordVectors,
+                                 kAvx512WordVectors, kAvx512WordVectors);
 }
 
 }  // namespace ptmkernels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ptmkernels._mask_tensors import readable
 from ptmkernels.backbones.linear import Linear
 
 __all__ = ["InputEmbeddings", "Pooler", "check_ids"]
@@ -102,7 +103,7 @@ def check_ids(name: str, ids: Tensor, rows: int) -> None:
     """
     if ids.is_floating_point():
         raise TypeError(f"{name} has dtype {ids.dtype}; expected integers")
-    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
+    if not ids.is_cpu or not ids.numel() or not readable(ids):
         return
     least, most = (int(value) for value in ids.aminmax())
     if least < 0 or most >= rows:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ptmkernels._mask_tensors import PADDED, readable
+from ptmkernels._shapes import has_shape
 from ptmkernels.backbones.embeddings import InputEmbeddings
 from ptmkernels.backbones.layout import Padded, Row
 from ptmkernels.backbones.transformer import TransformerStack
-from ptmkernels.masks import PADDED, AttentionMask
+from ptmkernels.masks import AttentionMask
 
 __all__ = ["Encoded", "Encoder"]
 
@@ -144,9 +146,8 @@ class Encoder(nn.Module):
         positions = self.embeddings.max_positions
         if positions is not None and length > positions:
             raise ValueError(f"the text has {length} tokens; the model has {positions} positions")
-        if isinstance(attention_mask, Tensor) and tuple(attention_mask.shape) not in (
-            (batch, length),
-            (batch, length, length),
+        if isinstance(attention_mask, Tensor) and not has_shape(
+            attention_mask, (batch, length), (batch, length, length)
         ):
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}; expected (B, L) = "
@@ -170,7 +171,6 @@ def _mask_and_layout(
         right_only: only where it is on the right, so that distances stay what they are.
     """
     length = tokens.shape[1]
-    visible_values = not torch.compiler.is_compiling()
     documents = None if document_ids is None else AttentionMask.documents(document_ids)
     if attention_mask is None:
         return documents, Padded()
@@ -178,14 +178,14 @@ def _mask_and_layout(
         attention_mask = AttentionMask.dense(attention_mask.bool())
     if isinstance(attention_mask, Tensor):
         real = attention_mask.bool()
-        if visible_values and bool(real.all()):
+        if readable(real) and bool(real.all()):
             return documents, Padded()
         mask = AttentionMask.keys(real)
     else:
         mask = attention_mask
         real = (mask.key_rank != PADDED).expand(tokens.shape[0], length)
     mask = mask if documents is None else mask & documents
-    movable = movable and visible_values and mask.allowed is None and mask.branches is None
+    movable = movable and readable(real) and mask.allowed is None and mask.branches is None
     keep = real if needed is None else real | needed
     if not movable or bool(keep.all()):
         return mask, Padded()

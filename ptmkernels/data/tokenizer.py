@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -25,6 +26,13 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 
+# Entries of tokenizer_config.json and the options of the `tokenizers` library that they stand for.
+NORMALIZATION = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
 FAST, VOCABULARY, CONFIG = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
 
 
@@ -34,12 +42,10 @@ class WordPieceTokenizer:
 
     Args:
         backend: the pipeline of the `tokenizers` library.
-        lowercase: whether case (and accents) are dropped.
         max_length: tokens that a model takes at most, None = not known; saved for users of the folder.
     """
 
     backend: Tokenizer
-    lowercase: bool = True
     max_length: int | None = None
 
     def __post_init__(self) -> None:
@@ -73,14 +79,15 @@ class WordPieceTokenizer:
             raise ValueError(
                 f"vocab_size is {vocab_size}; expected more than the {len(SPECIAL_TOKENS)} special tokens"
             )
-        normalizer, splitter = _text_pipeline(lowercase)
+        normalizer = _normalizer({"do_lower_case": lowercase})
+        splitter = pre_tokenizers.BertPreTokenizer()
         words: Counter[str] = Counter()
         for sentence in sentences:
             text = normalizer.normalize_str(sentence)
             words.update(word for word, _ in splitter.pre_tokenize_str(text))
         pieces = learn_pieces(words, vocab_size - len(SPECIAL_TOKENS), min_frequency)
         tokens = [*SPECIAL_TOKENS.values(), *pieces]
-        return cls._of_tokens(tokens, lowercase, max_length)
+        return cls._of_tokens(tokens, normalizer, max_length)
 
     @classmethod
     def load(cls, folder: str | Path) -> WordPieceTokenizer:
@@ -93,17 +100,16 @@ class WordPieceTokenizer:
         folder = Path(folder)
         settle(folder)
         settings = _read_config(folder / CONFIG)
-        lowercase = bool(settings.get("do_lower_case", True))
         length = settings.get("model_max_length")
         length = length if isinstance(length, int) and length < 10**9 else None
         if (folder / FAST).is_file():
-            return cls._load_fast(folder / FAST, lowercase, length)
+            return cls._load_fast(folder / FAST, length)
         if (folder / VOCABULARY).is_file():
-            return cls._load_vocabulary(folder / VOCABULARY, lowercase, length)
+            return cls._load_vocabulary(folder / VOCABULARY, _normalizer(settings), length)
         raise FileNotFoundError(f"{folder} has no {FAST} and no {VOCABULARY}")
 
     @classmethod
-    def _load_fast(cls, path: Path, lowercase: bool, length: int | None) -> WordPieceTokenizer:
+    def _load_fast(cls, path: Path, length: int | None) -> WordPieceTokenizer:
         text = _read_text(path)
         try:
             backend = Tokenizer.from_str(text)
@@ -114,16 +120,19 @@ class WordPieceTokenizer:
             raise ValueError(f"{path} is a {kind} tokenizer; expected WordPiece")
         backend.no_padding()
         backend.no_truncation()
-        return cls._checked(path, backend, lowercase, length)
+        return cls._checked(path, backend, length)
 
     @classmethod
-    def _load_vocabulary(cls, path: Path, lowercase: bool, length: int | None):
-        tokens = _read_text(path).splitlines()
+    def _load_vocabulary(
+        cls, path: Path, normalizer: normalizers.BertNormalizer, length: int | None
+    ):
+        # Not splitlines: a vocabulary may hold line separators other than the end of a line.
+        tokens = _read_text(path).removesuffix("\n").split("\n")
         if len(set(tokens)) != len(tokens):
             repeated = next(t for i, t in enumerate(tokens) if t in tokens[:i])
             raise ValueError(f"{path} holds {repeated!r} twice")
         try:
-            return cls._of_tokens(tokens, lowercase, length)
+            return cls._of_tokens(tokens, normalizer, length)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -136,7 +145,7 @@ class WordPieceTokenizer:
 
     @classmethod
     def _of_tokens(
-        cls, tokens: Sequence[str], lowercase: bool, length: int | None
+        cls, tokens: Sequence[str], normalizer: normalizers.BertNormalizer, length: int | None
     ) -> WordPieceTokenizer:
         vocabulary = {token: number for number, token in enumerate(tokens)}
         for token in SPECIAL_TOKENS.values():
@@ -146,21 +155,20 @@ class WordPieceTokenizer:
         backend = Tokenizer(
             models.WordPiece(vocabulary, unk_token=unknown, max_input_chars_per_word=100)
         )
-        backend.normalizer, backend.pre_tokenizer = _text_pipeline(lowercase)
+        backend.normalizer = normalizer
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.add_special_tokens(list(SPECIAL_TOKENS.values()))
         backend.post_processor = processors.BertProcessing(
             ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
         )
         backend.decoder = decoders.WordPiece(prefix=CONTINUATION)
-        return cls(backend, lowercase, length)
+        return cls(backend, length)
 
     def files(self) -> dict[str, str]:
         """Contents of tokenizer.json, vocab.txt and tokenizer_config.json, by name."""
         settings = {
             "tokenizer_class": "BertTokenizer",
-            "do_lower_case": self.lowercase,
-            "strip_accents": None,
-            "tokenize_chinese_chars": True,
+            **self._normalization(),
             **SPECIAL_TOKENS,
         }
         if self.max_length is not None:
@@ -170,6 +178,13 @@ class WordPieceTokenizer:
             VOCABULARY: "".join(f"{token}\n" for token in self.tokens),
             CONFIG: json.dumps(settings, indent=2) + "\n",
         }
+
+    def _normalization(self) -> dict[str, bool | None]:
+        """The entries of tokenizer_config.json, which Transformers believes before the pipeline."""
+        used = self.backend.normalizer
+        if not isinstance(used, normalizers.BertNormalizer):
+            return {}
+        return {name: getattr(used, ours) for name, ours in NORMALIZATION.items()}
 
     def save(self, folder: str | Path) -> None:
         """Write :meth:`files` into a folder; Transformers' AutoTokenizer reads them.
@@ -234,14 +249,13 @@ class WordPieceTokenizer:
         return self.backend.decode(list(ids), skip_special_tokens=False)
 
 
-def _text_pipeline(
-    lowercase: bool,
-) -> tuple[normalizers.BertNormalizer, pre_tokenizers.BertPreTokenizer]:
-    """BERT's clean-up, and its split into words and punctuation."""
-    normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase
-    )
-    return normalizer, pre_tokenizers.BertPreTokenizer()
+def _normalizer(settings: Mapping[str, Any]) -> normalizers.BertNormalizer:
+    """BERT's clean-up as the entries of a tokenizer_config.json say."""
+    given = {name: settings[name] for name in NORMALIZATION if settings.get(name) is not None}
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} of {CONFIG} is {value!r}; expected true or false")
+    return normalizers.BertNormalizer(**{NORMALIZATION[n]: value for n, value in given.items()})
 
 
 def _read_text(path: Path) -> str:

@@ -45,6 +45,11 @@ def init_truncated_normal(module: nn.Module, config: Config) -> None:
         nn.init.zeros_(module.weight[module.padding_idx])
 
 
+def no_constants(config: Config) -> Mapping[str, Tensor]:
+    """A published file holds weights only."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Head:
     """A task on a backbone: the class that does it and the name that config.json calls it by."""
@@ -75,7 +80,7 @@ class Architecture:
     prefix: str
     renames: tuple[tuple[str, str], ...]
     redundant: tuple[str, ...] = ()
-    constants: Callable[[Config], Mapping[str, Tensor]] = lambda config: {}
+    constants: Callable[[Config], Mapping[str, Tensor]] = no_constants
     initialise: Callable[[nn.Module, Config], None] = field(default=init_truncated_normal)
 
     @property

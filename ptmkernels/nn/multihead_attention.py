@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptmkernels._shapes import has_shape
 from ptmkernels.masks import AttentionMask
 from ptmkernels.ops.attention import BucketedBias, attention_weights, draw_seed, masked_attention
 
@@ -179,7 +180,7 @@ def _checked(name: str, mask: Tensor | None, shape: tuple[int, ...], rows: int) 
         raise TypeError(f"{name} is a {type(mask).__name__}; expected a tensor{hint}")
     if mask.dtype != torch.bool and not mask.is_floating_point():
         raise TypeError(f"{name} has dtype {mask.dtype}; expected torch.bool or a floating one")
-    if tuple(mask.shape) not in (shape, (rows, *shape)):
+    if not has_shape(mask, shape, (rows, *shape)):
         raise ValueError(
             f"{name} has shape {tuple(mask.shape)}; expected {shape} or {(rows, *shape)}"
         )

@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 
 from ptmkernels.checkpoint import read_json
 from ptmkernels.data.dataset import Cursor
-from ptmkernels.files import flush, flush_tree
+from ptmkernels.files import flush, flush_tree, share_as
 
 __all__ = ["RunState", "checkpoints_of", "latest_checkpoint", "read_checkpoint", "write_checkpoint"]
 
@@ -110,6 +110,7 @@ def write_checkpoint(
         for name, text in (extra or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
         (temporary / STATE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        share_as(temporary / STATE, temporary / OPTIMIZER, temporary / RANDOM)
         flush_tree(temporary)
         if final.exists():  # a run that goes on from an older checkpoint comes by again
             shutil.rmtree(final)

@@ -164,6 +164,7 @@ def prepare_pretraining(
     Raises:
         OSError, ValueError: what the parts raise: a file that cannot be read, an unknown preset, …
     """
+    _check_model(config)
     run = None if output is None else Path(output)
     checkpoint = latest_checkpoint(run) if run is not None and resume else None
     training, held_out = _split(config)
@@ -197,6 +198,18 @@ def prepare_pretraining(
     if checkpoint is not None:
         trainer.resume(checkpoint)
     return trainer
+
+
+def _check_model(config: PretrainingConfig) -> None:
+    """Refuse what the model cannot be before a long text is read."""
+    card = model_card(config.model)
+    if card.architecture is None:
+        raise ValueError(f"{card.name} has no objective of these: {', '.join(OBJECTIVES)}")
+    try:
+        card.architecture.head(OBJECTIVES[config.objective].head)
+    except ValueError as error:
+        raise ValueError(f"objective {config.objective!r} does not fit: {error}") from None
+    card.config(config.model).replace(**config.overrides)
 
 
 def _split(config: PretrainingConfig) -> tuple[Documents, Documents | None]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,14 +103,25 @@ class Reporter:
             self._bar.write(text, file=sys.stderr)
 
     def _write(self, kind: str, row: Mapping[str, float]) -> None:
-        if self._writer is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self._writer.add_scalar(f"{kind}/{name}", value, int(row["step"]))
-            self._writer.flush()
+        with self._without_curves_at_worst():
+            if self._writer is not None:
+                for name, value in row.items():
+                    if name != "step":
+                        self._writer.add_scalar(f"{kind}/{name}", value, int(row["step"]))
+                self._writer.flush()
+
+    @contextmanager
+    def _without_curves_at_worst(self) -> Iterator[None]:
+        """A full disk ends the curves, not the run."""
+        try:
+            yield
+        except OSError as error:
+            folder, self._writer = self._writer.log_dir, None
+            self.say(f"no more curves: TensorBoard's files in {folder} cannot be written ({error})")
 
     def close(self) -> None:
         """Put everything on the disk."""
         self._bar.close()
-        if self._writer is not None:
-            self._writer.close()
+        with self._without_curves_at_worst():
+            if self._writer is not None:
+                self._writer.close()

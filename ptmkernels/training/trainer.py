@@ -19,7 +19,7 @@ from torch import Tensor
 from ptmkernels.data.dataset import MaskedDataset, load_batches
 from ptmkernels.data.segments import SegmentDataset
 from ptmkernels.models.base import Model
-from ptmkernels.objectives.base import Mean, Objective
+from ptmkernels.objectives.base import Objective
 from ptmkernels.objectives.recurrent import Recurrent
 from ptmkernels.training import checkpoints
 from ptmkernels.training.checkpoints import RunState
@@ -27,6 +27,7 @@ from ptmkernels.training.config import TrainingConfig
 from ptmkernels.training.optimizers import create_optimizer
 from ptmkernels.training.reporting import History, Reporter
 from ptmkernels.training.schedules import create_schedule
+from ptmkernels.training.window import Sums, Window
 
 __all__ = ["Trainer", "TrainingResult", "count_processes"]
 
@@ -165,7 +166,7 @@ class Trainer:
         reporter = Reporter(
             folder, self.state.step, config.steps, visible=self.accelerator.is_main_process
         )
-        window = _Window(self.accelerator, self.state.step)
+        window = Window(self.accelerator, self.state.step)
         batches = self._batches()
         interrupted = False
         try:
@@ -180,7 +181,7 @@ class Trainer:
         checkpoint = None if self.output is None else checkpoints.latest_checkpoint(self.output)
         return TrainingResult(self.state.step, interrupted, checkpoint, reporter.history)
 
-    def _punctuate(self, reporter: Reporter, window: _Window, interrupted: bool) -> None:
+    def _punctuate(self, reporter: Reporter, window: Window, interrupted: bool) -> None:
         """Report, evaluate and save where it is time to."""
         config, step = self.config, self.state.step
 
@@ -212,7 +213,7 @@ class Trainer:
         device = self.accelerator.device
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
-    def _step(self, batches: list[dict[str, Tensor]], window: _Window) -> bool:
+    def _step(self, batches: list[dict[str, Tensor]], window: Window) -> bool:
         """One update of the weights; true where the run is to stop after it."""
         config, processes = self.config, self.accelerator.num_processes
         counts, tokens, stop = self._totals(batches)
@@ -264,7 +265,7 @@ class Trainer:
             raise ValueError("held_out is None; there is nothing to evaluate on")
         size = self.config.batch_size
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        sums = _Sums()
+        sums = Sums()
         training = self.model.training
         self.model.eval()
         try:
@@ -354,72 +355,3 @@ def _create_accelerator(precision: str) -> Accelerator:
 def _on_cpu() -> bool:
     # Unless it is told so first, Accelerate lets processes on a machine with no GPU run each for itself.
     return not torch.accelerator.is_available()
-
-
-class _Sums:
-    """Sums of metrics, kept on the device until they are asked for."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, metrics: Mapping[str, Mean], weight: float = 1.0) -> None:
-        for name, mean in metrics.items():
-            pair = torch.stack([mean.total.double(), mean.count.double()]) * weight
-            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
-
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means over all processes."""
-        names = sorted(self._sums)
-        sums = torch.stack([self._sums[name] for name in names])
-        totals, counts = accelerator.reduce(sums, "sum").unbind(1)
-        return dict(zip(names, (totals / counts.clamp(min=1)).tolist(), strict=True))
-
-
-class _Window:
-    """What happened since the last report; nothing is read from the device before :meth:`close`."""
-
-    def __init__(self, accelerator: Accelerator, step: int) -> None:
-        self._accelerator = accelerator
-        self._start(step)
-
-    def _start(self, step: int) -> None:
-        self._first = step + 1
-        self._losses: list[Tensor] = []
-        self._loss: Tensor | float = 0.0
-        self._norm: Tensor | None = None
-        self._tokens = 0
-        self._metrics = _Sums()
-
-    def add(self, loss: Tensor, metrics: Mapping[str, Mean]) -> None:
-        """One batch; its loss is a share of the step's."""
-        self._loss = self._loss + loss
-        self._metrics.add(metrics)
-
-    def end_step(self, norm: Tensor | None, tokens: int) -> None:
-        self._losses.append(self._loss)
-        self._loss = 0.0
-        self._norm = norm
-        self._tokens += tokens
-
-    def close(self, learning_rate: float) -> tuple[int, dict[str, float]]:
-        """Tokens seen and the numbers of the window; the next begins.
-
-        Raises:
-            RuntimeError: the loss of a step is not finite; names the step.
-        """
-        losses = self._accelerator.reduce(torch.stack(self._losses), "sum").tolist()
-        for number, loss in enumerate(losses, start=self._first):
-            if not math.isfinite(loss):
-                raise RuntimeError(
-                    f"the loss is {loss} at step {number} (learning rate {learning_rate:.3g}); the "
-                    "weights are lost, an earlier checkpoint is not. A lower learning rate, a longer "
-                    "warm-up or another precision may help"
-                )
-        numbers = {"loss": sum(losses) / len(losses)}
-        numbers |= self._metrics.means(self._accelerator)
-        numbers["learning_rate"] = learning_rate
-        if self._norm is not None:
-            numbers["gradient_norm"] = float(self._norm)
-        tokens = self._tokens
-        self._start(self._first + len(losses) - 1)
-        return tokens, numbers

@@ -131,6 +131,7 @@ def test_a_held_out_text_and_a_tokenizer_of_its_own(text, tmp_path):
             r"vocab_size is 50; expected at least \d+, the vocabulary",
         ),
         (("--objective", "nsp"), ValueError, "objective is 'nsp'"),
+        (("--objective", "lm"), ValueError, "'lm' does not fit: bert has no head 'causal-lm'"),
         (("--start", "random"), ValueError, "start is 'random'"),
         (("--layout", "lines"), ValueError, "layout is 'lines'"),
         (("--held-out", "1.5"), ValueError, "held-out share is 1.5"),
@@ -147,6 +148,15 @@ def test_bad_options(text, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         pretrain(text, tmp_path / "run", *options)
     assert not checkpoints_of(tmp_path / "run")
+
+
+def test_what_the_model_cannot_be_is_said_before_the_text_is_read(tmp_path):
+    for options, message in (
+        (("bert", "--set", "hidden_act=sinc"), "hidden_act is 'sinc'"),
+        (("nnlm", "--preset", "base"), "nnlm has no objective of these"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call("pretrain", *options, "--corpus", "/no/such.txt", "--output", tmp_path)
 
 
 def test_bad_corpora(tmp_path):

@@ -70,7 +70,7 @@ def test_transformers_reads_what_we_save(tmp_path, lowercase, kept):
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert isinstance(theirs, transformers.BertTokenizerFast)
     again = WordPieceTokenizer.load(tmp_path)
-    assert (again.lowercase, again.max_length, theirs.model_max_length) == (lowercase, 77, 77)
+    assert (theirs.do_lower_case, again.max_length, theirs.model_max_length) == (lowercase, 77, 77)
     for text in TEXTS:
         expected = theirs(text)["input_ids"]
         assert ours.encode([text], special_tokens=True)[0] == expected
@@ -87,6 +87,37 @@ def test_we_read_what_transformers_saves(tmp_path):
     ours = WordPieceTokenizer.load(tmp_path / "saved")
     for text in TEXTS:
         assert ours.encode([text], special_tokens=True)[0] == theirs(text)["input_ids"]
+
+
+NORMALIZATIONS = [
+    {"do_lower_case": False},
+    {"do_lower_case": False, "strip_accents": True},
+    {"strip_accents": False},
+    {"tokenize_chinese_chars": False},
+]
+
+
+@pytest.mark.parametrize("source", ["vocab.txt", "tokenizer.json"])
+@pytest.mark.parametrize("settings", NORMALIZATIONS, ids=str)
+def test_the_clean_up_of_a_folder_is_kept(tmp_path, settings, source):
+    """Read from either file alone, and saved, for Transformers too."""
+    letters = [*"AaÄäÉée語", *(f"##{letter}" for letter in "aäée語")]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "\u2028", "\x85", *letters]
+    (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    if source == "tokenizer.json":
+        theirs.backend_tokenizer.save(str(tmp_path / source))
+        (tmp_path / "tokenizer_config.json").unlink()
+    ours = WordPieceTokenizer.load(tmp_path)
+    assert ours.vocab_size == len(vocabulary)
+    ours.save(tmp_path)
+    saved = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("Ae", "Äé ée", "語語e"):
+        expected = theirs(text)["input_ids"]
+        assert ours.encode([text], special_tokens=True)[0] == expected
+        assert saved(text)["input_ids"] == expected
 
 
 def test_padding_and_truncation_of_a_file_are_not_ours(tmp_path):
@@ -120,6 +151,10 @@ def test_bad_folders(tmp_path):
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\na\n")
     with pytest.raises(ValueError, match=r"vocab\.txt holds 'a' twice"):
         WordPieceTokenizer.load(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": "yes"}')
+    with pytest.raises(ValueError, match=r"do_lower_case of tokenizer_config\.json is 'yes'"):
+        WordPieceTokenizer.load(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
     (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff\n")
     with pytest.raises(ValueError, match=r"vocab\.txt is not UTF-8 text: byte 6"):
         WordPieceTokenizer.load(tmp_path)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import ptmkernels as ptm
+from tests.models.oracles import assert_same_gradients
 from tests.tolerances import ORACLE, ORACLE_GRADIENT
 
 transformers = pytest.importorskip("transformers")
@@ -109,16 +110,7 @@ def test_outputs_loss_and_gradients_equal_transformers(tmp_path, head, activatio
     batch = make_batch(head, side)
     expected, actual = oracle(**batch), model(**batch)
     assert_same_outputs(actual, expected, padding(side))
-    scalar(expected).backward()
-    scalar(actual).backward()
-    gradients = {name: p.grad for name, p in oracle.named_parameters()}
-    for name, published in model.published_names().items():
-        torch.testing.assert_close(
-            model.get_parameter(name).grad,
-            gradients[published],
-            **ORACLE_GRADIENT,
-            msg=lambda m, n=name: f"gradient of {n}: {m}",
-        )
+    assert_same_gradients(model, scalar(actual), oracle, scalar(expected))
 
 
 @pytest.mark.parametrize(
@@ -234,6 +226,26 @@ def test_packed_documents_equal_one_text_at_a_time(tmp_path):
     ids = torch.cat([documents, torch.full((4,), 3)])[None]
     actual = model(padded, (ids < 3).long(), document_ids=ids).logits[:, : len(documents)]
     torch.testing.assert_close(actual, expected, **ORACLE)
+
+
+def test_gradients_of_each_example_at_once():
+    """torch.func's vmap, under which no value can be looked at, of ids, masks and intervals."""
+    torch.manual_seed(3)
+    model = ptm.create_model("bert-tiny", "masked-lm", **SIZES).eval()
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters, ids, mask):
+        arguments = {"input_ids": ids[None], "attention_mask": mask[None], "labels": ids[None]}
+        return torch.func.functional_call(model, parameters, (), arguments).loss
+
+    ids, mask = torch.randint(0, V, (B, L)), padding("left")
+    actual = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, ids, mask)
+    for row in range(B):
+        gradients = torch.autograd.grad(
+            loss(parameters, ids[row], mask[row]), list(parameters.values()), materialize_grads=True
+        )
+        for name, expected in zip(parameters, gradients, strict=True):
+            torch.testing.assert_close(actual[name][row], expected, **ORACLE_GRADIENT)
 
 
 @pytest.mark.parametrize("side", ["none", "left"])

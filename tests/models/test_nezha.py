@@ -8,7 +8,8 @@ import torch
 import ptmkernels as ptm
 from ptmkernels.backbones.transformer import relative_sinusoids
 from tests.models import test_bert
-from tests.tolerances import ORACLE, ORACLE_GRADIENT
+from tests.models.oracles import assert_same_gradients
+from tests.tolerances import ORACLE
 
 pytest.importorskip("transformers")
 from transformers.models.deprecated import nezha
@@ -39,16 +40,7 @@ def test_outputs_loss_and_gradients_equal_transformers(tmp_path, head, side):
     batch = test_bert.make_batch(head, side)
     expected, actual = oracle(**batch), model(**batch)
     test_bert.assert_same_outputs(actual, expected, test_bert.padding(side))
-    test_bert.scalar(expected).backward()
-    test_bert.scalar(actual).backward()
-    gradients = {name: p.grad for name, p in oracle.named_parameters()}
-    for name, published in model.published_names().items():
-        torch.testing.assert_close(
-            model.get_parameter(name).grad,
-            gradients[published],
-            **ORACLE_GRADIENT,
-            msg=lambda m, n=name: f"gradient of {n}: {m}",
-        )
+    assert_same_gradients(model, test_bert.scalar(actual), oracle, test_bert.scalar(expected))
 
 
 def test_weights_equal_transformers(tmp_path):

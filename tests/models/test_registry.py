@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import pickle
 import pydoc_data.topics
 
 import pytest
@@ -10,9 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ptmkernels as ptm
 from ptmkernels import registry
-from ptmkernels.ops import attention
-from ptmkernels.ops.attention import relative
-from ptmkernels.ops.attention.call import call_attention
+from tests.models.oracles import record_masks
 from tests.tolerances import ORACLE
 
 B, L, LAYERS = 4, 24, 2
@@ -173,6 +172,14 @@ def test_save_and_load(name, head, tmp_path):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.parametrize(("name", "head"), CASES)
+def test_goes_to_another_process(name, head):
+    model, batch = make(name, head).eval(), make_batch(name, head)
+    sent = pickle.loads(pickle.dumps(model))
+    pairs = zip(tensors_of(model(**batch)), tensors_of(sent(**batch)), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize(("name", "head"), CASES)
 def test_compiles_without_a_graph_break(name, head, padded):
@@ -218,14 +225,7 @@ def test_torchs_attention_is_seen_where_it_is_called():
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("name", "head"), CASES)
 def test_our_kernel_runs_once_a_layer_and_torchs_never(name, head, training, monkeypatch):
-    masks = []
-
-    def counting(op, query, key, value, mask, *arguments, **options):
-        masks.append(mask)
-        return call_attention(op, query, key, value, mask, *arguments, **options)
-
-    for module in (attention, relative):
-        monkeypatch.setattr(module, "call_attention", counting)
+    masks = record_masks(monkeypatch)
     model, batch = make(name, head).train(training), make_batch(name, head)
     with torch.set_grad_enabled(training), TorchAttention() as counter:
         loss = loss_of(model(**batch), batch)

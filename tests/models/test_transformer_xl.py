@@ -5,7 +5,8 @@ import torch
 
 import ptmkernels as ptm
 from ptmkernels.conversion import convert
-from tests.tolerances import ORACLE, ORACLE_GRADIENT
+from tests.models.oracles import assert_same_gradients
+from tests.tolerances import ORACLE
 
 transformers = pytest.importorskip("transformers")
 from transformers.models.deprecated.transfo_xl import (  # noqa: E402
@@ -118,17 +119,7 @@ def test_losses_and_gradients_equal_transformers(tmp_path, variant):
     actual = model(text, mems=turned(mems), labels=labels)
     torch.testing.assert_close(actual.losses, expected.losses, **ORACLE)
     torch.testing.assert_close(actual.loss, expected.loss, **ORACLE)
-    expected.loss.backward()
-    actual.loss.backward()
-    gradients = {name: p.grad for name, p in oracle.named_parameters()}
-    published_names = model.published_names()
-    for name, _ in model.named_parameters():
-        torch.testing.assert_close(
-            model.get_parameter(name).grad,
-            gradients[published_names[name]],
-            **ORACLE_GRADIENT,
-            msg=lambda m, n=name: f"gradient of {n}: {m}",
-        )
+    assert_same_gradients(model, actual.loss, oracle, expected.loss)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -4,10 +4,8 @@ import pytest
 import torch
 
 import ptmkernels as ptm
-from ptmkernels.ops import attention
-from ptmkernels.ops.attention import relative
-from ptmkernels.ops.attention.call import call_attention
-from tests.tolerances import ORACLE, ORACLE_GRADIENT
+from tests.models.oracles import assert_same_gradients, record_masks
+from tests.tolerances import ORACLE
 
 transformers = pytest.importorskip("transformers")
 
@@ -132,20 +130,6 @@ def assert_same(actual, expected):
             torch.testing.assert_close(a, e, **ORACLE, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def assert_same_gradients(model, actual, oracle, expected):
-    actual.backward()
-    expected.backward()
-    gradients = {name: p.grad for name, p in oracle.named_parameters()}
-    for name, published in model.published_names().items():
-        theirs, ours = gradients[published], model.get_parameter(name).grad
-        if theirs is None:
-            assert ours is None
-            continue
-        torch.testing.assert_close(
-            ours, theirs, **ORACLE_GRADIENT, msg=lambda m, n=name: f"gradient of {n}: {m}"
-        )
-
-
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_and_gradients_equal_transformers(tmp_path, head):
     oracle, model = make_pair(tmp_path, head)
@@ -264,14 +248,7 @@ def test_a_row_of_zeros_only_fills_up(tmp_path):
 
 
 def test_an_order_builds_nothing_of_size_l_by_l(tmp_path, monkeypatch):
-    masks = []
-
-    def counting(op, query, key, value, mask, *arguments, **options):
-        masks.append(mask)
-        return call_attention(op, query, key, value, mask, *arguments, **options)
-
-    for module in (attention, relative):
-        monkeypatch.setattr(module, "call_attention", counting)
+    masks = record_masks(monkeypatch)
     _, model = make_pair(tmp_path, "permutation-lm")
     graphs = []
 

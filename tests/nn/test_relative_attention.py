@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ptmkernels as ptm
-from ptmkernels.nn.relative_attention import segments_of
+from ptmkernels.nn.transformers_forms import segments_of
 from tests.tolerances import ORACLE, ORACLE_GRADIENT
 
 pytest.importorskip("transformers")

@@ -191,7 +191,7 @@ def test_vmap_over_masks_built_inside():
     query = torch.randn(3, 2, 2, 6, 8)
 
     def function(t, allowed):
-        mask = AttentionMask.keys(allowed) & AttentionMask.causal(6)
+        mask = AttentionMask.keys(allowed) & AttentionMask.prefix(allowed.sum(1), 6)
         return masked_attention(t, t, t, mask)
 
     mapped = torch.func.vmap(function)(query, keys)

@@ -131,6 +131,28 @@ def test_masks_as_arguments_of_a_compiled_function():
         torch.testing.assert_close(compiled(tensor, mask), expected, rtol=1e-5, atol=1e-6)
 
 
+class WithTensorsOfItsOwn(torch.nn.Module):
+    """Parameters and buffers have plain sizes where those of the inputs are traced."""
+
+    def __init__(self, bias, allowed):
+        super().__init__()
+        self.bias = torch.nn.Parameter(bias)
+        self.register_buffer("allowed", allowed)
+
+    def forward(self, tensor):
+        return masked_attention(
+            tensor, tensor, tensor, AttentionMask.dense(self.allowed), bias=self.bias
+        )
+
+
+@pytest.mark.parametrize("bias", [(2, 7, 7), (3, 1, 1, 7)], ids=str)
+def test_tensors_of_a_module_beside_traced_sizes(bias):
+    module = WithTensorsOfItsOwn(torch.randn(bias), torch.rand(3, 2, 7, 7) < 0.7)
+    tensor = torch.randn(3, 2, 7, 8)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(tensor), module(tensor), rtol=1e-5, atol=1e-6)
+
+
 def test_errors_inside_a_compiled_function_are_the_same():
     compiled = torch.compile(
         lambda t: masked_attention(t, t, t[:, :, :3, :4]), fullgraph=True, backend="eager"
@@ -166,6 +188,23 @@ def test_export_with_dynamic_shapes(strict, backend):
     assert (ours in names) == (backend != "reference")
     inputs = [t.detach() for t in arguments(11, backend)[:4]]
     torch.testing.assert_close(exported.module()(*inputs), module(*inputs), rtol=1e-5, atol=1e-6)
+
+
+class UnderAMask(torch.nn.Module):
+    def forward(self, tensor, mask):
+        return masked_attention(tensor, tensor, tensor, mask)
+
+
+def test_a_mask_as_an_input_of_an_exported_program():
+    length = torch.export.Dim("length", min=2, max=64)
+    exported = torch.export.export(
+        UnderAMask(),
+        (torch.randn(2, 2, 5, 8), AttentionMask.causal(5)),
+        dynamic_shapes={"tensor": {2: length}, "mask": [{1: length}] * 3 + [None] * 2},
+    )
+    inputs = torch.randn(2, 2, 9, 8), AttentionMask.causal(9)
+    expected = UnderAMask()(*inputs)
+    torch.testing.assert_close(exported.module()(*inputs), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, None])

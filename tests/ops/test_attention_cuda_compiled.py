@@ -38,7 +38,6 @@ PRODUCTS = {
     # Q r, dO rv, Q K, dO V; and 64 queries deep 16 rows x 32 columns of the gradient.
     "gradient of rows": 4 * 16 + 16,
 }
-MAX_SHARED = 99 << 10  # what every card from sm_80 on gives to one block
 
 
 class Resources(NamedTuple):

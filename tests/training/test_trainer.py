@@ -190,6 +190,12 @@ def test_a_nan_stops_the_run_and_names_the_step(tmp_path):
     assert all(t.isfinite().all() for t in load_file(last / "model.safetensors").values())
 
 
+def test_the_files_of_a_checkpoint_are_for_the_same_readers(tmp_path):
+    finished(tmp_path, steps=1)
+    modes = {path.name: path.stat().st_mode for path in latest_checkpoint(tmp_path).iterdir()}
+    assert len(set(modes.values())) == 1, modes
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     """A limit on the size of files stands for the full disk: the system refuses to write on."""
     finished(tmp_path, steps=2)
@@ -252,6 +258,21 @@ def test_evaluation_draws_nothing_and_repeats():
     assert set(first) == {"mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy"}
     with pytest.raises(ValueError, match="held_out is None"):
         tiny_trainer(held_out=False).evaluate()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_run_outlives_its_curves(tmp_path, capsys):
+    """The folder of the curves goes away, as good as a full disk: TensorBoard cannot write on."""
+    trainer = tiny_trainer(tmp_path, steps=3, log_every=1)
+    step = trainer._step
+
+    def without_a_folder(*arguments):
+        shutil.rmtree(tmp_path / "tensorboard", ignore_errors=True)
+        return step(*arguments)
+
+    trainer._step = without_a_folder
+    assert len(trainer.run().history.training) == 3
+    assert capsys.readouterr().err.count("no more curves: ") == 1
 
 
 def test_without_a_folder_there_is_nowhere_to_save():

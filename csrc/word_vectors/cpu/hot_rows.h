@@ -37,11 +37,11 @@ class HotRows {
     }
   }
 
-  // Null: the row has no copy.
-  PTMKERNELS_INLINE float* copy_of(int64_t row) const {
-    const auto place = static_cast<uint64_t>(row - first_);
-    return place < static_cast<uint64_t>(count_) ? own_ + place * width_ : nullptr;
+  PTMKERNELS_INLINE bool has(int64_t row) const {
+    return static_cast<uint64_t>(row - first_) < static_cast<uint64_t>(count_);
   }
+
+  PTMKERNELS_INLINE float* copy_of(int64_t row) const { return own_ + (row - first_) * width_; }
 
   void exchange_one() {
     if (count_ == 0) return;

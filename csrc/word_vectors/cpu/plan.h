@@ -37,6 +37,8 @@ struct Sentence {
   int64_t* position;
   int32_t* negatives;   // (length, N)
   uint32_t* threshold;  // (length, N): until the alias table is read, `negatives` holds cells
+  void** input_rows;    // (length): of the words; not set where they have sub-words
+  void** output_rows;   // (length, 1 + N): of the words and their negatives; not set with a tree
   int32_t length;
 };
 
@@ -130,7 +132,7 @@ class Planner {
     for (int64_t at = 0; at < total; ++at) {
       const auto entry = static_cast<uint64_t>(options_.alias[sentence.negatives[at]]);
       const bool keep = sentence.threshold[at] < static_cast<uint32_t>(entry >> 32);
-      if (!keep) sentence.negatives[at] = static_cast<int32_t>(entry);
+      sentence.negatives[at] = keep ? sentence.negatives[at] : static_cast<int32_t>(entry);
     }
   }
 

@@ -15,13 +15,13 @@ namespace ptmkernels::PTMKERNELS_CPU_ARCH {
 
 constexpr int kTileRows = 4;
 constexpr int kFewOutputs = 6;  // that stay in registers
-// Rows of a pass of products: its sums stay in registers, 16 of them with vectors of 4 and 8, 32
-// with vectors of 16.
-constexpr int kPass = kWidth == 16 ? 4 : 2;
 // Rows are made of whole cache lines: a line whose parts are stored one after the other costs half
 // of one that is come back to.
 constexpr int kLine = 16;  // float32 in a cache line
 constexpr int kLineVectors = kLine / kWidth;
+// Rows of a pass of products: its sums stay in registers, 16 of them with vectors of 4 and 8, 32
+// with vectors of 16.
+constexpr int kPass = kWidth == 16 ? 4 : 2;
 
 // Rows that a later window needs, fetched while this one is worked on: each tile's updates, which
 // leave the load units free time, take their share of them, a few lines at each step.
@@ -36,14 +36,23 @@ class Ahead {
   void add(const void* row) {
     if (count_ < kMost) rows_[count_++] = static_cast<const char*>(row);
   }
+  void add(void* const* rows, int32_t count) {
+    for (int32_t r = 0; r < count; ++r) add(rows[r]);
+  }
 
   struct Share {
     const char* const* rows;
     int32_t count, element;
 
-    // Of the line at d.
+    // The line at d of all rows. Usual: how many they mostly are.
+    template <int Usual>
     PTMKERNELS_INLINE void fetch(int32_t d) const {
-      for (int32_t r = 0; r < count; ++r) __builtin_prefetch(rows[r] + d * element, 1);
+      if (Usual > 0 && count == Usual) {
+        PTMKERNELS_UNROLL
+        for (int r = 0; r < Usual; ++r) __builtin_prefetch(rows[r] + d * element, 1);
+      } else {
+        for (int32_t r = 0; r < count; ++r) __builtin_prefetch(rows[r] + d * element, 1);
+      }
     }
   };
 
@@ -76,18 +85,18 @@ PTMKERNELS_INLINE float* floats(void* row) { return static_cast<float*>(row); }
 // Width counts whole lines: rows that are not made of them come as padded copies (rows.h). What
 // belongs to the pair (c, o) lies at [c * pair_pitch + o].
 struct Tile {
-  void* rows[kTileRows];   // h
-  void* const* outputs;    // v
-  const float* labels;     // (pair_pitch,), of which the first output_count count
-  const float* weights;    // (pair_pitch,): learning rate * multiplicity
-  float* product;          // (kTileRows, pair_pitch)
-  float* gradient;         // (kTileRows, pair_pitch)
-  void* const* receivers;  // that a single row's change goes to, in place of the row
-  int32_t receiver_count;
+  void* rows[kTileRows];  // h
+  void* const* outputs;   // v
+  const float* labels;    // (pair_pitch,), of which the first output_count count
+  const float* weights;   // (pair_pitch,): learning rate * multiplicity
+  float* product;         // (kTileRows, pair_pitch)
+  float* gradient;        // (kTileRows, pair_pitch)
+  float* change;          // (width): of a single row, which itself stays as it was
   int32_t row_count, output_count, width, pair_pitch;
 };
 
-// out[i] = the sum over the lanes of v[i]; `out` is written up to the next multiple of 4.
+// out[i] = the sum over the lanes of v[i]; `out` is written up to the next multiple of 8, a vector
+// at a time: a load that needs several stores waits for them.
 template <int N>
 PTMKERNELS_INLINE void lane_sums(const Vec* v, float* out) {
 #if defined(__AVX__) && PTMKERNELS_SIMD_WIDTH >= 8
@@ -101,12 +110,14 @@ PTMKERNELS_INLINE void lane_sums(const Vec* v, float* out) {
 #endif
   };
   // Four at once: pairs, pairs of pairs, then the two halves.
-#pragma GCC unroll 6
-  for (int i = 0; i < N; i += 4) {
-    const __m256 quads = _mm256_hadd_ps(_mm256_hadd_ps(half(i), half(i + 1)),
-                                        _mm256_hadd_ps(half(i + 2), half(i + 3)));
-    _mm_storeu_ps(out + i,
-                  _mm_add_ps(_mm256_castps256_ps128(quads), _mm256_extractf128_ps(quads, 1)));
+  for (int i = 0; i < N; i += 8) {
+    auto quads = [&](int j) __attribute__((always_inline)) -> __m256 {
+      return _mm256_hadd_ps(_mm256_hadd_ps(half(j), half(j + 1)),
+                            _mm256_hadd_ps(half(j + 2), half(j + 3)));
+    };
+    const __m256 low = quads(i), high = i + 4 < N ? quads(i + 4) : _mm256_setzero_ps();
+    _mm256_storeu_ps(out + i, _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20),
+                                            _mm256_permute2f128_ps(low, high, 0x31)));
   }
 #else
   for (int i = 0; i < N; ++i) out[i] = sum(v[i]);
@@ -166,7 +177,7 @@ PTMKERNELS_NOINLINE void updates_of_few(Tile& tile, Ahead::Share ahead) {
 #pragma GCC unroll 6
   for (int o = 0; o < NO; ++o) outputs[o] = floats(tile.outputs[o]);
   for (int32_t d = 0; d < tile.width; d += kWidth) {
-    if (d % kLine == 0) ahead.fetch(d);
+    if (d % kLine == 0) ahead.fetch<0>(d);
     Vec v[NO];
 #pragma GCC unroll 6
     for (int o = 0; o < NO; ++o) v[o] = load(outputs[o] + d);
@@ -225,36 +236,35 @@ PTMKERNELS_INLINE void update_lines(Tile& tile, int32_t d) {
 #pragma GCC unroll 1
     for (int32_t o = 0; o < tile.output_count; ++o) pass(o);
   }
-  auto change = [d](void* row, const Vec* by) __attribute__((always_inline)) {
-    float* target = floats(row) + d;
-    PTMKERNELS_UNROLL
-    for (int i = 0; i < kVectors; ++i)
-      store(target + i * kWidth, load(target + i * kWidth) + by[i]);
-  };
-  if constexpr (NC == 1) {
-    for (int32_t r = 0; r < tile.receiver_count; ++r) change(tile.receivers[r], e[0]);
-  } else {
-    PTMKERNELS_UNROLL
-    for (int c = 0; c < NC; ++c) change(tile.rows[c], e[c]);
+  PTMKERNELS_UNROLL
+  for (int i = 0; i < NC * kVectors; ++i) {
+    const int c = i / kVectors, part = i % kVectors, at = d + part * kWidth;
+    if constexpr (NC == 1) {
+      store(tile.change + at, e[c][part]);
+    } else {
+      float* const row = floats(tile.rows[c]) + at;
+      store(row, load(row) + e[c][part]);  // a row may occur twice
+    }
   }
 }
 
 template <int NC, int NO = 0>
 PTMKERNELS_NOINLINE void updates(Tile& tile, Ahead::Share ahead) {
   constexpr int kLines = NC > 2 ? 1 : 2;
+  constexpr int kUsual = NO > 0 ? NO + 1 : 0;  // the next window's outputs and the row that enters
   int32_t d = 0;
   for (; d + kLines * kLine <= tile.width; d += kLines * kLine) {
     PTMKERNELS_UNROLL
-    for (int line = 0; line < kLines; ++line) ahead.fetch(d + line * kLine);
+    for (int line = 0; line < kLines; ++line) ahead.fetch<kUsual>(d + line * kLine);
     update_lines<NC, kLines, NO>(tile, d);
   }
   if (kLines > 1 && d < tile.width) {
-    ahead.fetch(d);
+    ahead.fetch<kUsual>(d);
     update_lines<NC, 1, NO>(tile, d);
   }
 }
 
-// The products of all pairs, in blocks of outputs as equal as may be.
+// The products of all pairs, a block of outputs at a time.
 inline void all_products(Tile& tile) {
   using Products = void (*)(Tile&, int, int);
 #define ALL_OUTPUTS(NC)                                                                  \
@@ -265,12 +275,15 @@ inline void all_products(Tile& tile) {
   static constexpr Products kProducts[][kFewOutputs] = {ALL_OUTPUTS(1), ALL_OUTPUTS(2),
                                                         ALL_OUTPUTS(kPass)};
 #undef ALL_OUTPUTS
-  int32_t blocks = (tile.output_count + kFewOutputs - 1) / kFewOutputs;
-  for (int32_t first = 0; blocks > 0; --blocks) {
-    const int32_t count = (tile.output_count - first + blocks - 1) / blocks;
+  for (int32_t first = 0; first < tile.output_count;) {
+    const int32_t left = tile.output_count - first;
+    // The last two blocks are as equal as may be.
+    const int32_t count = left >= 2 * kFewOutputs ? kFewOutputs
+                          : left > kFewOutputs    ? (left + 1) / 2
+                                                  : left;
     for (int row = 0; row < tile.row_count;) {
-      const int left = tile.row_count - row;
-      const int taken = left >= kPass ? kPass : left >= 2 ? 2 : 1;
+      const int rows_left = tile.row_count - row;
+      const int taken = rows_left >= kPass ? kPass : rows_left >= 2 ? 2 : 1;
       kProducts[taken == 4 ? 2 : taken - 1][count - 1](tile, row, first);
       row += taken;
     }
@@ -278,7 +291,7 @@ inline void all_products(Tile& tile) {
   }
 }
 
-// The change of a single row goes to `receivers`.
+// The change of a single row is left in `change`.
 inline void run_tile(Tile& tile, Ahead& ahead) {
   using Updates = void (*)(Tile&, Ahead::Share);
   static constexpr Updates kFew[] = {updates_of_few<1>, updates_of_few<2>, updates_of_few<3>,

@@ -2,7 +2,9 @@
 #pragma once
 
 #include "common/scratch.h"
+#include "word_vectors/cpu/bag.h"
 #include "word_vectors/cpu/hot_rows.h"
+#include "word_vectors/cpu/outputs.h"
 #include "word_vectors/cpu/plan.h"
 #include "word_vectors/cpu/rows.h"
 #include "word_vectors/cpu/tile.h"
@@ -13,15 +15,6 @@ constexpr int64_t kLossEvery = 64;  // the loss is taken from one window in so m
 
 constexpr int32_t kLookAhead = 2;  // windows
 
-// What a centre word is scored against: itself and its negatives, or the nodes of its path.
-struct Outputs {
-  void** rows;
-  void** work;  // the rows as the tiles take them: `rows` themselves, or copies
-  float* labels;
-  float* weights;
-  int32_t count;
-};
-
 // Rows of float32 and of whole cache lines are trained in place; others as padded copies, which
 // live as long as a window (outputs) or a tile (inputs).
 class Trainer {
@@ -30,7 +23,8 @@ class Trainer {
       : options_(options),
         in_place_(!options.bfloat16 && options.width % kLine == 0),
         element_(options.bfloat16 ? 2 : 4),
-        pitch_((options.width + kLine - 1) / kLine * kLine) {
+        pitch_((options.width + kLine - 1) / kLine * kLine),
+        outputs_(options) {
     for (int lane = 0; lane < kWidth; ++lane) {
       rounding_.state[lane] =
           static_cast<uint32_t>(rounding_seed * 2 + 1) * (2654435761u + 2 * lane);
@@ -44,22 +38,31 @@ class Trainer {
   }
 
   void run(StepWork& work) {
-    statistics_ = &work.statistics;
     if (has_hot_rows()) hot_rows_.start(options_, &work.chunks->busy);
     Planner planner(options_, *work.chunks);
     int current = 0;
-    bool more = planner.next(sentences_[0]);
+    bool more = plan(planner, sentences_[0]);
     while (more) {
       const Sentence& sentence = sentences_[current];
-      more = planner.next(sentences_[1 - current]);
+      more = plan(planner, sentences_[1 - current]);
       following_ = more ? &sentences_[1 - current] : nullptr;
       train(sentence);
       current = 1 - current;
     }
     hot_rows_.finish();
+    work.statistics = {loss_, static_cast<double>(loss_pairs_), static_cast<double>(pairs_),
+                       static_cast<double>(words_)};
   }
 
  private:
+  bool plan(Planner& planner, Sentence& sentence) {
+    if (!planner.next(sentence)) return false;
+    outputs_.locate(sentence, hot_rows_);
+    for (int32_t i = 0; i < sentence.length && !options_.subword_offsets; ++i)
+      sentence.input_rows[i] = input_row(sentence.word[i]);
+    return true;
+  }
+
   bool has_hot_rows() const { return options_.threads > 1 && in_place_; }
 
   // Copies keep zeros between the end of a row and that of its last line.
@@ -78,20 +81,18 @@ class Trainer {
       sentence.position = scratch.take<int64_t>(kMaxSentence);
       sentence.negatives = scratch.take<int32_t>(kMaxSentence * negatives);
       sentence.threshold = scratch.take<uint32_t>(kMaxSentence * negatives);
+      sentence.input_rows = scratch.take<void*>(kMaxSentence);
+      sentence.output_rows = scratch.take<void*>(kMaxSentence * (negatives + 1));
     }
-    const int64_t most = options_.alias ? negatives + 1 : kMaxPath;
-    tile_.pair_pitch = static_cast<int32_t>((most + 3 + kLine - 1) / kLine * kLine);
-    outputs_ = {scratch.take<void*>(most), nullptr, scratch.take<float>(tile_.pair_pitch),
-                scratch.take<float>(tile_.pair_pitch), 0};
-    outputs_.work = in_place_ ? outputs_.rows : scratch.take<void*>(most);
-    tile_.outputs = outputs_.work;
-    tile_.labels = outputs_.labels;
-    tile_.weights = outputs_.weights;
+    const int32_t most = outputs_.most();
+    // Lane sums write up to 7 more than there are.
+    tile_.pair_pitch = (most + 7 + kLine - 1) / kLine * kLine;
+    outputs_.carve(scratch, tile_.pair_pitch, block);
+    if (!in_place_) output_work_ = scratch.take<void*>(most);
     tile_.product = scratch.take<float>(kTileRows * tile_.pair_pitch);
     tile_.gradient = scratch.take<float>(kTileRows * tile_.pair_pitch);
-    contexts_ = scratch.take<int32_t>(2 * options_.window);
-    rows_ = scratch.take<void*>(2 * options_.window * options_.max_subwords);
-    error_ = take_rows(scratch, 1, block);
+    rows_ = scratch.take<void*>((2 * options_.window + 1) * options_.max_subwords);
+    tile_.change = take_rows(scratch, 1, block);
     hidden_ = take_rows(scratch, 1, block);
     if (!in_place_) {
       output_copies_ = take_rows(scratch, most, block);
@@ -110,10 +111,6 @@ class Trainer {
   PTMKERNELS_INLINE void* input_row(int64_t row) const {
     return static_cast<char*>(options_.input) + row * options_.input_stride * element_;
   }
-  PTMKERNELS_INLINE void* output_row(int64_t row) const {
-    if (void* const copy = hot_rows_.copy_of(row)) return copy;
-    return static_cast<char*>(options_.output) + row * options_.output_stride * element_;
-  }
 
   float learning_rate(int64_t position) const {
     const double left =
@@ -124,20 +121,17 @@ class Trainer {
 
   void train(const Sentence& sentence) {
     rate_ = learning_rate(sentence.position[0]);
-    if (!options_.alias) {
-      for (int32_t n = 0; n < kMaxPath; ++n) outputs_.weights[n] = rate_;
-    }
-    statistics_->words += sentence.length;
+    outputs_.set_rate(rate_);
+    words_ += sentence.length;
     if (staged_) stage_first(sentence);
     for (int32_t i = 0; i < sentence.length; ++i) {
-      const int32_t contexts = find_contexts(sentence, i);
-      if (contexts) {
+      find_contexts(sentence, i);
+      if (contexts_ > 0) {
         with_loss_ = sentence.position[i] % kLossEvery == 0;
-        statistics_->pairs += contexts;
+        pairs_ += contexts_;
         find_outputs(sentence, i);
-        look_ahead(sentence, i, contexts);
-        if (!in_place_) copy_outputs();
-        options_.cbow ? train_cbow(sentence, contexts) : train_skipgram(sentence, contexts);
+        look_ahead(sentence, i);
+        options_.cbow ? train_cbow(sentence) : train_skipgram(sentence);
         if (!in_place_) return_outputs();
         hot_rows_.exchange_one();
       }
@@ -145,71 +139,40 @@ class Trainer {
     }
   }
 
-  // The places of the words within reach of word i.
-  int32_t find_contexts(const Sentence& sentence, int32_t i) {
+  void find_contexts(const Sentence& sentence, int32_t i) {
     const int32_t reach = sentence.reach[i];
-    const int32_t low = i > reach ? i - reach : 0;
     const int32_t high = i + reach < sentence.length ? i + reach : sentence.length - 1;
-    int32_t count = 0;
-    for (int32_t j = low; j <= high; ++j) {
-      contexts_[count] = j;
-      count += j != i;
-    }
-    return count;
+    centre_ = i;
+    first_ = i > reach ? i - reach : 0;
+    contexts_ = high - first_;
+  }
+
+  // The place of the k-th word within reach.
+  PTMKERNELS_INLINE int32_t context(int32_t k) const {
+    const int32_t j = first_ + k;
+    return j < centre_ ? j : j + 1;
   }
 
   void find_outputs(const Sentence& sentence, int32_t i) {
-    const int32_t word = sentence.word[i];
-    if (options_.alias) {
-      find_word_and_negatives(word, sentence.negatives + int64_t{i} * options_.negatives);
-    } else {
-      find_path(word);
-    }
+    outputs_.find(sentence, i, hot_rows_);
+    if (!in_place_) copy_outputs();
+    tile_.outputs = in_place_ ? outputs_.rows : output_work_;
+    tile_.labels = outputs_.labels;
+    tile_.weights = outputs_.weights;
     tile_.output_count = outputs_.count;
-  }
-
-  void find_word_and_negatives(int32_t word, const int32_t* negatives) {
-    outputs_.rows[0] = output_row(word);
-    outputs_.labels[0] = 1;
-    outputs_.weights[0] = rate_;
-    int32_t count = 1;
-    for (int32_t n = 0; n < options_.negatives; ++n) {
-      if (negatives[n] == word) continue;
-      void* row = output_row(negatives[n]);
-      int32_t same = 1;
-      while (same < count && outputs_.rows[same] != row) ++same;
-      if (same < count) {
-        outputs_.weights[same] += rate_;
-        continue;
-      }
-      outputs_.rows[count] = row;
-      outputs_.labels[count] = 0;
-      outputs_.weights[count++] = rate_;
-    }
-    outputs_.count = count;
-  }
-
-  void find_path(int32_t word) {
-    const int64_t begin = options_.tree_offsets[word], end = options_.tree_offsets[word + 1];
-    const int32_t* path = options_.tree_path + begin;
-    outputs_.count = static_cast<int32_t>(end - begin);
-    for (int32_t n = 0; n < outputs_.count; ++n) outputs_.rows[n] = output_row(path[n] >> 1);
-    for (int32_t n = 0; n < outputs_.count; ++n) {
-      outputs_.labels[n] = static_cast<float>(1 - (path[n] & 1));
-    }
   }
 
   void copy_outputs() {
     for (int32_t o = 0; o < outputs_.count; ++o) {
       float* copy = output_copies_ + int64_t{o} * pitch_;
-      outputs_.work[o] = copy;
+      output_work_[o] = copy;
       widen_to(copy, outputs_.rows[o], options_.bfloat16, options_.width);
     }
   }
 
   void return_outputs() {
     for (int32_t o = 0; o < outputs_.count; ++o)
-      write_row<false>(outputs_.rows[o], floats(outputs_.work[o]));
+      write_row<false>(outputs_.rows[o], floats(output_work_[o]));
   }
 
   template <bool Add>
@@ -224,46 +187,32 @@ class Trainer {
     return following_ && *place < following_->length ? following_ : nullptr;
   }
 
-  // The output rows of the next window, and the input row that enters it.
-  void look_ahead(const Sentence& sentence, int32_t i, int32_t contexts) {
-    ahead_.start(options_.cbow ? 1 : (contexts + kTileRows - 1) / kTileRows, element_);
+  // The output rows of a window to come, and the input row that enters it.
+  void look_ahead(const Sentence& sentence, int32_t i) {
+    ahead_.start(options_.cbow ? 1 : (contexts_ + kTileRows - 1) / kTileRows, element_);
     int32_t place = i + kLookAhead;
     if (const Sentence* next = at(sentence, &place)) {
-      const int32_t word = next->word[place];
-      if (options_.alias) {
-        ahead_.add(output_row(word));
-        const int32_t* negatives = next->negatives + int64_t{place} * options_.negatives;
-        for (int32_t n = 0; n < options_.negatives; ++n) ahead_.add(output_row(negatives[n]));
-      } else {
-        // The nodes near the root are in the cache, the last ones of the path may not be.
-        const int64_t begin = options_.tree_offsets[word], end = options_.tree_offsets[word + 1];
-        for (int64_t p = end - 1; p >= begin && p > end - 7; --p) {
-          ahead_.add(output_row(options_.tree_path[p] >> 1));
-        }
-      }
+      outputs_.look_ahead(*next, place, hot_rows_, ahead_);
     }
     place = i + options_.window + kLookAhead;
     const Sentence* next = options_.subword_offsets ? nullptr : at(sentence, &place);
-    if (next) ahead_.add(input_row(next->word[place]));
+    if (next) ahead_.add(next->input_rows[place]);
   }
 
-  void train_skipgram(const Sentence& sentence, int32_t contexts) {
-    for (int32_t c = 0; c < contexts; c += kTileRows) {
-      tile_.row_count = contexts - c < kTileRows ? contexts - c : kTileRows;
-      for (int r = 0; r < tile_.row_count; ++r)
-        tile_.rows[r] = borrow(sentence, contexts_[c + r], r);
-      tile_.receivers = tile_.rows;
-      tile_.receiver_count = 1;
-      train_tile();
+  void train_skipgram(const Sentence& sentence) {
+    for (int32_t c = 0; c < contexts_; c += kTileRows) {
+      tile_.row_count = contexts_ - c < kTileRows ? contexts_ - c : kTileRows;
+      for (int r = 0; r < tile_.row_count; ++r) tile_.rows[r] = borrow(sentence, context(c + r), r);
+      if (train_tile() && tile_.row_count == 1) add_to_bag(tile_.rows, 1, tile_.change, pitch_);
       give_back_copies();
     }
-    if (with_loss_) statistics_->loss_pairs += contexts;
+    if (with_loss_) loss_pairs_ += contexts_;
   }
 
   // The r-th row of a tile as float32.
   PTMKERNELS_INLINE float* borrow(const Sentence& sentence, int32_t j, int r) {
     if (staged_) return staged_ + j % ring() * pitch_;
-    void* row = input_row(sentence.word[j]);
+    void* row = sentence.input_rows[j];
     if (in_place_) return static_cast<float*>(row);
     borrowed_[r] = row;
     for (int k = 0; k < r; ++k) {
@@ -282,10 +231,12 @@ class Trainer {
     }
   }
 
-  PTMKERNELS_INLINE void train_tile() {
-    if (outputs_.count == 0) return;
+  // False: there is nothing to train against.
+  PTMKERNELS_INLINE bool train_tile() {
+    if (outputs_.count == 0) return false;
     run_tile(tile_, ahead_);
     if (with_loss_) add_loss();
+    return true;
   }
 
   // -log sigmoid(x) for the word, -log sigmoid(-x) for noise, at the products before the update.
@@ -296,33 +247,39 @@ class Trainer {
         const float wrong = tile_.labels[o] > 0 ? -x : x;
         const float magnitude = __builtin_fabsf(x);
         const float loss = (wrong > 0 ? wrong : 0) + __builtin_log1pf(__builtin_expf(-magnitude));
-        statistics_->loss += loss * (tile_.weights[o] / rate_);
+        loss_ += loss * (tile_.weights[o] / rate_);
       }
     }
   }
 
   // One row, the mean of the context rows, against the outputs; its change goes to every one of
   // them.
-  void train_cbow(const Sentence& sentence, int32_t contexts) {
-    int32_t rows = 0;
-    for (int32_t c = 0; c < contexts; ++c)
-      rows += gather(sentence.word[contexts_[c]], rows_ + rows);
-    mean_of(hidden_, rows_, rows, options_.bfloat16, options_.width);
+  void train_cbow(const Sentence& sentence) {
+    const int32_t rows = options_.subword_offsets ? gather_contexts(sentence) : near(sentence);
+    if (in_place_) {
+      mean_of_bag(hidden_, rows_, rows, pitch_);
+    } else {
+      mean_of(hidden_, rows_, rows, options_.bfloat16, options_.width);
+    }
     tile_.row_count = 1;
     tile_.rows[0] = hidden_;
-    if (in_place_) {
-      tile_.receivers = rows_;
-      tile_.receiver_count = rows;
-      train_tile();
-    } else {
-      void* error = error_;
-      tile_.receivers = &error;
-      tile_.receiver_count = 1;
-      __builtin_memset(error_, 0, static_cast<size_t>(pitch_) * sizeof(float));
-      train_tile();
-      for (int32_t r = 0; r < rows; ++r) write_row<true>(rows_[r], error_);
-    }
-    if (with_loss_) statistics_->loss_pairs += 1;
+    if (with_loss_) loss_pairs_ += 1;
+    if (!train_tile()) return;
+    if (in_place_) return add_to_bag(rows_, rows, tile_.change, pitch_);
+    for (int32_t r = 0; r < rows; ++r) write_row<true>(rows_[r], tile_.change);
+  }
+
+  // Copies the rows of all contexts: the row of the last one takes the place of the centre's.
+  PTMKERNELS_INLINE int32_t near(const Sentence& sentence) {
+    for (int32_t k = 0; k <= contexts_; ++k) rows_[k] = sentence.input_rows[first_ + k];
+    rows_[centre_ - first_] = rows_[contexts_];
+    return contexts_;
+  }
+
+  int32_t gather_contexts(const Sentence& sentence) {
+    int32_t rows = 0;
+    for (int32_t k = 0; k < contexts_; ++k) rows += gather(sentence.word[context(k)], rows_ + rows);
+    return rows;
   }
 
   // The input rows of a word.
@@ -366,8 +323,6 @@ class Trainer {
     for (int32_t r = 0; r < rows; ++r) write_row<true>(rows_[r], row);
   }
 
-  static constexpr int32_t kMaxPath = 96;  // a Huffman code over 63-bit counts has at most 91 bits
-
   const StepOptions& options_;
   const bool in_place_;
   const int32_t element_;  // bytes of one
@@ -375,17 +330,20 @@ class Trainer {
   float rate_ = 0;
   bool with_loss_ = false;
   Rounding rounding_;
-  StepStatistics* statistics_ = nullptr;
+  double loss_ = 0;
+  int64_t loss_pairs_ = 0, pairs_ = 0, words_ = 0;
   Sentence sentences_[2] = {};
   const Sentence* following_ = nullptr;
   Tile tile_ = {};
   Ahead ahead_;
-  Outputs outputs_ = {};
+  Outputs outputs_;
   HotRows hot_rows_;
-  int32_t* contexts_ = nullptr;
-  void** rows_ = nullptr;
+  int32_t centre_ = 0, first_ = 0;  // places in the sentence: of the word, and of its first context
+  int32_t contexts_ = 0;            // words within reach
+  void** rows_ = nullptr;           // of the contexts
+  void** output_work_ =
+      nullptr;  // copies of the outputs' rows, where they are not trained in place
   void* borrowed_[kTileRows] = {};
-  float* error_ = nullptr;
   float* hidden_ = nullptr;
   float* output_copies_ = nullptr;
   float* input_copies_ = nullptr;

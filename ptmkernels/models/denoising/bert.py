@@ -24,6 +24,7 @@ class BertConfig(Config):
         "position_embedding_type": "absolute",
         "is_decoder": False,
         "add_cross_attention": False,
+        "pruned_heads": {},
     }
 
     vocab_size: int = size(30522)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ptmkernels._mask_tensors import readable
-from ptmkernels.masks import AttentionMask, _build
+from ptmkernels.masks import AttentionMask
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
@@ -189,7 +189,7 @@ class AttentionOptions(NamedTuple):
         if self.key_rank is None:
             return None
         vectors = (self.key_rank, self.query_low, self.query_high)
-        dense = _build((*vectors, self.tree, self.allowed)).to_dense()
+        dense = AttentionMask._of((*vectors, self.tree, self.allowed)).to_dense()
         return dense if dense.dim() == 4 else dense[:, None]
 
 

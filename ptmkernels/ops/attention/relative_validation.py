@@ -8,6 +8,7 @@ import torch
 from torch import SymInt, Tensor
 
 from ptmkernels._mask_tensors import readable
+from ptmkernels._shapes import broadcasts, has_shape
 from ptmkernels.ops.attention.validation import check_dense
 
 _INTEGER = ("query_segment", "key_segment", "query_position")
@@ -102,8 +103,8 @@ def check_rows(name: str, tensor: Tensor, query: Tensor) -> None:
     batch, heads, _, head_dim = query.shape
     fits = (
         tensor.dim() == 4
-        and tensor.shape[0] in (1, batch)
-        and tensor.shape[1] in (1, heads)
+        and broadcasts(tensor.shape[0], batch)
+        and broadcasts(tensor.shape[1], heads)
         and tensor.shape[2] > 0
         and tensor.shape[3] == head_dim
     )
@@ -114,6 +115,6 @@ def check_rows(name: str, tensor: Tensor, query: Tensor) -> None:
 
 
 def check_shape(name: str, tensor: Tensor, shapes: list[tuple]) -> None:
-    if tuple(tensor.shape) not in shapes:
+    if not has_shape(tensor, *shapes):
         forms = " or ".join(map(str, dict.fromkeys(shapes)))
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {forms}")

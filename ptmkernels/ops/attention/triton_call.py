@@ -143,6 +143,14 @@ class Call:
             "PRECISION": self.precision,
         }
 
+    def launch(
+        self, kernel, programs: int, arguments: tuple, tile: Tile, **constants: int | bool
+    ) -> None:
+        """Run a kernel that has a tile; `constants` are the compile-time arguments of its own."""
+        blocks = {"BLOCK_M": tile.m, "BLOCK_N": tile.n}
+        constants = {**blocks, **constants, **self.constants()}
+        launch(kernel, (programs,), arguments, constants, warps=tile.warps, stages=tile.stages)
+
     def never_full(self) -> bool:
         mask = self.terms.mask
         return mask.tree is not None or mask.allowed is not None

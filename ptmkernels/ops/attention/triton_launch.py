@@ -66,21 +66,15 @@ def attention_backward(
 def _forward(call: Call, output: Tensor, lse: Tensor, tile: Tile) -> None:
     ranges, ranges_batch = call.ranges(tile)
     batch, heads, length, _ = call.query.shape
-    launch(
+    call.launch(
         triton_kernels._forward,
-        (triton.cdiv(length, tile.m) * heads * batch,),
+        triton.cdiv(length, tile.m) * heads * batch,
         (
             *(rows(t) for t in (call.query, call.key, call.value, output)),
             *(lse, ranges, ranges_batch, call.terms, call.sizes),
         ),
-        {
-            "BLOCK_M": tile.m,
-            "BLOCK_N": tile.n,
-            **call.constants(),
-            **call.tile_classes(call.sizes.key_len, tile.n),
-        },
-        warps=tile.warps,
-        stages=tile.stages,
+        tile,
+        **call.tile_classes(call.sizes.key_len, tile.n),
     )
 
 
@@ -185,23 +179,17 @@ class _Backward:
         call = self.call
         ranges, ranges_batch = call.ranges(tile)
         batch, heads, length, _ = call.query.shape
-        launch(
+        call.launch(
             triton_backward._backward_query,
-            (triton.cdiv(length, tile.m) * heads * batch,),
+            triton.cdiv(length, tile.m) * heads * batch,
             (
                 *self._inputs(),
                 *(rows(t) for t in (self.output, self.grad_output, grad_query)),
                 *(self.lse, self.grad_lse, self.row_terms, grad_bias, self.shared.row_sums),
                 *(ranges, ranges_batch, call.terms, call.sizes, self.lse.numel()),
             ),
-            {
-                "BLOCK_M": tile.m,
-                "BLOCK_N": tile.n,
-                **call.constants(),
-                **call.tile_classes(call.sizes.key_len, tile.n),
-            },
-            warps=tile.warps,
-            stages=tile.stages,
+            tile,
+            **call.tile_classes(call.sizes.key_len, tile.n),
         )
 
     def _key(
@@ -210,23 +198,17 @@ class _Backward:
         call = self.call
         ranges, ranges_batch = call.ranges(tile, of_keys=True)
         batch, key_heads, key_len, _ = call.key.shape
-        launch(
+        call.launch(
             triton_backward._backward_key,
-            (triton.cdiv(key_len, tile.n) * key_heads * batch,),
+            triton.cdiv(key_len, tile.n) * key_heads * batch,
             (
                 *self._inputs(),
                 *(rows(t) for t in (self.grad_output, grad_key, grad_value)),
                 *(self.row_terms, key_sums, ranges, ranges_batch),
                 *(call.terms, call.sizes, self.lse.numel()),
             ),
-            {
-                "BLOCK_M": tile.m,
-                "BLOCK_N": tile.n,
-                **call.constants(),
-                **call.tile_classes(call.sizes.query_len, tile.m),
-            },
-            warps=tile.warps,
-            stages=tile.stages,
+            tile,
+            **call.tile_classes(call.sizes.query_len, tile.m),
         )
 
     def _shared_bias_gradient(self, bias: Tensor, key_sums: Tensor | None) -> Tensor:
@@ -278,20 +260,14 @@ class _Backward:
         down, across = triton.cdiv(length, tile.m), triton.cdiv(key_len, tile.n)
         own_tiles = down + across - 1 if by_distance else down * across
         kept = call.query.shape[0] // summed_batch * (heads // summed_heads)
-        launch(
+        call.launch(
             triton_bias._bias_gradient,
-            (own_tiles * kept,),
+            own_tiles * kept,
             (
                 *self._inputs(),
                 *(rows(self.grad_output), self.row_terms, target, ranges, ranges_batch),
                 *(call.terms, call.sizes, self.lse.numel(), summed_batch, summed_heads),
             ),
-            {
-                "BLOCK_M": tile.m,
-                "BLOCK_N": tile.n,
-                "BY_DISTANCE": by_distance,
-                **call.constants(),
-            },
-            warps=tile.warps,
-            stages=tile.stages,
+            tile,
+            BY_DISTANCE=by_distance,
         )

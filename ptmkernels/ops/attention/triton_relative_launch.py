@@ -12,7 +12,7 @@ from ptmkernels.ops.attention import triton_relative_gradient
 from ptmkernels.ops.attention.triton_call import Call
 from ptmkernels.ops.attention.triton_relative import RowSums
 from ptmkernels.ops.attention.triton_terms import rows
-from ptmkernels.ops.triton_runtime import launch, multiprocessors
+from ptmkernels.ops.triton_runtime import multiprocessors
 from ptmkernels.ops.triton_tune import Tile
 
 
@@ -146,22 +146,16 @@ class SharedGradients:
         if self.of_values:
             of_values = row_terms.new_empty((parts, heads, table_rows, head_dim))
         ranges, ranges_batch = call.ranges(tile)
-        launch(
+        call.launch(
             triton_relative_gradient._relative_gradient,
-            (blocks * heads * parts,),
+            blocks * heads * parts,
             (
                 *(rows(t) for t in (call.query, call.key, call.value, grad_output)),
                 *(row_terms, of_keys, sums, of_values, ranges, ranges_batch),
                 *(call.terms, call.sizes, row_terms.numel() // 2, part_batch, phase),
             ),
-            {
-                "BLOCK_M": tile.m,
-                "BLOCK_N": tile.n,
-                "BLOCK_R": block_rows,
-                **call.constants(),
-            },
-            warps=tile.warps,
-            stages=tile.stages,
+            tile,
+            BLOCK_R=block_rows,
         )
         return of_keys, sums, of_values
 

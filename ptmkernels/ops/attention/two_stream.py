@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ptmkernels._mask_tensors import readable
+from ptmkernels._shapes import has_shape
 from ptmkernels.masks import AttentionMask
 from ptmkernels.ops.attention.call import autocast
 from ptmkernels.ops.attention.relative import default_offset, relative_attention
@@ -129,9 +130,9 @@ def target_positions(target_mapping: Tensor | None, stream_query: Tensor, length
             f"target_mapping is on {target_mapping.device}; expected the device of stream_query, "
             f"{stream_query.device}"
         )
-    if tuple(target_mapping.shape) == (batch, predicted, length):
+    if has_shape(target_mapping, (batch, predicted, length)):
         return one_hot_positions(target_mapping).to(torch.int32)
-    if tuple(target_mapping.shape) not in ((batch, predicted), (1, predicted)):
+    if not has_shape(target_mapping, (batch, predicted), (1, predicted)):
         raise ValueError(
             f"target_mapping has shape {tuple(target_mapping.shape)}; expected indices "
             f"({batch}, {predicted}) or a one-hot matrix ({batch}, {predicted}, {length})"

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ptmkernels._shapes import broadcasts
 from ptmkernels.masks import AttentionMask
 from ptmkernels.ops.attention.options import DTYPES, BucketedBias, compute_dtype
 
@@ -100,9 +101,9 @@ def check_mask(
         raise ValueError(
             f"{name} has {mask.query_len} queries and {mask.key_len} keys; expected {query_len} and {key_len}"
         )
-    if mask.batch_size not in (1, batch):
+    if not broadcasts(mask.batch_size, batch):
         raise ValueError(f"{name} has batch size {mask.batch_size}; expected 1 or {batch}")
-    if mask.allowed is not None and mask.allowed.shape[1] not in (1, heads):
+    if mask.allowed is not None and not broadcasts(mask.allowed.shape[1], heads):
         raise ValueError(f"{name}.allowed has {mask.allowed.shape[1]} heads; expected 1 or {heads}")
     if mask.device != device:
         raise ValueError(f"{name} is on {mask.device}; expected the device of query, {device}")
@@ -116,7 +117,7 @@ def check_bias(bias: Tensor, sizes: tuple[int, ...], device: torch.device) -> No
             f"bias has dtype {bias.dtype}; expected a floating one (masks go to `mask`)"
         )
     fits = bias.dim() <= 4 and all(
-        b in (1, n) for b, n in zip(reversed(bias.shape), reversed(sizes), strict=False)
+        broadcasts(*pair) for pair in zip(reversed(bias.shape), reversed(sizes), strict=False)
     )
     if not fits:
         raise ValueError(

@@ -14,6 +14,8 @@ from ptmkernels.ops.refusals import refusals, transforms_active
 # which are there when the process starts, go before those that Triton compiles at the first call.
 BACKENDS = ("cpu", "cuda", "triton", "reference")
 KERNEL_DTYPES = (torch.float32, torch.bfloat16)
+MAX_WINDOW = 1000
+MAX_NEGATIVES = 1 << 16
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 

@@ -183,19 +183,19 @@ def test_pieces_of_the_stream_give_what_the_whole_gives():
 @pytest.mark.parametrize("step", [skipgram_step_, cbow_step_])
 @pytest.mark.parametrize("loss", ["negatives", "tree"])
 def test_threads_lose_nothing_of_the_rows_changed_most(step, loss):
-    """Steps so small that their order does not matter; without copies of the rows 0.5 to 4 % is lost."""
+    """Steps so small that their order does not matter: what is missing was lost (1 % without the copies)."""
     counts, tokens, (rows, output) = case(vocabulary=60, width=112, tokens=100_000)
-    options = {"window": 5, "learning_rate": 1e-5, "seed": torch.tensor([7])}
+    options = {"window": 5, "learning_rate": 1e-7, "seed": torch.tensor([7])}
     if loss == "tree":
         output, options["tree"] = output[1:], HuffmanTree.from_counts(counts)
     else:
         options["sampler"] = AliasTable.from_counts(counts)
     changes = []
     for threads in (1, 2):
-        trained = output.clone()
+        trained = torch.zeros_like(output)
         step(rows.clone(), trained, tokens, threads=threads, **options)
-        changes.append(trained - output)
-    assert (changes[1] - changes[0]).norm() < 0.003 * changes[0].norm()
+        changes.append(trained)
+    assert (changes[1] - changes[0]).norm() < 1e-3 * changes[0].norm()
 
 
 @pytest.mark.parametrize("threads", [2, 5])
