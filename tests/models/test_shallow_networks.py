@@ -135,6 +135,21 @@ def test_skip_thoughts_golden():
     torch.testing.assert_close(combine(vector, both), out["combined_normalised"], **ORACLE)
 
 
+def test_skip_thoughts_masks_of_every_type():
+    torch.manual_seed(1)
+    model = SkipThoughts(9, 3, 4, bidirectional=True)
+    ids, mask = torch.randint(9, (5, 2)), torch.arange(5)[:, None] < torch.tensor([5, 3])
+    losses = [model(*[ids, mask.to(dtype)] * 3)["loss"] for dtype in (torch.float32, torch.bool)]
+    assert torch.equal(*losses)
+
+
+def test_sizes_that_do_not_fit():
+    with pytest.raises(ValueError, match="hidden_size is 5; expected an even number"):
+        SkipThoughts(9, 3, 5, bidirectional=True)
+    with pytest.raises(ValueError, match="order is 1; expected at least 2"):
+        NNLM(9, order=1)
+
+
 def test_context2vec_sees_everything_but_the_word_itself():
     torch.manual_seed(1)
     model = Context2Vec(torch.arange(20, 0, -1), 6, 7, 8).double()

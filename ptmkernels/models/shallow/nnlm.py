@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ptmkernels.ops.word_vectors.checks import check_whole
 from ptmkernels.registry import Card, register
 
 __all__ = ["NNLM"]
@@ -20,6 +21,9 @@ class NNLM(nn.Module):
         embedding_size: m.
         hidden_size: h.
         direct: with the direct connections W.
+
+    Raises:
+        ValueError: the order leaves no word before the next.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class NNLM(nn.Module):
         direct: bool = True,
     ):
         super().__init__()
+        check_whole("order", order, 2)
         context = (order - 1) * embedding_size
         self.embeddings = nn.Embedding(vocab_size, embedding_size)
         self.hidden = nn.Linear(context, hidden_size)

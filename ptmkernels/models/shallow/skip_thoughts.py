@@ -39,7 +39,8 @@ class MaskedGRU(nn.Module):
         if state is None:
             state = x.new_zeros(x.shape[1], self.candidate_state.in_features)
         states = []
-        for gate, candidate, keep in zip(gates, candidates, mask[..., None], strict=True):
+        kept = mask.to(x.dtype)[..., None]
+        for gate, candidate, keep in zip(gates, candidates, kept, strict=True):
             reset, update = torch.sigmoid(gate + self.gates_state(state)).chunk(2, -1)
             proposal = torch.tanh(candidate + reset * self.candidate_state(state))
             state = keep * (update * state + (1 - update) * proposal) + (1 - keep) * state
@@ -55,6 +56,9 @@ class SkipThoughts(nn.Module):
         embedding_size: of a word (620 in the paper).
         hidden_size: of the encoder's and decoders' states (2400; 1200 to each side if bidirectional).
         bidirectional: the encoder reads both ways ("bi-skip").
+
+    Raises:
+        ValueError: an odd hidden_size cannot be shared by two ways.
     """
 
     def __init__(
@@ -65,6 +69,10 @@ class SkipThoughts(nn.Module):
         bidirectional: bool = False,
     ):
         super().__init__()
+        if bidirectional and hidden_size % 2:
+            raise ValueError(
+                f"hidden_size is {hidden_size}; expected an even number, half for each way"
+            )
         side = hidden_size // 2 if bidirectional else hidden_size
         self.embeddings = nn.Embedding(vocab_size, embedding_size)
         self.encoder = MaskedGRU(embedding_size, side)

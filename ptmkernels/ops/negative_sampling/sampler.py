@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ptmkernels.ops.philox import philox4x32
-from ptmkernels.ops.word_vectors.checks import check_device, check_ids
+from ptmkernels.ops.word_vectors.checks import check_device, check_ids, check_type
 
 _WORD = 0xFFFFFFFF
 
@@ -20,7 +20,7 @@ class AliasTable:
 
     Attributes:
         table: int64 (V,), threshold << 32 | alias (see ``ptmkernels._corpus.alias_table``).
-        probabilities: float32 (V,), the distribution.
+        probabilities: floating (V,), the distribution.
 
     Raises:
         ValueError, TypeError: they are no table and its distribution; the message names which.
@@ -30,10 +30,14 @@ class AliasTable:
     probabilities: Tensor
 
     def __post_init__(self) -> None:
-        for name, dtype in (("table", torch.int64), ("probabilities", torch.float32)):
+        for name, kind in (("table", "int64"), ("probabilities", "floating")):
             tensor = getattr(self, name)
-            if not isinstance(tensor, Tensor) or tensor.dtype != dtype or tensor.dim() != 1:
-                raise TypeError(f"{name} must be a tensor of one dimension and {dtype}")
+            check_type(name, tensor, Tensor)
+            fits = tensor.dtype == torch.int64 if kind == "int64" else tensor.is_floating_point()
+            if not fits or tensor.dim() != 1:
+                raise TypeError(
+                    f"{name} is {tensor.dtype} {tuple(tensor.shape)}; expected {kind} (V,)"
+                )
             object.__setattr__(self, name, tensor.contiguous())  # the kernels read it so
         if self.table.shape != self.probabilities.shape:
             raise ValueError(

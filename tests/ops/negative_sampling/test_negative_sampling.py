@@ -268,7 +268,7 @@ def test_tables_that_are_none():
     table, share = torch.zeros(3, dtype=torch.int64), torch.full((3,), 1 / 3)
     for tables, match, error in (
         ((table + 3, share), r"table holds 3..3; expected 0..2", ValueError),
-        ((table.double(), share), "table must be a tensor", TypeError),
+        ((table.double(), share), r"table is torch.float64 \(3,\); expected int64", TypeError),
         ((table, share[:2]), "probabilities has 2 values; expected 3", ValueError),
     ):
         with pytest.raises(error, match=match):
