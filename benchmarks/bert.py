@@ -143,9 +143,6 @@ def _work(setup: Setup, batch: dict[str, Tensor]) -> Work:
     return Work(operations, 4.0 * weights * (3 if setup.training else 1))
 
 
-# -- providers ---------------------------------------------------------------------------------
-
-
 def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, in training with the logits of every token too, as Transformers has them; and Transformers'."""
     found = [Provider("ptmkernels", from_setup(_ours), against=None)]

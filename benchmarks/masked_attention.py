@@ -166,9 +166,6 @@ def _work(shape: dict[str, int], setup: Setup, dtype: torch.dtype) -> dict[str, 
     return {FORWARD: forward, BACKWARD: backward, BOTH: both}
 
 
-# -- providers ---------------------------------------------------------------------------------
-
-
 def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, in each backend that runs here, and the peers."""
     setup = case.setup
@@ -296,9 +293,6 @@ def _flex(case: Case, new_mask: bool = False) -> Callable[..., Tensor]:
         return compiled(query, key, value, score_mod=score_mod, block_mask=mask)
 
     return attention
-
-
-# -- goals -------------------------------------------------------------------------------------
 
 
 def goal(case: Case, mode: str, provider: str) -> float | None:

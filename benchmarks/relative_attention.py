@@ -133,9 +133,6 @@ def work(shape: dict[str, int], rows: int, visible: float, dtype: torch.dtype) -
     return {FORWARD: forward, BACKWARD: backward, BOTH: both}
 
 
-# -- providers ---------------------------------------------------------------------------------
-
-
 def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, ours without positions, and the peers."""
     found = [
@@ -311,9 +308,6 @@ def _flex(setup: Setup) -> Callable[..., Tensor]:
         )
 
     return attention
-
-
-# -- goals -------------------------------------------------------------------------------------
 
 
 def goal(case: Case, mode: str, provider: str) -> float | None:

@@ -102,9 +102,6 @@ def _setup(batch: int, length: int, device: torch.device) -> Setup:
     return Setup(content, stream, last, halves(length, device))
 
 
-# -- providers ---------------------------------------------------------------------------------
-
-
 def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, ours for the content rows alone, and Transformers'."""
     found = [
@@ -213,9 +210,6 @@ def _all_rows(mask: AttentionMask, setup: Setup, length: int) -> Tensor:
 def _compiled(setup: Setup) -> Callable[..., Tensor]:
     torch.compiler.reset()
     return torch.compile(_transformers(setup), dynamic=False)
-
-
-# -- goals -------------------------------------------------------------------------------------
 
 
 def goal(case: Case, mode: str, provider: str) -> float | None:

@@ -80,9 +80,6 @@ class Trained:
     seconds: float
 
 
-# -- corpora -----------------------------------------------------------------------------------
-
-
 def planted_topics(
     folder: Path, topics: int, words: int, head: int, sentences: int, epochs: int, length: int = 20
 ) -> Corpus:
@@ -119,9 +116,6 @@ def _split(path: Path, sentences: list[list[str]], epochs: int) -> Corpus:
     counts = np.array([words.get_vecattr(w, "count") for w in words.index_to_key])
     vocabulary = Vocabulary(words.index_to_key, counts)
     return Corpus(path, sentences[::stride], sum(map(len, kept)), vocabulary, epochs)
-
-
-# -- training ----------------------------------------------------------------------------------
 
 
 def train(corpus: Corpus, task: Task, seed: int = 1, threads: int = 1) -> Trained:
@@ -184,9 +178,6 @@ def gensim_model(task: Task, path: Path, seed: int = 1, threads: int = 1):
 
 def _has_tree(task: Task) -> bool:
     return task.loss == "hierarchical-softmax"
-
-
-# -- quality -----------------------------------------------------------------------------------
 
 
 def neighbours(trained: Trained, words: Sequence[str], places: Sequence[int]) -> np.ndarray:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import ptmkernels as ptm
 from ptmkernels.cli import app
 from ptmkernels.conversion import convert
-from tests.test_hub import IDS, WORDS, Trap, make
+from tests.hub.folders import IDS, WORDS, Trap, make
 
 
 @pytest.fixture

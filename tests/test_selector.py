@@ -98,9 +98,6 @@ def test_what_is_unavailable_says_why():
         assert reason is None or len(reason) > 20
 
 
-# -- the list of refusals ----------------------------------------------------------------------
-
-
 def test_refusals_are_data():
     assert len({(r.op, r.backends, r.reason) for r in REFUSALS}) == len(REFUSALS)
     for refusal in REFUSALS:
@@ -133,9 +130,6 @@ def test_float64_with_a_forced_kernel():
         RuntimeError, match=r"masked_attention: .*cpu: float64 is served by reference"
     ):
         masked_attention(query, query, query, backend="cpu")
-
-
-# -- processes that lack a part ----------------------------------------------------------------
 
 
 def test_the_cuda_library_is_not_loaded_into_a_torch_without_cuda(tmp_path, monkeypatch):

@@ -50,8 +50,6 @@ using Bytes16 = uint4;
 using Bytes8 = uint2;
 using Bytes4 = uint32_t;
 
-// -- memory ----------------------------------------------------------------------------------
-
 template <typename T>
 SIMT_FN T load_global(const T* address) {
   return *address;
@@ -136,8 +134,6 @@ SIMT_FN void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kOpenGroups) : "memory");
 }
 
-// -- matrix fragments ------------------------------------------------------------------------
-
 // Lane l names row l % 8 (16 bytes) of matrix l / 8; register m of lane l then holds row l / 4 of
 // matrix m, its 4 bytes at 4 * (l % 4).
 template <typename T>
@@ -179,8 +175,6 @@ SIMT_FN void mma_tf32(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&
       : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-
-// -- numbers ---------------------------------------------------------------------------------
 
 SIMT_FN float exp2_fast(float x) {
   float result;

@@ -114,8 +114,6 @@ class Trainer:
         torch.manual_seed(config.seed + self.accelerator.process_index)
         self._stop = threading.Event()
 
-    # -- going on --------------------------------------------------------------------------------
-
     def resume(self, checkpoint: str | Path) -> None:
         """Go on from a checkpoint.
 
@@ -150,8 +148,6 @@ class Trainer:
             before = tuple(before) if isinstance(before, list) else before
             if name not in FREE_SETTINGS and before != value:
                 raise ValueError(f"{path} was trained with {name} = {before!r}, not {value!r}")
-
-    # -- the loop --------------------------------------------------------------------------------
 
     def run(self) -> TrainingResult:
         """Train to the last step.
@@ -280,8 +276,6 @@ class Trainer:
         finally:
             self.model.train(training)
         return sums.means(self.accelerator)
-
-    # -- saving and stopping ---------------------------------------------------------------------
 
     def save(self) -> Path:
         """Write a checkpoint, and show its model in the run's own folder.

@@ -183,9 +183,6 @@ def test_without_position_it_is_masked_attention():
     torch.testing.assert_close(relative, masked_attention(query, key, value), rtol=1e-5, atol=1e-6)
 
 
-# -- every combination runs the kernel ---------------------------------------------------------
-
-
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("terms", TERM_SETS, ids="+".join)
 def test_every_combination_runs_the_kernel(terms, backend):
@@ -224,9 +221,6 @@ def test_the_kernel_is_the_default(monkeypatch):
         relative_attention(**leaves, **rest)
     assert counter.counts["attention_forward"] == 1
     assert not {"bmm", "exp", "gather"} & set(counter.counts)
-
-
-# -- fake tensors, compiling, autocast ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -293,8 +287,6 @@ def test_second_derivatives_are_those_of_the_reference():
     for name, one, two in zip(leaves, second(leaves, "cpu"), exact, strict=True):
         torch.testing.assert_close(one.double(), two, rtol=1e-3, atol=1e-3, msg=name)
 
-
-# -- memory --------------------------------------------------------------------------------------
 
 PEAK = """
 import sys, torch

@@ -51,8 +51,6 @@ Engine::Engine() : memory_(new char[kMaxSharedBytes]), cells_(kMaxSharedBytes / 
   }
 }
 
-// -- running a launch --------------------------------------------------------------------------
-
 void Engine::launch(int64_t blocks, int threads, int shared_bytes,
                     const std::function<void()>& body) {
   if (threads % kWarp || threads < kWarp || threads > kMaxThreads ||
@@ -147,8 +145,6 @@ void Engine::report(const Where& where, const std::string& text) {
   if (reports_.size() < kMaxReports) reports_.push_back(place(where) + ": " + text);
 }
 
-// -- barriers and collectives ------------------------------------------------------------------
-
 // Takes note of a place that orders memory; true where the tests have taken it away.
 bool Engine::is_deleted(const char* kind, const Where& where) {
   for (const Site& site : sites_) {
@@ -219,8 +215,6 @@ void Engine::warp_barrier(const Where& where) {
       },
       where);
 }
-
-// -- shared memory -----------------------------------------------------------------------------
 
 bool Engine::shared_access_fits(const char* what, int offset, int bytes, const Where& where) {
   if (offset < 0 || offset + bytes > shared_bytes_) {
@@ -313,8 +307,6 @@ void Engine::mark_write(int offset, int bytes, bool in_flight, const Where& wher
   }
 }
 
-// -- asynchronous copies -----------------------------------------------------------------------
-
 void Engine::copy_async(int offset, int bytes, const void* source, const Where& where) {
   if (!shared_access_fits("a copy", offset, bytes, where)) return;
   mark_write(offset, bytes, true, where);
@@ -345,8 +337,6 @@ void Engine::land(const Copy& copy) {
     cells_[g].write_warp_epoch = warps_[current_warp()].epoch;
   }
 }
-
-// -- global memory -----------------------------------------------------------------------------
 
 void Engine::declare(const void* address, size_t bytes, bool writable) {
   const auto* begin = static_cast<const char*>(address);

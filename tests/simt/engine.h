@@ -83,7 +83,6 @@ class Engine {
   // Runs `body` once for each thread of each block.
   void launch(int64_t blocks, int threads, int shared_bytes, const std::function<void()>& body);
 
-  // -- called by the threads ---------------------------------------------------------------
   int thread_index() const { return current_->index; }
   int64_t block_index() const { return block_; }
   void barrier(const Where& where);
@@ -102,7 +101,6 @@ class Engine {
   void copy_commit() { ++current_->group; }
   void copy_wait(int open_groups, const Where& where);
 
-  // -- called by the tests -----------------------------------------------------------------
   void declare(const void* address, size_t bytes, bool writable);
   void forget_buffers() { buffers_.clear(); }
   void clear_reports() { reports_.clear(); }

@@ -88,8 +88,6 @@ inline uint32_t ballot(bool condition, const Where& where = Where::current()) {
   return mine;
 }
 
-// -- memory ----------------------------------------------------------------------------------
-
 template <typename T>
 T load_global(const T* address, const Where& where = Where::current()) {
   T value;
@@ -182,8 +180,6 @@ void copy_wait(const Where& where = Where::current()) {
   Engine::get().copy_wait(kOpenGroups, where);
 }
 
-// -- matrix fragments (matrix_unit.cpp) --------------------------------------------------------
-
 // rows: the 16 bytes that each lane names; out: register m of each lane.
 void distribute_matrices(const void* row, uint32_t (&out)[4], bool transposed, const Where& where);
 
@@ -205,8 +201,6 @@ void mma_f16(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
              const Where& where = Where::current());
 void mma_tf32(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
               const Where& where = Where::current());
-
-// -- numbers ---------------------------------------------------------------------------------
 
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float log2_fast(float x) { return std::log2(x); }

@@ -196,8 +196,6 @@ struct BackwardKernel {
     }
   }
 
-  // -- loading -----------------------------------------------------------------------------
-
   static SIMT_FN void load_own(const Params& p, const Work& work) {
     const int length = own_len(p);
     load_rows<kThreads>(own_tile(0), p, kOwnKeys ? p.key : p.query, work.batch, work.own_head,
@@ -243,8 +241,6 @@ struct BackwardKernel {
   static SIMT_FN int least_distance(const Work& work, int other0) {
     return kOwnKeys ? work.own0 - (other0 + kCols - 1) : other0 - (work.own0 + kRows - 1);
   }
-
-  // -- one step ----------------------------------------------------------------------------
 
   static SIMT_FN Place place_of(const Work& work, const Step& step, int step0, int stage) {
     const int other0 = step.tile * kCols;

@@ -144,8 +144,6 @@ struct BiasGradientKernel {
   }
   static SIMT_FN int vectors(const Step& step) { return kVectors + step.parity * kVectorBytes; }
 
-  // -- which tiles -------------------------------------------------------------------------
-
   static SIMT_FN Work work_of(const Params& p) {
     int64_t rest = block_index();
     Work work;
@@ -208,8 +206,6 @@ struct BiasGradientKernel {
     return tile_is_visible(queries, keys);
   }
 
-  // -- loading -----------------------------------------------------------------------------
-
   static SIMT_FN void load_chunk(Tile target, const Params& p, const Rows& source, const Step& step,
                                  int head, int row0, int length) {
     load_rows<kThreads>(target, p, source, step.batch, head, row0, length, step.chunk * kChunkCols);
@@ -242,8 +238,6 @@ struct BiasGradientKernel {
   static SIMT_FN int least_distance(const Step& step) {
     return step.key0() - (step.query0() + kBiasTile - 1);
   }
-
-  // -- one tile ----------------------------------------------------------------------------
 
   // The relative terms, as far as a chunk of the head dimension makes them.
   static SIMT_FN void add_relative(const Params& p, Relative& relative, const Step& step, int stage,
@@ -289,8 +283,6 @@ struct BiasGradientKernel {
       value += weight * (change[r / 2][n][e] * p.options.keep_scale - delta[r]);
     });
   }
-
-  // -- the end -----------------------------------------------------------------------------
 
   static SIMT_FN void store(const Params& p, const Work& work, Fragments& sum) {
     const auto matrix = shared_memory<float>(kSum);

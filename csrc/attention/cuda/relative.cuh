@@ -66,8 +66,6 @@ struct RelativeTile {
   Interval band;
   int resident;  // the piece of the band that is in shared memory
 
-  // -- loading -------------------------------------------------------------------------------
-
   // The rows of the block; `for_head` where they are queries.
   SIMT_FN void start(const Params& p, int for_batch, int for_head, int first_own) {
     batch = for_batch;
@@ -112,8 +110,6 @@ struct RelativeTile {
     band = band_of(p, other0);
     resident = 0;
   }
-
-  // -- products ------------------------------------------------------------------------------
 
   // f(first virtual row) for each piece of the band while it is in shared memory, in rising or
   // falling order.
@@ -196,8 +192,6 @@ struct RelativeTile {
     warp_barrier();  // the weights are here
   }
 
-  // -- terms of one number for each query or key -----------------------------------------------
-
   SIMT_FN void add_terms(Fragments& score, const Params& p, int step0) const {
     const auto numbers = shared_memory<float>(stage_offset(stage) + kVectors);
     const auto segments = shared_memory<int32_t>(stage_offset(stage) + kVectors + kCols * 4);
@@ -223,8 +217,6 @@ struct RelativeTile {
       });
     }
   }
-
-  // -- sums of dS ----------------------------------------------------------------------------
 
   SIMT_FN void reset_sums() {
     SIMT_UNROLL
@@ -316,8 +308,6 @@ struct RelativeTile {
     }
   }
 
-  // -- where -----------------------------------------------------------------------------------
-
   SIMT_FN Interval rows_between(const Params& p, int key0, Interval positions) const {
     return {first_row(p, key0, positions.last, kKeys), first_row(p, key0, positions.first, kKeys)};
   }
@@ -360,8 +350,6 @@ struct RelativeTile {
     SIMT_ROLL
     for (int chunk = begin; chunk < end; chunk += kBandChunk) f(chunk);
   }
-
-  // -- sums ------------------------------------------------------------------------------------
 
   static SIMT_FN const T* vector(const Rows& source, int of_head, int row) {
     return static_cast<const T*>(source.data) + of_head * source.head + row * source.row;

@@ -127,8 +127,6 @@ struct RelativeGradientKernel {
   static SIMT_FN QueryTile query_tile(int offset) { return {shared_memory<T>(offset)}; }
   static SIMT_FN KeyTile key_tile(int offset) { return {shared_memory<T>(offset)}; }
 
-  // -- which tiles -------------------------------------------------------------------------
-
   static SIMT_FN Work work_of(const Params& p) {
     int64_t rest = block_index();
     Work work;
@@ -180,8 +178,6 @@ struct RelativeGradientKernel {
     return tile_is_visible(queries, keys);
   }
 
-  // -- loading -----------------------------------------------------------------------------
-
   static SIMT_FN void load_queries(const Params& p, const Work& work, const Item& item) {
     const RelativeTerms& t = p.relative;
     load_rows<kThreads>(query_tile(0), p, p.query, item.batch, work.head, item.query0(),
@@ -215,8 +211,6 @@ struct RelativeGradientKernel {
   static SIMT_FN int least_distance(const Item& item, int key0) {
     return key0 - (item.query0() + kQueries - 1);
   }
-
-  // -- one tile of queries -------------------------------------------------------------------
 
   // f(value, place in a matrix) for each element of a warp's queries and the block's rows.
   template <typename F>
@@ -349,8 +343,6 @@ struct RelativeGradientKernel {
     SIMT_ROLL
     for (int i = 0; i < kQueries; ++i) row_sum += sums.load(i * kPitch + row);
   }
-
-  // -- the end -----------------------------------------------------------------------------
 
   static SIMT_FN int grad_row0() { return warp_index() % kWarpRows * 16; }
   static SIMT_FN int grad_col0(const Work& work) {

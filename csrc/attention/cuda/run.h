@@ -54,8 +54,6 @@ struct Traits<Instance<T, kHeadDim_, kRelative_>> {
   using Backward = BackwardShapeOf<T, kHeadDim, kRelative>;
 };
 
-// -- parameters --------------------------------------------------------------------------------
-
 inline ScoreOptions make_score_options(const Options& options, DType dtype,
                                        const float* distance_bias) {
   constexpr double kWords = 4294967296.0;
@@ -176,8 +174,6 @@ void fill_params(Params& p, const Source& source, const float* distance_bias, bo
   if (is_relative(source.options)) p.relative = make_relative(source.options.relative, size);
 }
 
-// -- forward -----------------------------------------------------------------------------------
-
 inline void run_forward(const Queue& queue, Workspace& workspace,
                         const attention::ForwardParams& source, bool exact) {
   const Sizes& size = source.size;
@@ -215,8 +211,6 @@ inline void run_forward(const Queue& queue, Workspace& workspace,
         launch<CombineKernel<T>>(queue, CombineKernel<T>::blocks(combine), combine);
       });
 }
-
-// -- backward ----------------------------------------------------------------------------------
 
 template <typename T>
 void run_row_statistics(const Queue& queue, Workspace& workspace, BackwardParams& p,

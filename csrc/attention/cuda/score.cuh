@@ -78,8 +78,6 @@ SIMT_FN void replace(float (&tile)[kM][kN][4], uint32_t where, float value) {
   }
 }
 
-// -- masks -------------------------------------------------------------------------------------
-
 // A token of K-BERT's visible matrix; the tokens of a sequence are its keys, the queries its last.
 struct TreeToken {
   int32_t trunk, low, high;
@@ -128,8 +126,6 @@ SIMT_FN uint32_t hidden_elements(const Params& p, const ScorePlace<kTransposed>&
   }
   return hidden;
 }
-
-// -- biases ------------------------------------------------------------------------------------
 
 // Bucketed bias: one number for each distance j - i of the tile.
 template <bool kTransposed, int kM, int kN>
@@ -190,8 +186,6 @@ SIMT_FN float finish_scores(float (&score)[kM][kN][4], const Params& p,
   }
   return o.scale_first ? 1.0f : o.scale_log2;
 }
-
-// -- dropout -----------------------------------------------------------------------------------
 
 // The random words of a lane's four elements of one 16 x 8 fragment. Weight (b, h, i, j) takes word
 // j % 4 of counter (j / 4, i, h, b), so lanes share counters: each lane computes one and they

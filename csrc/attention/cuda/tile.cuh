@@ -87,8 +87,6 @@ SIMT_FN void load_vector(Shared<T> target, const T* source, int64_t count, T res
   }
 }
 
-// -- fragments -------------------------------------------------------------------------------
-
 // Rows row0 .. row0 + 15, chunks 2 step and 2 step + 1: the left operand of a product.
 template <typename Tile>
 SIMT_FN void load_left(uint32_t (&a)[4], Tile tile, int row0, int step) {
@@ -305,8 +303,6 @@ SIMT_FN void multiply(float (&acc)[kM][kN][4], const float (&weights)[kM][kK][4]
     multiply_float(acc, weights, right, row0, col0, exact);
   }
 }
-
-// -- rows and columns of a warp's fragments ----------------------------------------------------
 
 // A lane's r-th row (of 2 kM) and c-th column (of 2 kN) within the warp's fragments.
 SIMT_FN int row_of(int r) { return r / 2 * 16 + r % 2 * 8 + lane_index() / 4; }

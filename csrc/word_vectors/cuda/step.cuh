@@ -317,8 +317,6 @@ class Trainer {
     }
   }
 
-  // -- input rows ------------------------------------------------------------------------------
-
   // Those of one word.
   struct InputRows {
     T* matrix;
