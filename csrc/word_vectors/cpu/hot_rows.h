@@ -33,7 +33,8 @@ class HotRows {
     shared_ = static_cast<float*>(options.output) + first_ * stride_;
     for (int64_t i = 0; i < count_; ++i) {
       __builtin_memcpy(own_ + i * width_, shared_ + i * stride_, bytes());
-      __builtin_memcpy(base_ + i * width_, shared_ + i * stride_, bytes());
+      // Of the copy: the matrix may have changed since.
+      __builtin_memcpy(base_ + i * width_, own_ + i * width_, bytes());
     }
   }
 
