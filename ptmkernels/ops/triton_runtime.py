@@ -65,9 +65,15 @@ class CompiledKernel:
         if self._amd:
             code = self.compiled.asm["amdgcn"]
             return Counter(re.findall(r"^\s+([sv]_\w+|ds_\w+|buffer_\w+|global_\w+)", code, re.M))
-        listing = self._tool("nvdisasm", "-c")
-        names = re.findall(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)", listing)
+        names = re.findall(
+            r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)", self.listing
+        )
         return Counter(names)
+
+    @cached_property
+    def listing(self) -> str:
+        """The machine code with its labels (NVIDIA), as `nvdisasm -c` prints it."""
+        return self._tool("nvdisasm", "-c")
 
     @property
     def _amd(self) -> bool:
