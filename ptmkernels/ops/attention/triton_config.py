@@ -1,9 +1,9 @@
 """Tile sizes of the Triton attention kernels: a table by architecture, kernel, head dimension and type.
 
-The defaults were chosen by what the compiler reports for each (`triton_report`): the largest tile without
-a spill. Checked so far: 16-bit types on sm_90, and D = 64 on sm_80, sm_100 and gfx942 (with relative keys not
-on sm_100); float32 and the other head dimensions there are by analogy. Nothing was measured on a GPU;
-`triton_tune` measures on the one at hand.
+The defaults were chosen by what the compiler reports for each (`triton_report`): no spill, no warp that
+repeats another's scores, and then the fewest instructions for a score. Checked so far: 16-bit types on
+sm_90, and D = 64 on sm_80, sm_100 and gfx942 (with relative keys not on sm_100); float32 and the other head
+dimensions there are by analogy. Nothing was measured on a GPU; `triton_tune` measures on the one at hand.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ RELATIVE_KERNELS = ("forward", "backward_query", "backward_key", "bias", "decode
 # call without extras, with one of them, and with several; the last one serves all that follow. Extras are
 # what a score has beside the product and an interval mask, and cost registers: dropout, a bias, a tree, a
 # dense mask. Number types: "half" is bfloat16 and float16; "tf32" and "ieee" are float32 by torch's setting.
+# "backward" is the fused kernel. A head dimension without a row would make it spill; there the pair of
+# "backward_query" and "backward_key" serves.
 Row = tuple[int, tuple[Tile, ...]]
 Table = dict[str, dict[str, tuple[Row, ...]]]
 
