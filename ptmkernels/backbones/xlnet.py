@@ -279,9 +279,7 @@ def _positions(target_mapping: Tensor | None, length: int) -> Tensor | None:
 
 def _padded(attention_mask: Tensor | None) -> Tensor | None:
     """(B, L), true where there is no token; None = nowhere, as far as one can look."""
-    if attention_mask is None or (
-        readable(attention_mask) and attention_mask.device.type == "cpu" and attention_mask.all()
-    ):
+    if attention_mask is None or (readable(attention_mask) and attention_mask.all()):
         return None
     return attention_mask == 0
 
