@@ -21,7 +21,6 @@ from ptmkernels._mask_tensors import (
     tree_visible,
     within,
 )
-
 from ptmkernels._rank_source import Source, rank_source
 
 if TYPE_CHECKING:
@@ -159,7 +158,9 @@ class IntervalMask:
         rows = list(self._tensors())
         if tree and self.branches is None:
             one = torch.ones_like(self.key_rank[:1])
-            rows[3] = normal_tree(torch.stack([one, one, one - 1], dim=1))  # on the trunk, no branch
+            rows[3] = normal_tree(
+                torch.stack([one, one, one - 1], dim=1)
+            )  # on the trunk, no branch
         if allowed:
             sizes = (1, 1, self.query_len, self.key_len)
             dense = self.key_rank.new_ones(sizes, dtype=torch.bool)

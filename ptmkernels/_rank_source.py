@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-Source = tuple  # what the ranks are made of: names, numbers, sources, and tensors with their versions
+Source = (
+    tuple  # what the ranks are made of: names, numbers, sources, and tensors with their versions
+)
 
 
 def rank_source(kind: str, *parts) -> Source | None:

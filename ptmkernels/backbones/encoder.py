@@ -75,9 +75,9 @@ class Encoder(nn.Module):
         """Run the layers, on the real tokens only where some are padding.
 
         Padding is left out when values can be looked at (not under torch.compile or torch.export) and no
-        attention weights are asked for. Results at the positions left out are zeros. The number of real tokens
-        is the only value that is read back from a GPU, once for each call with an `attention_mask`;
-        with `leave_out_padding` false nothing is.
+        attention weights are asked for. Results at the positions left out are zeros. For it the number of
+        real tokens is read back from a GPU, once for each call with an `attention_mask` and nothing besides;
+        with `leave_out_padding` false nothing at all is.
 
         Args:
             input_ids: (B, L) token ids; or give `inputs_embeds`.
