@@ -228,6 +228,7 @@ INTERPRETER = {
     "forward": Tile(32, 16),
     "backward_query": Tile(16, 32),
     "backward_key": Tile(16, 32),
+    "backward": Tile(16, 32),
     "bias": Tile(16, 16),
     "decode": Tile(16, 16),
     "relative": Tile(32, 16),

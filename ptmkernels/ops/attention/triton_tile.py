@@ -164,6 +164,23 @@ def store_rows(
 
 
 @triton.jit
+def add_rows(
+    start, stride, count, rows, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+    BOUNDED: tl.constexpr,
+):  # fmt: skip
+    """Add to float32 rows in memory, to which other programs add at the same time."""
+    r = tl.arange(0, BLOCK)[:, None]
+    d = tl.arange(0, BLOCK_D)[None, :]
+    pointers = start + r * stride + d
+    if BOUNDED:
+        tl.atomic_add(pointers, rows, mask=(r < count) & (d < HEAD_DIM), sem="relaxed")
+    elif HEAD_DIM < BLOCK_D:
+        tl.atomic_add(pointers, rows, mask=d < HEAD_DIM, sem="relaxed")
+    else:
+        tl.atomic_add(pointers, rows, sem="relaxed")
+
+
+@triton.jit
 def product(a, b, total, PRECISION: tl.constexpr):
     """total + a b in float32; `total` may be None.
 
