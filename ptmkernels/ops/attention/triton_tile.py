@@ -126,6 +126,12 @@ class KeySide(NamedTuple):
 
 
 @triton.jit
+def rows_in_all(sizes):
+    """B H L, the rows of all queries."""
+    return tl.cast(sizes.batch, tl.int64) * sizes.heads * sizes.query_len
+
+
+@triton.jit
 def head_start(rows, b, h, start):
     """Pointer to row `start` of head (b, h). `b` and `h` are int64, so no product overflows."""
     return rows.data + b * rows.batch + h * rows.head + tl.cast(start, tl.int64) * rows.row
@@ -157,6 +163,23 @@ def store_rows(
     d = tl.arange(0, BLOCK_D)[None, :]
     inside = (r < count) & (d < HEAD_DIM)
     tl.store(start + r * stride + d, rows.to(start.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def add_rows(
+    start, stride, count, rows, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+    BOUNDED: tl.constexpr,
+):  # fmt: skip
+    """Add to float32 rows in memory, to which other programs add at the same time."""
+    r = tl.arange(0, BLOCK)[:, None]
+    d = tl.arange(0, BLOCK_D)[None, :]
+    pointers = start + r * stride + d
+    if BOUNDED:
+        tl.atomic_add(pointers, rows, mask=(r < count) & (d < HEAD_DIM), sem="relaxed")
+    elif HEAD_DIM < BLOCK_D:
+        tl.atomic_add(pointers, rows, mask=d < HEAD_DIM, sem="relaxed")
+    else:
+        tl.atomic_add(pointers, rows, sem="relaxed")
 
 
 @triton.jit
