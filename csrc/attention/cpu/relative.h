@@ -276,21 +276,8 @@ class RelativeTerms {
   // Of the panel of a tile; lanes beyond its last query go on, one position each.
   PanelShifts shifts(const Tile& tile) const {
     PanelShifts result;
-    int32_t lanes[kLanes];
-    for (int32_t lane = 0; lane < kLanes; ++lane) {
-      int64_t step = lane > 0;
-      if (lane > 0 && lane < tile.queries && relative_.query_position.data) {
-        const int64_t query = tile.query + lane;
-        step = position(tile.batch, query) - position(tile.batch, query - 1);
-      }
-      result.rising &= step >= 0 && step <= 1;
-      result.successive &= step == (lane > 0);
-      lanes[lane] = lane > 0 ? lanes[lane - 1] + (step == 1) : 0;
-    }
-    for (int v = 0; v < kVectors; ++v) {
-      result.first[v] = lanes[v * kWidth];
-      result.lane[v] = load_as<IntVec>(lanes + v * kWidth) - splat(lanes[v * kWidth]);
-    }
+    for (int v = 0; v < kVectors; ++v) result.first[v] = v * kWidth;
+    if (relative_.query_position.data) find_shifts(tile, &result);
     return result;
   }
 
@@ -469,6 +456,24 @@ class RelativeTerms {
 
  private:
   int64_t clamp(int64_t row) const { return smaller(larger(row, 0), relative_.rows - 1); }
+
+  void find_shifts(const Tile& tile, PanelShifts* shifts) const {
+    int32_t lanes[kLanes] = {};
+    for (int64_t lane = 1; lane < kLanes; ++lane) {
+      int64_t step = 1;
+      if (lane < tile.queries) {
+        const int64_t query = tile.query + lane;
+        step = position(tile.batch, query) - position(tile.batch, query - 1);
+      }
+      shifts->rising &= step == 0 || step == 1;
+      shifts->successive &= step == 1;
+      lanes[lane] = lanes[lane - 1] + (step == 1);
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      shifts->first[v] = lanes[v * kWidth];
+      shifts->lane[v] = load_as<IntVec>(lanes + v * kWidth) - splat(lanes[v * kWidth]);
+    }
+  }
 
   const float* vector_of(const float* vectors, int64_t index) const {
     return vectors ? vectors + index * width_ : nullptr;
