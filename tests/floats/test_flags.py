@@ -1,4 +1,4 @@
-"""No CPU kernel computes on memory that nothing wrote: each denormal number there may cost a hundred clocks."""
+"""No CPU kernel computes on memory that nothing wrote: denormal numbers there are slow."""
 
 from __future__ import annotations
 
