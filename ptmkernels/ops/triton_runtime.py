@@ -26,6 +26,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
+from ptmkernels.ops import triton_tuples
+
+triton_tuples.mend()
 _ahead: list[CompiledKernel] | None = None  # where `launch` puts what it compiles ahead of time
 
 
