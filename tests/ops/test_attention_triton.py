@@ -203,13 +203,31 @@ def test_positional_masks_visit_only_their_area(mask, visited, full):
 
 
 def tiles_to_visit(mask, m, n, of_keys=False) -> torch.Tensor:
-    from ptmkernels.ops.attention.triton_call import Call
+    from ptmkernels.ops.attention.triton_call import prepare
     from ptmkernels.ops.triton_tune import Tile
 
     query = torch.zeros(mask.batch_size, 1, mask.query_len, 1, device=DEVICE)
     key = torch.zeros(mask.batch_size, 1, mask.key_len, 1, device=DEVICE)
     options = AttentionOptions.of(query, mask.to(DEVICE), None, 1.0, 0.0, None)
-    return Call.of(query, key, key, options).ranges(Tile(m, n), of_keys)[0].cpu()
+    return prepare(query, key, key, options).ranges(Tile(m, n), of_keys)[0].cpu()
+
+
+def test_a_launch_runs_with_any_tile():
+    """The tuner times one launch with several."""
+    from ptmkernels.ops.attention import triton_launch
+    from ptmkernels.ops.attention.triton_call import prepare
+    from ptmkernels.ops.triton_tune import Tile
+
+    query = torch.randn(1, 2, 37, 16, device=DEVICE)
+    mask = AttentionMask.causal(37, device=DEVICE)
+    call = prepare(query, query, query, AttentionOptions.of(query, mask, None, None, 0.0, None))
+    output, lse = torch.empty_like(query), torch.empty(query.shape[:3], device=DEVICE)
+    launch = triton_launch._forward(call, output, lse)
+    expected = masked_attention(query, query, query, mask, backend="reference")
+    for tile in (Tile(16, 32), Tile(32, 16), Tile(32, 32)):
+        output.fill_(torch.nan)
+        launch.run(tile)
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_same_bits_again():

@@ -35,6 +35,7 @@ from ptmkernels.ops.attention.triton_tile import (
     mixed_tile,
     product,
     query_side,
+    rows_in_all,
     store_rows,
     tile_run,
     tile_scores,
@@ -127,7 +128,6 @@ def _backward_query(
     ranges_batch,
     terms: Terms,
     sizes: Sizes,
-    row_count,  # B * H * L
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -165,7 +165,7 @@ def _backward_query(
     if grad_lse is not None:
         delta = delta - tl.load(grad_lse + place, mask=inside, other=0.0)
     tl.store(row_terms + place, row_lse, mask=inside)
-    tl.store(row_terms + row_count + place, delta, mask=inside)
+    tl.store(row_terms + rows_in_all(sizes) + place, delta, mask=inside)
 
     i = own[:, None]
     queries = query_side(terms.mask, b, i, sizes)
@@ -279,7 +279,6 @@ def _backward_key(
     ranges_batch,
     terms: Terms,
     sizes: Sizes,
-    row_count,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -308,6 +307,7 @@ def _backward_key(
         HEAD_DIM, BLOCK_N, BLOCK_D, True,
     )  # fmt: skip
     keys = key_side(terms.mask, b, j, sizes)
+    row_count = rows_in_all(sizes)
     if ranges is not None:
         first, full_first, full_last, last = tile_run(ranges, ranges_batch, b, tile)
     else:

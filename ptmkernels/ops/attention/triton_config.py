@@ -8,6 +8,8 @@ on sm_100); float32 and the other head dimensions there are by analogy. Nothing 
 
 from __future__ import annotations
 
+from functools import cache
+
 from ptmkernels.ops.triton_runtime import target_name
 from ptmkernels.ops.triton_tune import Tile
 
@@ -293,7 +295,13 @@ def tile_for(
         name = f"relative_{kernel}" if relative and kernel != "relative" else kernel
         if name in FORCED:
             return FORCED[name]
-    target = target_name()
+    return _tile_for(target_name(), kernel, block_d, number_type, extras, relative)
+
+
+@cache
+def _tile_for(
+    target: str, kernel: str, block_d: int, number_type: str, extras: int, relative: bool
+) -> Tile:
     if target == "interpreter":
         return INTERPRETER[kernel]
     tables = RELATIVE_TABLES if relative else TABLES

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from ptmkernels.ops.attention import triton_relative
 from ptmkernels.ops.attention.options import AttentionOptions
 from ptmkernels.ops.attention.triton_tile import Bias, Mask, Relative, Rows
-from ptmkernels.ops.triton_runtime import launch
+from ptmkernels.ops.triton_runtime import cdiv, launch, next_power_of_2
 
+NO_STRIDES = (None,) * 4
+NO_MASK = Mask(*(None,) * len(Mask._fields))
+NO_BIAS = Bias(*(None,) * len(Bias._fields))
+NO_RELATIVE = Relative(*(None,) * len(Relative._fields))
 MAX_ROW_STRIDE = 2**23  # a tile's offsets are 32-bit: up to 256 rows of this stride
 
 
 def padded(head_dim: int) -> int:
     """D as the kernels' tiles have it."""
-    return max(16, triton.next_power_of_2(head_dim))
+    return max(16, next_power_of_2(head_dim))
 
 
 def rows_tensor(tensor: Tensor) -> Tensor:
@@ -26,7 +29,8 @@ def rows_tensor(tensor: Tensor) -> Tensor:
 
 
 def rows(tensor: Tensor) -> Rows:
-    return Rows(tensor, *tensor.stride()[:3])
+    batch, head, row, _ = tensor.stride()
+    return Rows(tensor, batch, head, row)
 
 
 def broadcast_strides(tensor: Tensor) -> tuple[int, ...]:
@@ -43,16 +47,16 @@ def batch_stride(tensor: Tensor | None) -> int | None:
 
 
 def mask_terms(given: AttentionOptions) -> Mask:
-    vectors = (given.key_rank, given.query_low, given.query_high)
-    batches = [batch_stride(t) for t in vectors]
-    tree, allowed = given.tree, given.allowed
+    if given.key_rank is None:
+        return NO_MASK
+    vectors, tree, allowed = given[:3], given.tree, given.allowed
     return Mask(
         *vectors,
-        *batches,
+        *(0 if t.shape[0] == 1 else t.stride(0) for t in vectors),
         tree,
         batch_stride(tree),
         allowed,
-        *((None,) * 4 if allowed is None else broadcast_strides(allowed)),
+        *(NO_STRIDES if allowed is None else broadcast_strides(allowed)),
     )
 
 
@@ -62,7 +66,7 @@ def bias_terms(given: AttentionOptions, query: Tensor) -> Bias:
     if given.bias is not None:
         return Bias(given.bias, *broadcast_strides(given.bias))
     if given.bias_table is None:
-        return Bias(None, None, None, None, None)
+        return NO_BIAS
     # One value for each head and distance; a tile reads them along its diagonals.
     values = given.bias_table.float()[given.bias_bucket].t().contiguous()
     return Bias(values[:, query.shape[2] - 1 :], 0, values.stride(0), -1, 1)
@@ -74,45 +78,46 @@ def relative_terms(given: AttentionOptions, query: Tensor, key: Tensor, negated:
     Args:
         query: negated where the scale is, `negated`; then u, v and w are, too.
     """
-    terms = Relative(*(None,) * len(Relative._fields))
-    empty = 0 in (*query.shape, *key.shape)
+    parts = (given.relative_key, given.relative_value, given.content_bias, given.segment_key)
+    if all(part is None for part in parts):
+        return NO_RELATIVE
+    found = {}
     batch, heads, length, _ = query.shape
     if given.relative_key is not None:
-        terms = terms._replace(
-            key=_table(given.relative_key),
-            last_row=given.relative_key.shape[2] - 1,
-            offset=given.relative_offset,
-            position=given.query_position,
-            position_batch=batch_stride(given.query_position),
-        )
+        found |= {
+            "key": _table(given.relative_key),
+            "last_row": given.relative_key.shape[2] - 1,
+            "offset": given.relative_offset,
+            "position": given.query_position,
+            "position_batch": batch_stride(given.query_position),
+        }
     if given.relative_value is not None:
-        terms = terms._replace(value=_table(given.relative_value))
-    if empty:
-        return terms
+        found["value"] = _table(given.relative_value)
     if given.position_bias is not None:
         vector = _signed(given.position_bias, negated)
-        scores = _row_products(_table(given.relative_key), given.relative_key.shape, vector)
-        terms = terms._replace(row_scores=scores, row_batch=batch_stride(scores))
+        scores = _row_products(found["key"], given.relative_key.shape, vector)
+        found |= {"row_scores": scores, "row_batch": batch_stride(scores)}
     if given.content_bias is not None:
         vector = _signed(given.content_bias, negated)
         scores = _row_products(rows(key), key.shape, vector)
-        terms = terms._replace(content_bias=vector, key_scores=scores)
+        found |= {"content_bias": vector, "key_scores": scores}
     if given.segment_key is not None:
         addend = given.segment_bias
         addend = None if addend is None else _signed(addend, negated)
         segment_key = given.segment_key.contiguous()
         scores = query.new_empty((2, batch, heads, length), dtype=torch.float32)
+        query_rows = rows(query)
         for vector, out in zip(segment_key, scores, strict=True):
-            _row_products(rows(query), query.shape, vector, addend, out)
-        terms = terms._replace(
-            segment_key=segment_key,
-            segment_scores=scores,
-            query_segment=given.query_segment,
-            query_segment_batch=batch_stride(given.query_segment),
-            key_segment=given.key_segment,
-            key_segment_batch=batch_stride(given.key_segment),
-        )
-    return terms
+            _row_products(query_rows, query.shape, vector, addend, out)
+        found |= {
+            "segment_key": segment_key,
+            "segment_scores": scores,
+            "query_segment": given.query_segment,
+            "query_segment_batch": batch_stride(given.query_segment),
+            "key_segment": given.key_segment,
+            "key_segment_batch": batch_stride(given.key_segment),
+        }
+    return NO_RELATIVE._replace(**found)
 
 
 def _signed(vector: Tensor, negated: bool) -> Tensor:
@@ -145,7 +150,7 @@ def _row_products(
     block = 4096 // block_d
     launch(
         triton_relative._row_products,
-        (triton.cdiv(count, block) * heads * batch,),
+        (cdiv(count, block) * heads * batch,),
         (tensor, vector, addend, out, heads, count),
         {"GROUP": heads // own_heads, "HEAD_DIM": head_dim, "BLOCK": block, "BLOCK_D": block_d},
         warps=4,

@@ -124,6 +124,12 @@ class KeySide(NamedTuple):
 
 
 @triton.jit
+def rows_in_all(sizes):
+    """B H L, the rows of all queries."""
+    return tl.cast(sizes.batch, tl.int64) * sizes.heads * sizes.query_len
+
+
+@triton.jit
 def head_start(rows, b, h, start):
     """Pointer to row `start` of head (b, h). `b` and `h` are int64, so no product overflows."""
     return rows.data + b * rows.batch + h * rows.head + tl.cast(start, tl.int64) * rows.row
