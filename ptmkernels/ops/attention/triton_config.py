@@ -234,6 +234,10 @@ INTERPRETER = {
     "relative": Tile(32, 16),
 }
 
+# Tiles that serve instead of those of the tables, for measuring others: by kernel, and with relative keys by
+# "relative_" and the kernel.
+FORCED: dict[str, Tile] = {}
+
 # What tuning tries; those that a device cannot run are passed over.
 CANDIDATES: dict[str, list[Tile]] = {
     "forward": [
@@ -288,6 +292,10 @@ def tile_for(
         extras: how many of dropout, bias, tree, dense mask and relative values the call has.
         relative: whether the call has relative keys.
     """
+    if FORCED:
+        name = f"relative_{kernel}" if relative and kernel != "relative" else kernel
+        if name in FORCED:
+            return FORCED[name]
     return _tile_for(target_name(), kernel, block_d, number_type, extras, relative)
 
 
