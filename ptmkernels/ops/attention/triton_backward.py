@@ -15,14 +15,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ptmkernels.ops.attention.triton_band import first_parts, position_sum
 from ptmkernels.ops.attention.triton_relative import (
     RowSums,
     add_content_bias,
-    add_relative,
     add_segments,
     add_value_gradient,
     load_band,
-    position_sum,
+    raw_scores,
     row_sums,
     store_row_sums,
 )
@@ -137,12 +137,12 @@ def store_bias_gradient(grad_bias, grad_score, b, h, i, j, sizes):
 
 @triton.jit
 def _query_step(
-    tile, state, query, grad_output, lse, delta, grad_bias, sums, key_start, key_row,
+    tile, state, kept, query, grad_output, lse, delta, grad_bias, sums, key_start, key_row,
     value_start, value_row, b, h, i, queries, band, terms, sizes,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """(grad_query, sums of each query), not yet scaled, with one key tile added."""
+    """(grad_query, sums of each query), not yet scaled, with one key tile added, and `kept`."""
     grad_query, totals = state
     first_key = tile * BLOCK_N
     left = sizes.key_len - first_key
@@ -152,9 +152,8 @@ def _query_step(
     value = load_rows(
         value_start + offset * value_row, value_row, left, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED
     )
-    raw = product(query, tl.trans(key), None, PRECISION)
-    raw = add_relative(
-        raw, query, band, terms.relative, b, j, first_key, sizes, False,
+    raw, kept = raw_scores(
+        kept, query, key, band, terms.relative, b, j, first_key, sizes, MASKED, False, True,
         HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
     )  # fmt: skip
     grad_weight = product(grad_output, tl.trans(value), None, PRECISION)
@@ -176,7 +175,8 @@ def _query_step(
             grad_score, grad_query, band.key, terms.relative.key.row, band, terms.relative,
             first_key, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
         )  # fmt: skip
-    return grad_query, row_sums(totals, grad_score, weight, sums, band, terms.relative, b, j, sizes)
+    totals = row_sums(totals, grad_score, weight, sums, band, terms.relative, b, j, sizes, MASKED)
+    return (grad_query, totals), kept
 
 
 @triton.jit
@@ -243,18 +243,30 @@ def _backward_query(
         tl.zeros([BLOCK_M, BLOCK_D], tl.float32),
         RowSums((none, none), (none, none), (none, none)),
     )
+    SCORED: tl.constexpr = terms.relative.row_scores is not None
     if not ALL_FULL:
-        for step in range(0, last - first - (full_last - full_first)):
-            state = _query_step(
-                mixed_tile(step, first, full_first, full_last), state,
-                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums,
-                key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
-                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
+        for side in range(0, 2):  # the tiles before the full ones and those behind them
+            begin = tl.where(side == 0, first, full_last)
+            end = tl.where(side == 0, full_first, last)
+            kept = first_parts(
+                query_rows, band, terms.relative, begin * BLOCK_N, SCORED,
+                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
             )  # fmt: skip
+            for mixed in range(begin, end):
+                state, kept = _query_step(
+                    mixed, state, kept,
+                    query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums,
+                    key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
+                    HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
+                )  # fmt: skip
     if not NEVER_FULL:
+        kept = first_parts(
+            query_rows, band, terms.relative, full_first * BLOCK_N, SCORED,
+            HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+        )  # fmt: skip
         for full in range(full_first, full_last):
-            state = _query_step(
-                full, state,
+            state, kept = _query_step(
+                full, state, kept,
                 query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums,
                 key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, False,
@@ -302,11 +314,10 @@ def _key_step(
         lse = tl.load(place)
         delta = tl.load(place + row_count)
         queries = 0
-    raw = product(key, tl.trans(query), None, PRECISION)
     band = load_band(terms.relative, b, h, first_query, sizes, BLOCK_M, BLOCK_N)
-    raw = add_relative(
-        raw, query, band, terms.relative, b, first_key + tl.arange(0, BLOCK_N)[None, :], first_key, sizes,
-        True, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+    raw, _ = raw_scores(
+        0, query, key, band, terms.relative, b, first_key + tl.arange(0, BLOCK_N)[None, :], first_key,
+        sizes, True, True, False, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
     )  # fmt: skip
     grad_weight = product(value, tl.trans(grad_output), None, PRECISION)
     grad_weight = add_value_gradient(

@@ -141,7 +141,7 @@ COMPACT_SINGLE: Table = dict.fromkeys((*RELATIVE_KERNELS, "backward"), _TINY)
 HOPPER_RELATIVE: Table = {
     "forward": {
         "half": (
-            (64, (Tile(64, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 32, 8, 2))),
+            (64, (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2))),
             (128, (Tile(64, 32, 8, 2), Tile(32, 32, 8, 2))),
             (256, (Tile(16, 16, 4, 1),)),
         )
@@ -263,6 +263,10 @@ INTERPRETER = {
     "relative": Tile(32, 16),
 }
 
+# Tiles that serve instead of those of the tables, for measuring others: by kernel, and with relative keys by
+# "relative_" and the kernel.
+FORCED: dict[str, Tile] = {}
+
 _KEY_CANDIDATES = [
     Tile(m, n, warps, stages)
     for n, several in ((128, (128, 64, 32, 16)), (64, (64, 32, 16)), (32, (32, 16)))
@@ -309,8 +313,8 @@ CANDIDATES: dict[str, list[Tile]] = {
 
 def tile_for(
     kernel: str, block_d: int, number_type: str, extras: int, relative: bool = False
-) -> Tile:
-    """The default tile on the current device.
+) -> Tile | None:
+    """The default tile on the current device; None where the fused backward kernel does not fit.
 
     Args:
         kernel: one of ``KERNELS``, or of ``RELATIVE_KERNELS`` where `relative`.
@@ -319,6 +323,10 @@ def tile_for(
         extras: how many of dropout, bias, tree, dense mask and relative values the call has.
         relative: whether the call has relative keys.
     """
+    if FORCED:
+        name = f"relative_{kernel}" if relative and kernel != "relative" else kernel
+        if name in FORCED:
+            return FORCED[name]
     return _tile_for(target_name(), kernel, block_d, number_type, extras, relative)
 
 
