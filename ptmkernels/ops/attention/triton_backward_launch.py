@@ -69,7 +69,7 @@ class Backward:
         return found
 
     def _fused(self) -> bool:
-        """Whether one kernel gives dq, dk and dv: not where it does not fit or its order would matter."""
+        """Whether one kernel gives dq, dk and dv: where it has a tile and its order does not matter."""
         if self.call.terms.relative is not NO_RELATIVE:
             return False
         if torch.are_deterministic_algorithms_enabled():
