@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ptmkernels.ops.attention import triton_backward
+from ptmkernels.ops.attention import triton_backward, triton_row_terms
 from ptmkernels.ops.attention.triton_bias_launch import bias_gradient, table_gradient
 from ptmkernels.ops.attention.triton_call import Call
 from ptmkernels.ops.attention.triton_relative_launch import SharedGradients
@@ -142,7 +142,7 @@ class _Fused(TiledLaunch):
         batch, heads, length, _ = call.sizes
         block = min(64, 4096 // call.block_d)
         launch(
-            triton_backward._row_terms,
+            triton_row_terms._row_terms,
             (cdiv(length, block) * heads * batch,),
             (
                 *(rows(backward.output), grad_output, backward.lse, backward.grad_lse),
