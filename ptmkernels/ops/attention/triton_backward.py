@@ -26,6 +26,7 @@ from ptmkernels.ops.attention.triton_relative import (
     row_sums,
     store_row_sums,
 )
+from ptmkernels.ops.attention.triton_relative_gradient import Piece, store_tile
 from ptmkernels.ops.attention.triton_tile import (
     LOG2_E,
     Rows,
@@ -137,7 +138,7 @@ def store_bias_gradient(grad_bias, grad_score, b, h, i, j, sizes):
 
 @triton.jit
 def _query_step(
-    tile, state, kept, query, grad_output, lse, delta, grad_bias, sums, key_start, key_row,
+    tile, state, kept, query, grad_output, lse, delta, grad_bias, sums, piece, key_start, key_row,
     value_start, value_row, b, h, i, queries, band, terms, sizes,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr, MASKED: tl.constexpr,
@@ -169,6 +170,7 @@ def _query_step(
         raw, grad_weight, b, h, i, j, queries, keys, lse, delta, keep, terms, sizes, MASKED
     )
     store_bias_gradient(grad_bias, grad_score, b, h, i, j, sizes)
+    store_tile(piece, grad_score, weight, first_key)
     grad_query = product(grad_score.to(key.dtype), key, grad_query, PRECISION)
     if terms.relative.key is not None:
         grad_query = position_sum(
@@ -192,6 +194,7 @@ def _backward_query(
     row_terms,  # (2, B, H, L) float32, written: lse to the base 2 and delta
     grad_bias,  # (B, H, L, S) for a bias of that shape whose gradient is asked for, or None
     sums: RowSums,
+    piece: Piece,  # the query tiles of the launch, all where its members are None
     ranges,
     ranges_batch,
     terms: Terms,
@@ -208,6 +211,8 @@ def _backward_query(
     """dq_i = scale sum_j ds_ij k_j, and the two numbers of each query that the other kernels need."""
     tiles = tl.cdiv(sizes.query_len, BLOCK_M)
     program = tl.program_id(0)
+    if piece.first is not None:
+        program += piece.first
     tile = tiles - 1 - program % tiles
     h = (program // tiles % sizes.heads).to(tl.int64)
     b = (program // tiles // sizes.heads).to(tl.int64)
@@ -255,7 +260,7 @@ def _backward_query(
             for mixed in range(begin, end):
                 state, kept = _query_step(
                     mixed, state, kept,
-                    query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums,
+                    query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums, piece,
                     key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
                     HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
                 )  # fmt: skip
@@ -267,7 +272,7 @@ def _backward_query(
         for full in range(full_first, full_last):
             state, kept = _query_step(
                 full, state, kept,
-                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums,
+                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums, piece,
                 key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, False,
             )  # fmt: skip

@@ -91,12 +91,12 @@ class Backward:
             *(self.row_terms, key_sums, None, None),
         )
         kernel = triton_backward._backward_query
-        start(RowTiles(call, "backward_query", kernel, query_arguments))
+        start(shared.query_launch(kernel, query_arguments, self.grad_output))
         kernel = triton_backward._backward_key
         start(RowTiles(call, "backward_key", kernel, key_arguments, of_keys=True))
         if call.negated:
             grads[0].neg_()
-        return shared.gradients(self.grad_output, self.row_terms, key_sums)
+        return shared.gradients(self.grad_output, key_sums)
 
     def _row_bias_gradient(self, bias: Tensor) -> Tensor:
         """A softmax does not feel what its whole row shares: only the log-sum-exp passes a gradient."""

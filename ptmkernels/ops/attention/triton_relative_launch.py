@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+import triton
 from torch import Tensor
 
 from ptmkernels.ops.attention import triton_relative_gradient
 from ptmkernels.ops.attention.triton_call import Call
+from ptmkernels.ops.attention.triton_config import tile_for
 from ptmkernels.ops.attention.triton_relative import RowSums
+from ptmkernels.ops.attention.triton_relative_gradient import NO_PIECE, Piece
 from ptmkernels.ops.attention.triton_terms import rows
-from ptmkernels.ops.attention.triton_tiled import TiledLaunch, start
-from ptmkernels.ops.triton_runtime import cdiv, multiprocessors
+from ptmkernels.ops.attention.triton_tiled import RowTiles, TiledLaunch
+from ptmkernels.ops.triton_runtime import cdiv, launch
 from ptmkernels.ops.triton_tune import Tile
+
+# Of ds and the weights, at most, that are in memory at a time; little enough to stay in a GPU's second cache.
+PIECE_BYTES = 32 << 20
 
 
 class SharedGradients:
@@ -31,34 +38,25 @@ class SharedGradients:
         self.of_values = "relative_value" in names
         shape = (2, *call.query.shape[:3])
         sums = {"dtype": torch.float32, "device": call.query.device}
-        ends = self._ends_are_read()
+        relative = call.terms.relative
+        ends = relative.key is not None and relative.inside is None
         self.row_sums = RowSums(
             torch.empty(shape, **sums) if ends and self.of_keys else None,
             torch.empty(shape, **sums) if ends and self.of_values else None,
             None if call.terms.relative.segment_scores is None else torch.empty(shape, **sums),
         )
 
-    def _ends_are_read(self) -> bool:
-        """Whether a distance may lie outside of the rows; positions are not looked at."""
-        relative, sizes = self.call.terms.relative, self.call.sizes
-        if relative.key is None or relative.position is not None:
-            return relative.key is not None
-        first, last = relative.offset - (sizes.query_len - 1), relative.offset + sizes.key_len - 1
-        return first < 0 or last > relative.last_row
-
-    def gradients(
-        self, grad_output: Tensor, row_terms: Tensor, key_sums: Tensor | None
-    ) -> dict[str, Tensor]:
+    def gradients(self, grad_output: Tensor, key_sums: Tensor | None) -> dict[str, Tensor]:
         """The wanted ones by name.
 
         Args:
-            row_terms, key_sums: what `_backward_query` and `_backward_key` left; `key_sums` (B, H, S).
+            key_sums: (B, H, S), what `_backward_key` left.
         """
         found = {}
         if "content_bias" in self.names:
             found["content_bias"] = self._content_bias(key_sums)
         if self.of_keys or self.of_values:
-            start(_Tables(self.call, self, found, grad_output, row_terms))
+            found |= self._tables(grad_output)
         if {"segment_bias", "segment_key"} & set(self.names):
             found |= self._segments()
         given = self.call.given
@@ -83,12 +81,31 @@ class SharedGradients:
             grad_key = grad_key + by_head * given.segment_bias.float()
         return {"segment_bias": (by_head * given.segment_key).sum(0), "segment_key": grad_key}
 
-    def _tables(
-        self, found: dict[str, Tensor], grad_output: Tensor, row_terms: Tensor, tile: Tile
-    ) -> None:
-        """Of r, rv and v, into `found`."""
-        call, given = self.call, self.call.given
-        of_keys, sums, of_values = self._sums_by_row(grad_output, row_terms, tile)
+    def query_launch(self, kernel, arguments: tuple, grad_output: Tensor) -> TiledLaunch:
+        """The launch of the queries' gradients, which prepares those of r, rv and v where they are wanted."""
+        if not (self.of_keys or self.of_values):
+            return RowTiles(self.call, "backward_query", kernel, (*arguments, NO_PIECE))
+        given, sizes = self.call.given, self.call.sizes
+        tables = (given.relative_key, given.relative_value)
+        owners = sizes.heads
+        if any(table is not None and table.shape[0] > 1 for table in tables):
+            owners *= sizes.batch
+        shape = (owners, *given.relative_key.shape[2:])
+        new = partial(torch.empty, dtype=torch.float32, device=self.call.query.device)
+        self.totals = (
+            new(shape) if self.of_keys else None,
+            new(shape[:2]) if self.of_keys and given.position_bias is not None else None,
+            new(shape) if self.of_values else None,
+        )
+        return QueryPieces(self.call, kernel, arguments, grad_output, self.totals)
+
+    def _tables(self, grad_output: Tensor) -> dict[str, Tensor]:
+        """Of r, rv and v, from what the pieces left."""
+        call, given, found = self.call, self.call.given, {}
+        of_keys, sums, of_values = (
+            None if total is None else total.unflatten(0, (-1, call.sizes.heads))
+            for total in self.totals
+        )
         if of_values is not None:
             total = self._folded(of_values, given.relative_value)
             self._add_ends(total, self.row_sums.value_ends, grad_output)
@@ -103,6 +120,7 @@ class SharedGradients:
                 of_heads = table.expand(-1, call.sizes.heads, -1, -1).float()
                 found["position_bias"] = torch.einsum("bhr,bhrd->hd", sums, of_heads)
                 found["relative_key"] += self._folded(sums[..., None] * bias[:, None], table)
+        return found
 
     def _sums_with_ends(self, sums: Tensor) -> Tensor:
         """Sums of ds by row (parts, H, R), one part for each batch row of r, with those at the ends."""
@@ -127,58 +145,83 @@ class SharedGradients:
         for row, end in zip((0, -1), both, strict=True):
             total[:, :, row] += end.sum_to_size(*total.shape[:2], end.shape[2])
 
-    def _sums_by_row(
-        self, grad_output: Tensor, row_terms: Tensor, tile: Tile
-    ) -> tuple[Tensor | None, ...]:
-        """(parts, H, R, D) of ds and of the weights and (parts, H, R) of ds, within the rows."""
-        call = self.call
-        batch, heads, _, _ = call.sizes
-        head_dim, table_rows = call.query.shape[3], call.given.relative_key.shape[2]
-        block_rows = max(tile.m, tile.n)  # a tile meets two blocks, not three
-        phase = -call.terms.relative.offset % tile.n
-        blocks = cdiv(table_rows + phase, block_rows)
-        part_batch = self._part_batch(blocks * heads)
-        parts = cdiv(batch, part_batch)
-        of_keys = sums = of_values = None
-        if self.of_keys:
-            of_keys = row_terms.new_empty((parts, heads, table_rows, head_dim))
-            sums = row_terms.new_empty((parts, heads, table_rows))
-        if self.of_values:
-            of_values = row_terms.new_empty((parts, heads, table_rows, head_dim))
-        ranges, ranges_batch = call.ranges(tile)
-        call.launch(
-            triton_relative_gradient._relative_gradient,
-            blocks * heads * parts,
-            (
-                *(rows(t) for t in (call.query, call.key, call.value, grad_output)),
-                *(row_terms, of_keys, sums, of_values, ranges, ranges_batch),
-                *(call.terms, call.sizes, row_terms.numel() // 2, part_batch, phase),
-            ),
-            tile,
-            BLOCK_R=block_rows,
-        )
-        return of_keys, sums, of_values
-
-    def _part_batch(self, programs: int) -> int:
-        """Batch rows that one program adds up: all of them, where there are programs enough."""
-        given, batch = self.call.given, self.call.sizes.batch
-        tables = (given.relative_key, given.relative_value)
-        if any(t is not None and t.shape[0] > 1 for t in tables):
-            return 1
-        wanted = cdiv(2 * multiprocessors(self.call.query.device), programs)
-        return cdiv(batch, min(wanted, batch))
-
 
 @dataclass(slots=True)
-class _Tables(TiledLaunch):
-    """The gradients of r, rv and v, which one kernel prepares."""
+class QueryPieces(TiledLaunch):
+    """The kernel of the queries' gradients, piece by piece, and after each the gradients of r and rv.
+
+    Args:
+        arguments: of the kernel, up to the piece.
+        grad_output: (B, H, L, D).
+        totals: of the rows of r, of their sums and of the rows of rv, each None where it is not wanted.
+    """
 
     call: Call
-    shared: SharedGradients
-    found: dict[str, Tensor]
+    kernel: triton.JITFunction
+    arguments: tuple
     grad_output: Tensor
-    row_terms: Tensor
-    name: str = "relative"
+    totals: tuple[Tensor | None, ...]
+    name: str = "backward_query"
 
     def run(self, tile: Tile) -> None:
-        self.shared._tables(self.found, self.grad_output, self.row_terms, tile)
+        call = self.call
+        of_keys, sums, of_values = self.totals
+        for total in self.totals:
+            if total is not None:
+                total.zero_()
+        batch, heads, query_len, key_len = call.sizes
+        wanted = (of_keys is not None, of_values is not None)
+        width = cdiv(key_len, 128) * 128
+        row_bytes = width * call.query.element_size() * sum(wanted)
+        programs = cdiv(query_len, tile.m) * heads * batch
+        each = min(max(1, PIECE_BYTES // (row_bytes * tile.m)), programs)
+        scores, weights = (
+            call.query.new_empty((each * tile.m, width)) if there else None for there in wanted
+        )
+        ranges = call.ranges(tile)
+        for first in range(0, programs, each):
+            last = min(first + each, programs)
+            piece = Piece(first, last, scores, weights, width)
+            call.launch(
+                self.kernel,
+                last - first,
+                (*self.arguments, piece, *ranges, call.terms, call.sizes),
+                tile,
+                **call.tile_classes(key_len, tile.n),
+            )
+            if scores is not None:
+                self._add_rows(call.query, scores, of_keys, sums, piece, ranges, tile)
+            if weights is not None:
+                self._add_rows(self.grad_output, weights, of_values, None, piece, ranges, tile)
+
+    def _add_rows(
+        self,
+        vectors: Tensor,
+        buffer: Tensor,
+        total: Tensor,
+        sums: Tensor | None,
+        piece: Piece,
+        ranges: tuple,
+        tile: Tile,
+    ) -> None:
+        """Adds what a piece gives to the rows of r or of rv."""
+        call = self.call
+        own = tile_for("relative", call.block_d, call.number_type, call.extras, True)
+        constants = {name: n for name, n in call.constants.items() if name != "GROUP"}
+        launch(
+            triton_relative_gradient._relative_gradient,
+            (cdiv(total.shape[1], own.m) * total.shape[0],),
+            (
+                *(rows(vectors), buffer, total, sums, piece),
+                *(call.terms.relative, call.sizes, *ranges),
+            ),
+            {
+                "ALONE": total.shape[0] > call.sizes.heads,
+                "BLOCK_M": tile.m,
+                "BLOCK_N": tile.n,
+                "BLOCK_R": own.m,
+                **constants,
+            },
+            warps=own.warps,
+            stages=own.stages,
+        )
