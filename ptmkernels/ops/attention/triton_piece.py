@@ -1,7 +1,8 @@
-"""A piece of the scores' gradients of a call: ds and the weights of some query tiles, in a buffer of bounded size.
+"""A piece of the scores' gradients of a call: ds and the weights of some query tiles, in buffers.
 
 `_score_gradients` fills a piece, and every gradient of a relative call is then a product with it
-(`triton_relative_gradient`). Memory holds one piece at a time, nothing of size L x S for each head.
+(`triton_relative_gradient`). Memory holds one piece of bounded size at a time, nothing of size L x S for
+each head.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from ptmkernels.ops.attention.triton_tile import head_start, load_rows
+from ptmkernels.ops.attention.triton_tile import load_rows
 
 
 class Piece(NamedTuple):
@@ -90,14 +91,16 @@ def load_diagonals(
     own = m * BLOCK_M + m_index
     row = tl.cast(index, tl.int64) * BLOCK_M
     start = buffer + row * piece.width + piece.margin + (first_row - relative.offset)
+    inside = own < sizes.query_len
     if relative.position is None:
         place = start + m * BLOCK_M + (m_index * (piece.width + 1) + r)
-        return tl.load(place, mask=own < sizes.query_len, other=0.0)
-    place = relative.position + b * relative.position_batch + own
-    position = tl.load(place, mask=own < sizes.query_len, other=0)
-    key = position + r + (first_row - relative.offset)
-    inside = (own < sizes.query_len) & (key >= 0) & (key < sizes.key_len)
-    return tl.load(start + m_index * piece.width + position + r, mask=inside, other=0.0)
+    else:
+        place = relative.position + b * relative.position_batch + own
+        position = tl.load(place, mask=inside, other=0)
+        key = position + r + (first_row - relative.offset)
+        inside = inside & (key >= 0) & (key < sizes.key_len)
+        place = start + m_index * piece.width + position + r
+    return tl.load(place, mask=inside, other=0.0)
 
 
 @triton.jit

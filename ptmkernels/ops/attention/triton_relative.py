@@ -234,7 +234,7 @@ def _load_pair(place, b, h, own, sizes):
 
 @triton.jit
 def add_ends(grad_query, sums, relative, b, h, own, sizes, HEAD_DIM: tl.constexpr):
-    """What distances outside of r give to dq, not yet scaled: their sums of ds times the first or last row."""
+    """What distances outside of r give to dq, not yet scaled: sums of ds times the first and last row."""
     if sums.key_ends is not None:
         before, behind = _load_pair(sums.key_ends, b, h, own, sizes)
         d = tl.arange(0, grad_query.shape[1])

@@ -10,7 +10,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ptmkernels.ops.attention.triton_backward import _tile_gradient
+from ptmkernels.ops.attention.triton_backward import (
+    _tile_gradient,
+    make_row_terms,
+    store_bias_gradient,
+)
 from ptmkernels.ops.attention.triton_band import first_parts
 from ptmkernels.ops.attention.triton_piece import Piece, store_tile, store_zeros
 from ptmkernels.ops.attention.triton_relative import (
@@ -22,7 +26,6 @@ from ptmkernels.ops.attention.triton_relative import (
     store_row_sums,
 )
 from ptmkernels.ops.attention.triton_tile import (
-    LOG2_E,
     Rows,
     Sizes,
     Terms,
@@ -32,7 +35,6 @@ from ptmkernels.ops.attention.triton_tile import (
     load_rows,
     product,
     query_side,
-    rows_in_all,
     tile_run,
 )
 
@@ -149,7 +151,7 @@ def _score_gradients(
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
             )  # fmt: skip
             for mixed in range(begin, end):
-                totals, kept = _query_step(
+                totals, kept = _gradient_step(
                     mixed, totals, kept,
                     query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums, piece,
                     key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
@@ -161,7 +163,7 @@ def _score_gradients(
             HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
         )  # fmt: skip
         for full in range(full_first, full_last):
-            totals, kept = _query_step(
+            totals, kept = _gradient_step(
                 full, totals, kept,
                 query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums, piece,
                 key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,

@@ -3,9 +3,9 @@
     dq_i = scale sum_j ds_ij (k_j + r_row(i,j) + ...)      dk_j = scale sum_i ds_ij (q_i + u)
     dv_j = sum_i a_ij do_i    dr_row = scale sum_ij ds_ij (q_i + v)    drv_row = sum_ij a_ij do_i
 
-The last two sum over the pairs of a row, which lie on diagonals of a piece. Each program owns what it adds up, and
-adds it in the same order on every run. What lies beyond the first and the last row of r is left to the row
-sums of `_score_gradients`.
+The last two sum over the pairs of a row, which lie on diagonals of a piece. Each program owns what it adds
+up, and adds it in the same order on every run. What lies beyond the first and the last row of r is left to
+the row sums of `_score_gradients`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from ptmkernels.ops.attention.triton_piece import (
     positions_of_tile,
     tiles_of_head,
 )
-from ptmkernels.ops.attention.triton_relative import RowSums, add_content_bias, add_ends, add_segments
+from ptmkernels.ops.attention.triton_relative import (
+    RowSums,
+    add_content_bias,
+    add_ends,
+    add_segments,
+)
 from ptmkernels.ops.attention.triton_tile import (
     Rows,
     head_start,
@@ -186,6 +191,7 @@ def _relative_gradient(
     relative,
     sizes,
     ALONE: tl.constexpr,
+    GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -226,7 +232,9 @@ def _relative_gradient(
             )  # fmt: skip
             total = product(tl.trans(tile), rows, total, PRECISION)
             if sums is not None:
-                row_total = product(tl.trans(tile), ones(BLOCK_M).to(tile.dtype), row_total, PRECISION)
+                row_total = product(
+                    tl.trans(tile), ones(BLOCK_M).to(tile.dtype), row_total, PRECISION
+                )
     row = first_row + tl.arange(0, BLOCK_N)
     inside = row <= relative.last_row
     place = tl.cast(owner, tl.int64) * (relative.last_row + 1) + row
