@@ -13,7 +13,7 @@ from ptmkernels.ops.attention.triton_call import Call
 from ptmkernels.ops.attention.triton_relative_launch import SharedGradients
 from ptmkernels.ops.attention.triton_terms import NO_RELATIVE, rows, rows_tensor
 from ptmkernels.ops.attention.triton_tile import Rows
-from ptmkernels.ops.attention.triton_tiled import RowTiles, TiledLaunch, start
+from ptmkernels.ops.attention.triton_tiled import RowTiles, TiledLaunch, default_tile, start
 from ptmkernels.ops.triton_runtime import cdiv, launch
 from ptmkernels.ops.triton_tune import Tile
 
@@ -69,10 +69,12 @@ class Backward:
         return found
 
     def _fused(self) -> bool:
-        """Whether one kernel gives dq, dk and dv: not where the order of its additions matters."""
+        """Whether one kernel gives dq, dk and dv: not where it does not fit or its order would matter."""
         if self.call.terms.relative is not NO_RELATIVE:
             return False
-        return not torch.are_deterministic_algorithms_enabled()
+        if torch.are_deterministic_algorithms_enabled():
+            return False
+        return default_tile(self.call, "backward") is not None
 
     def _pair(
         self, grads: list[Tensor], grad_bias: Tensor | None, key_sums: Tensor | None
@@ -122,9 +124,10 @@ class _Fused(TiledLaunch):
         grad_query, grad_key, grad_value = self.grads
         grad_output = rows(backward.grad_output)
         self._row_terms(grad_output)
-        # A gradient of float32 is its own place for the sums.
-        sums = grad_query if grad_query.dtype == torch.float32 else None
-        sums = backward.lse.new_zeros(grad_query.shape) if sums is None else sums.zero_()
+        if grad_query.dtype == torch.float32:
+            sums = grad_query.zero_()
+        else:
+            sums = backward.lse.new_zeros(grad_query.shape)
         arguments = (
             *(rows(t) for t in (call.query, call.key, call.value)),
             *(grad_output, rows(grad_key), rows(grad_value)),
