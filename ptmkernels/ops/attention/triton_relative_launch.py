@@ -31,20 +31,13 @@ class SharedGradients:
         self.of_values = "relative_value" in names
         shape = (2, *call.query.shape[:3])
         sums = {"dtype": torch.float32, "device": call.query.device}
-        ends = self._ends_are_read()
+        relative = call.terms.relative
+        ends = relative.key is not None and relative.inside is None
         self.row_sums = RowSums(
             torch.empty(shape, **sums) if ends and self.of_keys else None,
             torch.empty(shape, **sums) if ends and self.of_values else None,
             None if call.terms.relative.segment_scores is None else torch.empty(shape, **sums),
         )
-
-    def _ends_are_read(self) -> bool:
-        """Whether a distance may lie outside of the rows; positions are not looked at."""
-        relative, sizes = self.call.terms.relative, self.call.sizes
-        if relative.key is None or relative.position is not None:
-            return relative.key is not None
-        first, last = relative.offset - (sizes.query_len - 1), relative.offset + sizes.key_len - 1
-        return first < 0 or last > relative.last_row
 
     def gradients(
         self, grad_output: Tensor, row_terms: Tensor, key_sums: Tensor | None
