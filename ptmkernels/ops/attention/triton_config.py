@@ -13,8 +13,8 @@ from functools import cache
 from ptmkernels.ops.triton_runtime import target_name
 from ptmkernels.ops.triton_tune import Tile
 
-KERNELS = ("forward", "backward_query", "backward_key", "bias", "decode")
-RELATIVE_KERNELS = (*KERNELS, "relative")
+KERNELS = ("forward", "backward", "backward_query", "backward_key", "bias", "decode")
+RELATIVE_KERNELS = ("forward", "backward_query", "backward_key", "bias", "decode", "relative")
 
 # Kernel -> number type -> (largest padded head dimension, tiles), smallest first. The tiles are those of a
 # call without extras, with one of them, and with several; the last one serves all that follow. Extras are
@@ -28,6 +28,12 @@ HOPPER: Table = {
         "half": (
             (128, (Tile(128, 64, 8, 3),)),
             (256, (Tile(128, 32, 8, 2),)),
+        ),
+    },
+    "backward": {
+        "half": (
+            (64, (Tile(64, 128, 8, 2), Tile(32, 128, 8, 2), Tile(16, 128, 8, 2))),
+            (128, (Tile(32, 128, 8, 2), Tile(16, 128, 8, 2), Tile(16, 64, 8, 2))),
         ),
     },
     "backward_query": {
@@ -52,11 +58,26 @@ HOPPER: Table = {
     },
 }
 
+# Without warpgroup instructions a tile of as many rows as on sm_90 would spill.
+AMPERE: Table = {
+    **HOPPER,
+    "backward": {
+        "half": (
+            (64, (Tile(32, 64, 4, 2), Tile(32, 64, 4, 1), Tile(16, 64, 4, 1))),
+            (128, (Tile(16, 64, 4, 1), None)),
+        ),
+    },
+}
+
 # float32 takes twice the room, and without tensor cores ("ieee") each thread holds whole rows and columns.
 SINGLE: Table = {
     "forward": {
         "tf32": ((64, (Tile(64, 32, 4, 2),)), (256, (Tile(32, 32, 4, 2), Tile(32, 16, 4, 2)))),
         "ieee": ((64, (Tile(32, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+    },
+    "backward": {
+        "tf32": ((64, (Tile(32, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+        "ieee": ((64, (Tile(32, 32, 4, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),))),
     },
     "backward_query": {
         "tf32": ((64, (Tile(32, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
@@ -85,6 +106,12 @@ COMPACT: Table = {
             (256, (Tile(64, 16, 8, 1),)),
         )
     },
+    "backward": {
+        "half": (
+            (64, (Tile(32, 64, 4, 1),)),
+            (128, (Tile(32, 32, 4, 1), Tile(16, 32, 4, 1))),
+        )
+    },
     "backward_query": {
         "half": (
             (64, (Tile(64, 32, 4, 2),)),
@@ -105,7 +132,7 @@ COMPACT: Table = {
 
 
 _TINY = {number_type: ((256, (Tile(16, 16, 4, 1),)),) for number_type in ("tf32", "ieee")}
-COMPACT_SINGLE: Table = dict.fromkeys(RELATIVE_KERNELS, _TINY)
+COMPACT_SINGLE: Table = dict.fromkeys((*RELATIVE_KERNELS, "backward"), _TINY)
 
 # Calls with relative keys: a tile has the products of its band and their turning, too. The band has the
 # fewest superfluous products where the tile is square.
@@ -135,7 +162,7 @@ HOPPER_RELATIVE: Table = {
     "decode": {"half": ((128, (Tile(16, 64, 4, 2),)), (256, (Tile(16, 32, 4, 2),)))},
     "relative": {
         "half": (
-            (64, (Tile(64, 32, 8, 2), Tile(32, 32, 8, 1), Tile(16, 32, 8, 1))),
+            (64, (Tile(64, 32, 4, 3), Tile(32, 32, 8, 1), Tile(16, 32, 8, 1))),
             (128, (Tile(16, 32, 8, 1),)),
             (256, (Tile(16, 16, 8, 1),)),
         )
@@ -207,7 +234,7 @@ def _joined(half: Table, single: Table) -> Table:
 
 
 TABLES = {
-    "sm_80": _joined(HOPPER, SINGLE),
+    "sm_80": _joined(AMPERE, SINGLE),
     "sm_90": _joined(HOPPER, SINGLE),
     "sm_100": _joined(HOPPER, SINGLE),
     "gfx942": _joined(COMPACT, COMPACT_SINGLE),
@@ -234,6 +261,13 @@ INTERPRETER = {
     "relative": Tile(32, 16),
 }
 
+_KEY_CANDIDATES = [
+    Tile(m, n, warps, stages)
+    for n, several in ((128, (128, 64, 32, 16)), (64, (64, 32, 16)), (32, (32, 16)))
+    for m in several
+    for warps in (4, 8)
+    for stages in (1, 2, 3)
+]
 # What tuning tries; those that a device cannot run are passed over.
 CANDIDATES: dict[str, list[Tile]] = {
     "forward": [
@@ -248,13 +282,8 @@ CANDIDATES: dict[str, list[Tile]] = {
         for warps in (4, 8)
         for stages in (1, 2, 3)
     ],
-    "backward_key": [
-        Tile(m, n, warps, stages)
-        for n, several in ((128, (128, 64, 32, 16)), (64, (64, 32, 16)), (32, (32, 16)))
-        for m in several
-        for warps in (4, 8)
-        for stages in (1, 2, 3)
-    ],
+    "backward": _KEY_CANDIDATES,
+    "backward_key": _KEY_CANDIDATES,
     "bias": [
         Tile(size, size, warps, stages)
         for size in (32, 64, 128)
@@ -294,13 +323,15 @@ def tile_for(
 @cache
 def _tile_for(
     target: str, kernel: str, block_d: int, number_type: str, extras: int, relative: bool
-) -> Tile:
+) -> Tile | None:
     if target == "interpreter":
         return INTERPRETER[kernel]
     tables = RELATIVE_TABLES if relative else TABLES
-    rows = table_for(target, tables)[kernel][number_type]
-    tiles = next(tiles for largest, tiles in rows if block_d <= largest)
-    return tiles[min(extras, len(tiles) - 1)]
+    rows = table_for(target, tables)[kernel].get(number_type, ())
+    for largest, tiles in rows:
+        if block_d <= largest:
+            return tiles[min(extras, len(tiles) - 1)]
+    return None
 
 
 def table_for(target: str, tables: dict[str, Table] = TABLES) -> Table:
