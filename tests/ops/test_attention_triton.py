@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -66,9 +67,51 @@ CASES = [
 ]
 
 
+def deterministic_kernel(inputs, backend: str) -> dict[str, torch.Tensor]:
+    """`kernel` where torch is asked for deterministic algorithms."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        return kernel(inputs, backend)
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+FORMS = {"fused": kernel, "deterministic": deterministic_kernel}
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_against_float64(case):
-    check(case, "triton")
+def test_against_float64(case, form):
+    check(case, "triton", FORMS[form])
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("fused", ["_forward", "_row_terms", "_backward_key"]),
+        ("deterministic", ["_forward", "_backward_query", "_backward_key"]),
+    ],
+)
+def test_the_form_of_the_backward_pass(form, expected):
+    """One kernel computes every score once, or a pair without atomic additions does it twice."""
+    from ptmkernels.ops.attention import triton_backward_launch, triton_call
+
+    ran = []
+
+    def counted(launch):
+        def run(kernel, *arguments, **options):
+            ran.append(kernel.__name__)
+            launch(kernel, *arguments, **options)
+
+        return run
+
+    with (
+        patch.object(triton_call, "launch", counted(triton_call.launch)),
+        patch.object(triton_backward_launch, "launch", counted(triton_backward_launch.launch)),
+    ):
+        FORMS[form](build(case(query_len=17, key_len=19), "triton"), "triton")
+    assert ran == expected
 
 
 @pytest.mark.parametrize(
@@ -232,7 +275,7 @@ def test_a_launch_runs_with_any_tile():
 
 def test_the_same_bits_again():
     inputs = build(case("causal", "table", **ODD), "triton")
-    first, second = kernel(inputs, "triton"), kernel(inputs, "triton")
+    first, second = (deterministic_kernel(inputs, "triton") for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

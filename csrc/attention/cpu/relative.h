@@ -114,7 +114,7 @@ PTMKERNELS_INLINE void add_row(const float* from, float* to) {
     store(to + v * kWidth, load(to + v * kWidth) + load(from + v * kWidth));
 }
 
-// to[j] = from[j] + (lane l: band[j + kLanes - its shift]) for `keys` keys, rounded up to kWidth.
+// to[j] = from[j] + (lane l: band[j + kLanes - its shift]) for `keys` keys.
 template <class DelayedLanes>
 PTMKERNELS_NOINLINE void add_diagonals_of(const PanelShifts& shifts, const float* band,
                                           const float* from, int64_t stride, int64_t keys,
@@ -127,11 +127,18 @@ PTMKERNELS_NOINLINE void add_diagonals_of(const PanelShifts& shifts, const float
       PTMKERNELS_UNROLL
       for (int r = 0; r < kWidth; ++r) rows[r] = load(row + r * kLanes);
       delay.pass(rows);
-      if (j < 0) continue;
-      PTMKERNELS_UNROLL
-      for (int r = 0; r < kWidth; ++r) {
+      const auto add = [&](int r) __attribute__((always_inline)) {
         const Vec sum = load(from + (j + r) * stride + v * kWidth) + rows[r];
         store(to + (j + r) * kLanes + v * kWidth, sum);
+      };
+      if (j >= 0 && j + kWidth <= keys) {
+        PTMKERNELS_UNROLL
+        for (int r = 0; r < kWidth; ++r) add(r);
+      } else if (j >= 0) {  // rows beyond the last key were written by nobody
+        PTMKERNELS_UNROLL
+        for (int r = 0; r < kWidth; ++r) {
+          if (j + r < keys) add(r);
+        }
       }
     }
   }
@@ -276,21 +283,8 @@ class RelativeTerms {
   // Of the panel of a tile; lanes beyond its last query go on, one position each.
   PanelShifts shifts(const Tile& tile) const {
     PanelShifts result;
-    int32_t lanes[kLanes];
-    for (int32_t lane = 0; lane < kLanes; ++lane) {
-      int64_t step = lane > 0;
-      if (lane > 0 && lane < tile.queries && relative_.query_position.data) {
-        const int64_t query = tile.query + lane;
-        step = position(tile.batch, query) - position(tile.batch, query - 1);
-      }
-      result.rising &= step >= 0 && step <= 1;
-      result.successive &= step == (lane > 0);
-      lanes[lane] = lane > 0 ? lanes[lane - 1] + (step == 1) : 0;
-    }
-    for (int v = 0; v < kVectors; ++v) {
-      result.first[v] = lanes[v * kWidth];
-      result.lane[v] = load_as<IntVec>(lanes + v * kWidth) - splat(lanes[v * kWidth]);
-    }
+    for (int v = 0; v < kVectors; ++v) result.first[v] = v * kWidth;
+    if (relative_.query_position.data) find_shifts(tile, &result);
     return result;
   }
 
@@ -469,6 +463,24 @@ class RelativeTerms {
 
  private:
   int64_t clamp(int64_t row) const { return smaller(larger(row, 0), relative_.rows - 1); }
+
+  void find_shifts(const Tile& tile, PanelShifts* shifts) const {
+    int32_t lanes[kLanes] = {};
+    for (int64_t lane = 1; lane < kLanes; ++lane) {
+      int64_t step = 1;
+      if (lane < tile.queries) {
+        const int64_t query = tile.query + lane;
+        step = position(tile.batch, query) - position(tile.batch, query - 1);
+      }
+      shifts->rising &= step == 0 || step == 1;
+      shifts->successive &= step == 1;
+      lanes[lane] = lanes[lane - 1] + (step == 1);
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      shifts->first[v] = lanes[v * kWidth];
+      shifts->lane[v] = load_as<IntVec>(lanes + v * kWidth) - splat(lanes[v * kWidth]);
+    }
+  }
 
   const float* vector_of(const float* vectors, int64_t index) const {
     return vectors ? vectors + index * width_ : nullptr;

@@ -112,7 +112,7 @@ COMPACT_SINGLE: Table = dict.fromkeys(RELATIVE_KERNELS, _TINY)
 HOPPER_RELATIVE: Table = {
     "forward": {
         "half": (
-            (64, (Tile(64, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 32, 8, 2))),
+            (64, (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2))),
             (128, (Tile(64, 32, 8, 2), Tile(32, 32, 8, 2))),
             (256, (Tile(16, 16, 4, 1),)),
         )
@@ -228,6 +228,7 @@ INTERPRETER = {
     "forward": Tile(32, 16),
     "backward_query": Tile(16, 32),
     "backward_key": Tile(16, 32),
+    "backward": Tile(16, 32),
     "bias": Tile(16, 16),
     "decode": Tile(16, 16),
     "relative": Tile(32, 16),

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ptmkernels.ops.attention import triton_relative
 from ptmkernels.ops.attention.options import AttentionOptions
+from ptmkernels.ops.attention.triton_band import COLUMNS
 from ptmkernels.ops.attention.triton_tile import Bias, Mask, Relative, Rows
 from ptmkernels.ops.triton_runtime import cdiv, launch, next_power_of_2
 
@@ -90,16 +91,17 @@ def relative_terms(given: AttentionOptions, query: Tensor, key: Tensor, negated:
             "offset": given.relative_offset,
             "position": given.query_position,
             "position_batch": batch_stride(given.query_position),
+            "inside": 1 if _all_inside(given, length, key.shape[2]) else None,
         }
     if given.relative_value is not None:
         found["value"] = _table(given.relative_value)
     if given.position_bias is not None:
         vector = _signed(given.position_bias, negated)
-        scores = _row_products(found["key"], given.relative_key.shape, vector)
+        scores = _split_products(found["key"], given.relative_key.shape, vector)
         found |= {"row_scores": scores, "row_batch": batch_stride(scores)}
     if given.content_bias is not None:
         vector = _signed(given.content_bias, negated)
-        scores = _row_products(rows(key), key.shape, vector)
+        scores = _split_products(rows(key), key.shape, vector)
         found |= {"content_bias": vector, "key_scores": scores}
     if given.segment_key is not None:
         addend = given.segment_bias
@@ -130,29 +132,41 @@ def _table(table: Tensor) -> Rows:
     return Rows(table, *broadcast_strides(table)[:2], table.stride(2))
 
 
+def _all_inside(given: AttentionOptions, query_len: int, key_len: int) -> bool:
+    """Whether r has a row for every distance; positions are not looked at."""
+    first, last = given.relative_offset - (query_len - 1), given.relative_offset + key_len - 1
+    return given.query_position is None and first >= 0 and last < given.relative_key.shape[2]
+
+
+def _split_products(tensor: Rows, shape: torch.Size, vector: Tensor) -> Tensor:
+    """(B, H, N, COLUMNS) bfloat16 whose sums are row.vector; arguments as in `_row_products`."""
+    out = vector.new_empty((shape[0], vector.shape[0], shape[2], COLUMNS), dtype=torch.bfloat16)
+    return _row_products(tensor, shape, vector, None, out)
+
+
 def _row_products(
-    tensor: Rows,
-    shape: torch.Size,
-    vector: Tensor,
-    addend: Tensor | None = None,
-    out: Tensor | None = None,
+    tensor: Rows, shape: torch.Size, vector: Tensor, addend: Tensor | None, out: Tensor
 ) -> Tensor:
-    """(B, H, N) float32: (row + addend).vector, the heads those of `vector` (H, D).
+    """`out` with (row + addend).vector, the heads those of `vector` (H, D).
 
     Args:
         shape: of `tensor`, (B, H, N, D), (B, Hk, N, D) or (B, 1, N, D).
-        out: where to write; None = a new tensor.
+        out: (B, H, N) float32, or (B, H, N, COLUMNS) bfloat16 to receive numbers whose sums they are.
     """
     batch, own_heads, count, head_dim = shape
     heads, block_d = vector.shape[0], padded(head_dim)
-    if out is None:
-        out = vector.new_empty((batch, heads, count), dtype=torch.float32)
     block = 4096 // block_d
     launch(
         triton_relative._row_products,
         (cdiv(count, block) * heads * batch,),
         (tensor, vector, addend, out, heads, count),
-        {"GROUP": heads // own_heads, "HEAD_DIM": head_dim, "BLOCK": block, "BLOCK_D": block_d},
+        {
+            "SPLIT": out.dim() == 4,
+            "GROUP": heads // own_heads,
+            "HEAD_DIM": head_dim,
+            "BLOCK": block,
+            "BLOCK_D": block_d,
+        },
         warps=4,
     )
     return out
