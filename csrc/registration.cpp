@@ -48,7 +48,7 @@ STABLE_TORCH_LIBRARY(ptmkernels, m) {
       "Tensor? keep, Tensor? alias, Tensor? tree_offsets, Tensor? tree_path, "
       "Tensor? subword_offsets, Tensor? subwords, int max_subwords, bool cbow, int window, "
       "int negatives, float learning_rate, float min_learning_rate, int position, int total, "
-      "Tensor seed, int threads) -> Tensor statistics");
+      "Tensor seed, int workers) -> Tensor statistics");
   m.def(
       "word2vec_exact_step_(Tensor(a!) input_weight, Tensor(b!) output_weight, Tensor tokens, "
       "Tensor counts, Tensor(c!) state, Tensor? noise_ends, Tensor? tree_offsets, "

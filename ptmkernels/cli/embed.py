@@ -37,6 +37,12 @@ def embed(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, or cuda (not glove).")] = "cpu",
+    max_in_flight: Annotated[
+        int | None,
+        typer.Option(
+            help="With cuda: stretches of text trained at once; default: what keeps quality."
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option(help="Vectors: .txt, .bin (fasttext: its own form) or .safetensors.")
     ] = Path("vectors.txt"),
@@ -48,6 +54,8 @@ def embed(
     if model == "glove":
         if device != "cpu":
             raise ValueError(f"--device is {device!r}; glove trains on cpu only")
+        if max_in_flight is not None:
+            raise ValueError(f"--max-in-flight is {max_in_flight}; glove trains on cpu only")
     else:
         options |= {"architecture": architecture, "loss": loss}
         options |= {"negative": negative, "sample": sample}
@@ -59,7 +67,7 @@ def embed(
     if epochs is not None:
         fit_options["epochs"] = epochs
     if model != "glove":
-        fit_options["device"] = device
+        fit_options |= {"device": device, "max_in_flight": max_in_flight}
     output.parent.mkdir(parents=True, exist_ok=True)  # before the hours of training
     _fit(trained, corpus, state, fit_options)
     _write(trained, output)

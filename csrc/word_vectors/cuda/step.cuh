@@ -16,6 +16,7 @@
 namespace ptmkernels::word_vectors::cuda {
 
 constexpr int kStretch = 64;        // kept words
+constexpr int kFrequentWords = 64;  // that do not stay in the ring
 constexpr int kTileRows = 4;        // contexts; with kGroup outputs a pair for each lane
 constexpr int64_t kLossEvery = 64;  // the loss is taken from one window in so many
 
@@ -102,7 +103,7 @@ class Trainer {
       SIMT_ROLL
       for (; high < count_ && high <= i + o_.window; ++high) {
         if (load_global(p_.first + high) != sentence) break;
-        if (!o_.cbow) stage(high);
+        if (in_ring(high)) stage(high);
       }
       train(i, low, high);
     }
@@ -128,8 +129,29 @@ class Trainer {
     if (w.with_loss) loss_pairs_ += o_.cbow ? 1 : w.contexts;
     first_slot_ = slot(w.low);
     before_centre_ = static_cast<int>(w.centre - w.low);
-    if (o_.cbow) make_mean(w);
-    train_outputs(w, draws);
+    if (o_.cbow) {
+      make_mean(w);
+      train_outputs(w, draws);
+    } else {
+      for_each_frequent(w, [this](int64_t j) { stage(j); });
+      train_outputs(w, draws);
+      for_each_frequent(w, [this](int64_t j) { give(j); });
+    }
+  }
+
+  // Whether the row of a kept word stays while it is within reach. Of the most frequent words,
+  // which have the lowest numbers, some row or other is always under way: theirs is read anew for
+  // each window. Sub-words are read once.
+  SIMT_FN bool in_ring(int64_t j) const {
+    if (o_.cbow) return false;
+    return o_.subwords != nullptr || load_global(p_.word + j) >= kFrequentWords;
+  }
+
+  template <typename Visit>
+  SIMT_FN void for_each_frequent(const Window& w, const Visit& visit) const {
+    for (int c = 0; c < w.contexts; ++c) {
+      if (!in_ring(w.context(c))) visit(w.context(c));
+    }
   }
 
   SIMT_FN void train_outputs(const Window& w, const Draws& draws) {
@@ -365,14 +387,18 @@ class Trainer {
 
   // The words [begin, end) leave the ring.
   SIMT_FN void give_back(int64_t begin, int64_t end) {
-    if (o_.cbow) return;
     for (int64_t j = begin; j < end; ++j) {
-      const InputRows rows = input_rows(j);
-      SIMT_ROLL
-      for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
-        const Columns<kWide> x = change(slot(j), p_.layout.before() + slot(j), d);
-        for (int r = 0; r < rows.count; ++r) add_together(rows.row(r) + d, x, noise_);
-      }
+      if (in_ring(j)) give(j);
+    }
+  }
+
+  // What has been added to the copy of a word is added to its rows.
+  SIMT_FN void give(int64_t j) {
+    const InputRows rows = input_rows(j);
+    SIMT_ROLL
+    for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
+      const Columns<kWide> x = change(slot(j), p_.layout.before() + slot(j), d);
+      for (int r = 0; r < rows.count; ++r) add_together(rows.row(r) + d, x, noise_);
     }
   }
 
