@@ -5,6 +5,7 @@ The goals are those of the benchmarks (`goal` in each file), written into every 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -77,6 +78,10 @@ def other_times(rows: Iterable[dict]) -> list[str]:
         parts = lines.setdefault(case(row), [])
         if row["provider"] == "ptmkernels":
             share = f", {row['of_floor']:.0%} of the floor" if row["of_floor"] else ""
+            if tokens := re.search(r"\btokens=(\d+)", row["shape"]):
+                share += f", {int(tokens[1]) / row['q50_ms'] * 1e3:.3g} tokens/s"
+            if row["peak_bytes"]:
+                share += f", {row['peak_bytes'] / 2**20:.0f} MiB"
             host = f", host {row['host_ms']:.3f} ms" if row.get("host_ms") else ""
             parts.insert(0, f"{row['q50_ms']:.3f} ms{share}{host}")
         elif row["goal"] is None and row["speedup"] is not None:

@@ -86,6 +86,12 @@ LOSSES = tuple(
     Problem(op, "loss", 0, (FORWARD, BOTH), ("pytorch",), torch.float32)
     for op in ("hierarchical_softmax", "negative_sampling")
 )
+MODELS = (
+    Problem("bert", "training", 512, (BOTH,), ("sdpa",), seconds=10.0),
+    Problem("xlnet", "training", 512, (BOTH,), ("transformers",), seconds=10.0),
+    Problem("t5", "training", 1024, (BOTH,), ("transformers",), seconds=10.0),
+    Problem("bert", "training-half-padded", 512, (BOTH,), ("sdpa",), seconds=10.0),
+)
 
 
 def masked(recorder: Recorder) -> None:
@@ -102,6 +108,10 @@ def streams(recorder: Recorder) -> None:
 
 def losses(recorder: Recorder) -> None:
     measure(recorder, LOSSES)
+
+
+def models(recorder: Recorder) -> None:
+    measure(recorder, MODELS)
 
 
 def measure(recorder: Recorder, problems: Iterable[Problem]) -> None:
