@@ -91,7 +91,7 @@ def _check_integers(name: str, tensor: Tensor) -> None:
     """Integers that fit into int32, as the kernels take them (looked at on the CPU)."""
     if tensor.is_floating_point() or tensor.is_complex():
         raise TypeError(f"{name} has dtype {tensor.dtype}; expected integers")
-    if tensor.dtype != torch.int64 or not (tensor.is_cpu and readable(tensor) and tensor.numel()):
+    if tensor.dtype != torch.int64 or not (readable(tensor) and tensor.numel()):
         return
     bounds = torch.iinfo(torch.int32)
     for value in map(int, tensor.aminmax()):

@@ -8,6 +8,8 @@ on sm_100); float32 and the other head dimensions there are by analogy. Nothing 
 
 from __future__ import annotations
 
+from functools import cache
+
 from ptmkernels.ops.triton_runtime import target_name
 from ptmkernels.ops.triton_tune import Tile
 
@@ -110,7 +112,7 @@ COMPACT_SINGLE: Table = dict.fromkeys(RELATIVE_KERNELS, _TINY)
 HOPPER_RELATIVE: Table = {
     "forward": {
         "half": (
-            (64, (Tile(64, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 32, 8, 2))),
+            (64, (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2))),
             (128, (Tile(64, 32, 8, 2), Tile(32, 32, 8, 2))),
             (256, (Tile(16, 16, 4, 1),)),
         )
@@ -226,10 +228,15 @@ INTERPRETER = {
     "forward": Tile(32, 16),
     "backward_query": Tile(16, 32),
     "backward_key": Tile(16, 32),
+    "backward": Tile(16, 32),
     "bias": Tile(16, 16),
     "decode": Tile(16, 16),
     "relative": Tile(32, 16),
 }
+
+# Tiles that serve instead of those of the tables, for measuring others: by kernel, and with relative keys by
+# "relative_" and the kernel.
+FORCED: dict[str, Tile] = {}
 
 # What tuning tries; those that a device cannot run are passed over.
 CANDIDATES: dict[str, list[Tile]] = {
@@ -285,7 +292,17 @@ def tile_for(
         extras: how many of dropout, bias, tree, dense mask and relative values the call has.
         relative: whether the call has relative keys.
     """
-    target = target_name()
+    if FORCED:
+        name = f"relative_{kernel}" if relative and kernel != "relative" else kernel
+        if name in FORCED:
+            return FORCED[name]
+    return _tile_for(target_name(), kernel, block_d, number_type, extras, relative)
+
+
+@cache
+def _tile_for(
+    target: str, kernel: str, block_d: int, number_type: str, extras: int, relative: bool
+) -> Tile:
     if target == "interpreter":
         return INTERPRETER[kernel]
     tables = RELATIVE_TABLES if relative else TABLES

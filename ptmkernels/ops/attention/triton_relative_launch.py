@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from ptmkernels.ops.attention import triton_relative_gradient
 from ptmkernels.ops.attention.triton_call import Call
 from ptmkernels.ops.attention.triton_relative import RowSums
 from ptmkernels.ops.attention.triton_terms import rows
-from ptmkernels.ops.triton_runtime import multiprocessors
+from ptmkernels.ops.attention.triton_tiled import TiledLaunch, start
+from ptmkernels.ops.triton_runtime import cdiv, multiprocessors
 from ptmkernels.ops.triton_tune import Tile
 
 
@@ -58,7 +58,7 @@ class SharedGradients:
         if "content_bias" in self.names:
             found["content_bias"] = self._content_bias(key_sums)
         if self.of_keys or self.of_values:
-            self.call.run("relative", partial(self._tables, found, grad_output, row_terms))
+            start(_Tables(self.call, self, found, grad_output, row_terms))
         if {"segment_bias", "segment_key"} & set(self.names):
             found |= self._segments()
         given = self.call.given
@@ -136,9 +136,9 @@ class SharedGradients:
         head_dim, table_rows = call.query.shape[3], call.given.relative_key.shape[2]
         block_rows = max(tile.m, tile.n)  # a tile meets two blocks, not three
         phase = -call.terms.relative.offset % tile.n
-        blocks = triton.cdiv(table_rows + phase, block_rows)
+        blocks = cdiv(table_rows + phase, block_rows)
         part_batch = self._part_batch(blocks * heads)
-        parts = triton.cdiv(batch, part_batch)
+        parts = cdiv(batch, part_batch)
         of_keys = sums = of_values = None
         if self.of_keys:
             of_keys = row_terms.new_empty((parts, heads, table_rows, head_dim))
@@ -165,5 +165,20 @@ class SharedGradients:
         tables = (given.relative_key, given.relative_value)
         if any(t is not None and t.shape[0] > 1 for t in tables):
             return 1
-        wanted = triton.cdiv(2 * multiprocessors(self.call.query.device), programs)
-        return triton.cdiv(batch, min(wanted, batch))
+        wanted = cdiv(2 * multiprocessors(self.call.query.device), programs)
+        return cdiv(batch, min(wanted, batch))
+
+
+@dataclass(slots=True)
+class _Tables(TiledLaunch):
+    """The gradients of r, rv and v, which one kernel prepares."""
+
+    call: Call
+    shared: SharedGradients
+    found: dict[str, Tensor]
+    grad_output: Tensor
+    row_terms: Tensor
+    name: str = "relative"
+
+    def run(self, tile: Tile) -> None:
+        self.shared._tables(self.found, self.grad_output, self.row_terms, tile)
