@@ -15,7 +15,7 @@ const std::string kAttentionOptions =
     "float scale, float dropout_p, Tensor? seed, "
     "Tensor? relative_key, Tensor? relative_value, int relative_offset, Tensor? content_bias, "
     "Tensor? position_bias, Tensor? segment_bias, Tensor? segment_key, Tensor? query_segment, "
-    "Tensor? key_segment, Tensor? query_position";
+    "Tensor? key_segment, Tensor? query_position, int gapless_positions";
 
 // Bit n of wanted_grads asks for the gradient of the n-th of the options below; the others come
 // back empty.

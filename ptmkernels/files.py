@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ptmkernels.compressed import read_bytes
+
 __all__ = ["atomic_file", "atomic_files", "flush", "flush_tree", "read_utf8", "settle", "share_as"]
 
 _JOURNAL = ".pending."  # and the number of the process
@@ -88,14 +90,14 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 def read_utf8(path: str | os.PathLike) -> str:
-    """The text of a file.
+    """The text of a file (.gz and .bz2: compressed), without a byte-order mark.
 
     Raises:
         ValueError: it is not UTF-8; the message names file and byte.
         OSError: it cannot be read.
     """
     try:
-        return Path(path).read_bytes().decode("utf-8")
+        return read_bytes(path).decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ptmkernels.ops.attention.triton_relative import add_relative, load_band, position_sum
+from ptmkernels.ops.attention.triton_band import first_parts, position_sum
+from ptmkernels.ops.attention.triton_relative import load_band, raw_scores
 from ptmkernels.ops.attention.triton_tile import (
     LN_2,
     LOWEST,
@@ -24,7 +25,6 @@ from ptmkernels.ops.attention.triton_tile import (
     head_start,
     key_side,
     load_rows,
-    mixed_tile,
     product,
     query_side,
     store_rows,
@@ -121,12 +121,12 @@ def _tile_ranges(
 
 @triton.jit
 def _softmax_step(
-    tile, state, query, key_start, key_row, value_start, value_row, b, h, i, queries, band, terms,
-    sizes,
+    tile, state, kept, query, key_start, key_row, value_start, value_row, b, h, i, queries, band,
+    terms, sizes,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """One key tile of the online softmax: (accumulator, total, top) before to after it."""
+    """One key tile of the online softmax: (accumulator, total, top) before to after it, and `kept`."""
     accumulator, total, top = state
     first_key = tile * BLOCK_N
     left = sizes.key_len - first_key
@@ -135,9 +135,8 @@ def _softmax_step(
         key_start + first_key.to(tl.int64) * key_row, key_row, left,
         HEAD_DIM, BLOCK_N, BLOCK_D, MASKED,
     )  # fmt: skip
-    raw = product(query, tl.trans(key), None, PRECISION)
-    raw = add_relative(
-        raw, query, band, terms.relative, b, j, first_key, sizes, False,
+    raw, kept = raw_scores(
+        kept, query, key, band, terms.relative, b, j, first_key, sizes, MASKED, False, True,
         HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
     )  # fmt: skip
     keys = key_side(terms.mask, b, j, sizes) if MASKED else 0
@@ -160,7 +159,7 @@ def _softmax_step(
             weight, accumulator, band.value, terms.relative.value.row, band, terms.relative,
             first_key, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
         )  # fmt: skip
-    return accumulator, total, new_top
+    return (accumulator, total, new_top), kept
 
 
 @triton.jit
@@ -228,17 +227,29 @@ def _forward(
         first, full_first = 0, 0
         full_last = 0 if NEVER_FULL else sizes.key_len // BLOCK_N
         last = tl.cdiv(sizes.key_len, BLOCK_N)
+    SCORED: tl.constexpr = terms.relative.row_scores is not None
     if not ALL_FULL:
-        for step in range(0, last - first - (full_last - full_first)):
-            state = _softmax_step(
-                mixed_tile(step, first, full_first, full_last), state, query_rows,
-                key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
-                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
+        for side in range(0, 2):  # the tiles before the full ones and those behind them
+            begin = tl.where(side == 0, first, full_last)
+            end = tl.where(side == 0, full_first, last)
+            kept = first_parts(
+                query_rows, band, terms.relative, begin * BLOCK_N, SCORED,
+                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
             )  # fmt: skip
+            for mixed in range(begin, end):
+                state, kept = _softmax_step(
+                    mixed, state, kept, query_rows,
+                    key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
+                    HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
+                )  # fmt: skip
     if not NEVER_FULL:
+        kept = first_parts(
+            query_rows, band, terms.relative, full_first * BLOCK_N, SCORED,
+            HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+        )  # fmt: skip
         for full in range(full_first, full_last):
-            state = _softmax_step(
-                full, state, query_rows,
+            state, kept = _softmax_step(
+                full, state, kept, query_rows,
                 key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, False,
             )  # fmt: skip

@@ -36,6 +36,7 @@ def compiled_kernels(
     dtype: torch.dtype = torch.bfloat16,
     backward: bool = True,
     length: int = 256,
+    deterministic: bool = False,
 ) -> list[CompiledKernel]:
     """The kernels of one forward and, unless `backward` is false, one backward call with default tiles.
 
@@ -45,6 +46,7 @@ def compiled_kernels(
         head_dim: D.
         dtype: of query, key and value.
         length: S, and L unless the call has one query.
+        deterministic: the pair of backward kernels instead of the fused one.
     """
     batch, heads, key_len = (1, 1, 40) if call == "one tile" else (2, 2, length)
     query_len = 1 if call == "one query" else key_len
@@ -57,9 +59,14 @@ def compiled_kernels(
         if backward and call != "one query":
             given = (getattr(options, name) is not None for name in DIFFERENTIABLE)
             wanted = sum(each << place for place, each in enumerate(given))
-            triton_launch.attention_backward(
-                *(query, None, query, key, key, query, lse), *options, wanted
-            )
+            before = torch.are_deterministic_algorithms_enabled()
+            torch.use_deterministic_algorithms(deterministic)
+            try:
+                triton_launch.attention_backward(
+                    *(query, None, query, key, key, query, lse), *options, wanted
+                )
+            finally:
+                torch.use_deterministic_algorithms(before)
     return kernels
 
 
@@ -125,6 +132,7 @@ def main() -> None:
     parser.add_argument("--head-dim", type=int, nargs="+", default=[64])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--call", nargs="+", default=["causal"], choices=CALLS)
+    parser.add_argument("--deterministic", action="store_true", help="the pair of backward kernels")
     arguments = parser.parse_args()
     print(
         "| target | kernel | blocks | warps | registers | spilled bytes | shared bytes | matrix |"
@@ -135,7 +143,9 @@ def main() -> None:
             for call in arguments.call:
                 print(f"| {target}, D = {head_dim}, {arguments.dtype}, {call} | | | | | | | |")
                 dtype = getattr(torch, arguments.dtype)
-                for row in rows(compiled_kernels(target, call, head_dim, dtype)):
+                pair = arguments.deterministic
+                kernels = compiled_kernels(target, call, head_dim, dtype, deterministic=pair)
+                for row in rows(kernels):
                     print(row, flush=True)
 
 
