@@ -221,6 +221,18 @@ class Word2Vec:
             return self.vocabulary.counts
         return self.vocabulary.counts * np.minimum(self._keep_probability(), 1)
 
+    def _most_in_flight(self, sampler: AliasTable | None, tree: HuffmanTree | None) -> int:
+        """How many stretches of text a GPU trains at the same time without worse vectors."""
+        return in_flight.max_in_flight(
+            self._kept_share(),
+            sampler=sampler,
+            tree=tree,
+            window=self.config.window,
+            num_negatives=self.config.negative,
+            learning_rate=self.config.learning_rate,
+            subwords=self.subwords,
+        )
+
     def _train(
         self, stream: WordStream, epochs: int, threads: int, max_in_flight: int | None, progress
     ) -> None:
@@ -233,11 +245,7 @@ class Word2Vec:
         keep = keep_thresholds(self._keep_probability()).to(device) if config.sample else None
         subwords = tuple(t.to(device) for t in self.subwords) if self.subwords else None
         if max_in_flight is None and device.type != "cpu":
-            max_in_flight = in_flight.max_in_flight(
-                self._kept_share(), sampler=sampler, tree=tree, window=config.window,
-                num_negatives=config.negative, learning_rate=config.learning_rate,
-                subwords=self.subwords,
-            )  # fmt: skip
+            max_in_flight = self._most_in_flight(sampler, tree)
         options = {
             "window": config.window,
             "learning_rate": config.learning_rate,
