@@ -24,6 +24,7 @@ WORK = {
     "relative": "timings:relative",
     "streams": "timings:streams",
     "losses": "timings:losses",
+    "words": "words:words",
     "sweep": "sweep:sweep",
     "models": "timings:models",
 }
