@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from ptmkernels.benchmarks import word_vector_steps
+from ptmkernels.benchmarks import word_vector_steps, word_vectors
+from ptmkernels.benchmarks.harness import Options
 from ptmkernels.benchmarks.planted_topics import held_out_loss, plant, topic_precision
 from ptmkernels.benchmarks.word_vector_batches import Noise, Paths, pairs_of, sgd_step
+from ptmkernels.benchmarks.word_vector_quality import Task
 from ptmkernels.benchmarks.word_vector_steps import LOSSES, pytorch_rates, step_rates
 from ptmkernels.ops import AliasTable, HuffmanTree
 
@@ -92,3 +94,33 @@ def test_measures_of_planted_topics():
         options = {"cbow": cbow, "window": 3, "sampler": AliasTable.from_counts(topics.counts)}
         loss = held_out_loss(a, b, topics.held_out, **options)
         assert 5.5 * log2 < loss <= 6 * log2 + 1e-5
+
+
+def test_rows_of_a_gpu_have_a_ratio_to_each_peer(monkeypatch):
+    """As on a GPU, by the CPU."""
+    topics = plant(4, 12, 30, 40)
+    monkeypatch.setattr(word_vectors, "topics_of", lambda *_: topics)
+    monkeypatch.setattr(word_vectors, "_serves", lambda name, *_: name == "cuda")
+
+    def rates(topics, *, backends, **asked):
+        for row in step_rates(topics, **asked, backends=("cpu",)):
+            yield row | {"provider": f"ptmkernels, {backends[0]}", "words_per_second": 1000.0}
+
+    def pytorch(topics, **asked):
+        for row in pytorch_rates(topics, **asked, compiled=False, batch=32):
+            yield row | {"words_per_second": 50.0}
+
+    monkeypatch.setattr(word_vectors, "step_rates", rates)
+    monkeypatch.setattr(word_vectors, "pytorch_rates", pytorch)
+    task = Task("skip-gram", "negative-sampling", 4)
+    ours, peer, thread = word_vectors.compare_steps("negative_sampling", task, Options())
+    assert (ours.provider, ours.goal, ours.q50_ms) == ("ptmkernels, cuda, 1 thread", None, 1e6)
+    assert (peer.provider, peer.speedup, peer.goal_met) == ("pytorch, batches of 32", 20.0, True)
+    assert (thread.speedup, thread.goal, thread.goal_met) == (1.0, 20.0, False)
+    assert "precision" in peer.quality
+
+
+def test_a_gpu_compares_steps():
+    options = Options(device=torch.device("cuda"), sizes=(8,), series=("cbow",))
+    (found,) = word_vectors.comparisons("hierarchical_softmax", "hierarchical-softmax", {}, options)
+    assert found.name == "cbow 8, training step"

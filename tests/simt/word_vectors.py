@@ -44,7 +44,7 @@ def hierarchical_softmax(
 ) -> dict[str, Tensor]:
     """Loss and the gradients of a weighted sum of it, by name."""
     ops = torch.ops.ptmkernels_simt
-    arguments = (hidden, target, weight, tree.offsets, tree.path)
+    arguments = (hidden, target, weight, tree.offsets, tree.path, tree.depth)
     loss = ops.hierarchical_softmax_forward(*arguments, False)
     grads = ops.hierarchical_softmax_backward(scale_of(loss), *arguments, dense)
     return {"loss": loss, "grad_hidden": grads[0], "grad_weight": grads[1]}

@@ -435,7 +435,7 @@ class Trainer {
 template <typename T, int kWide, bool kShared>
 struct StepKernel {
   using Params = StepParams;
-  static constexpr int kThreads = kWarpSize, kMinBlocks = kShared ? 12 : 8;
+  static constexpr int kThreads = kWarpSize, kMinBlocks = kShared ? 10 : 8;
 
   static int shared_bytes(const Params& p) {
     return kShared ? p.layout.rows() * p.options.width * 4 : 0;

@@ -20,7 +20,7 @@ GRADIENTS = [
     f"{name}ILi{wide}E" for name in ("WeightGradientKernel", "JoinKernel") for wide in (1, 4)
 ]
 LOG_PROB = ["DescendKernel", "AscendKernel"]
-PLAN = ["MarkKernel", "RunStartKernel", "CompactKernel", "LengthKernel"]
+PLAN = ["MarkKernel", "RunStartKernel", "CompactKernel"]
 STEPS = [f"StepKernel{rows}Lb1E" for rows in ROWS]
 STEPS += [f"StepKernel{rows}Lb0E" for rows in ROWS if "Li1E" in rows]
 
