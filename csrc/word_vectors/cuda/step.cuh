@@ -3,49 +3,19 @@
 //
 // With skip-gram the rows of the words within reach lie in a ring: each is read (as the mean of its
 // sub-words) when it comes into reach, trained as a row of its own, and its change added to the
-// matrix when it has left. With CBOW the mean of a window's rows is made for it alone. The output
-// rows of a window are copied, up to kGroup of them at once, trained with all contexts, and their
-// changes added. The order of updates is that of ../cpu/tile.h: tiles of 4 contexts take all their
-// products first; other warps' changes come in at any time (hogwild.cuh).
+// matrix when it has left; those of the most frequent words are read and changed for each window.
+// With CBOW the mean of a window's rows is made for it alone. The output rows of a window are
+// copied, up to kGroup of them at once, trained with all contexts, and their changes added. The
+// order of updates is that of ../cpu/tile.h: tiles of 4 contexts take all their products first;
+// other warps' changes come in at any time (hogwild.cuh).
 #pragma once
 
 #include "word_vectors/cuda/hogwild.cuh"
 #include "word_vectors/cuda/outputs.cuh"
 #include "word_vectors/cuda/scratch.cuh"
+#include "word_vectors/cuda/step_params.cuh"
 
 namespace ptmkernels::word_vectors::cuda {
-
-constexpr int kStretch = 64;        // kept words
-constexpr int kFrequentWords = 64;  // that do not stay in the ring
-constexpr int kTileRows = 4;        // contexts; with kGroup outputs a pair for each lane
-constexpr int64_t kLossEvery = 64;  // the loss is taken from one window in so many
-
-// Where the rows of a warp's scratch memory lie: `contexts` rows that are trained (with CBOW their
-// mean alone), what they were (skip-gram), the outputs and what they were, and the changes of the
-// contexts by several groups of outputs.
-struct Layout {
-  int contexts, outputs;
-  bool cbow, groups;  // more than one group of outputs
-
-  SIMT_HOST_FN int before() const { return contexts; }
-  SIMT_HOST_FN int output() const { return cbow ? contexts : 2 * contexts; }
-  SIMT_HOST_FN int output_before() const { return output() + outputs; }
-  SIMT_HOST_FN int error() const { return output() + 2 * outputs; }
-  SIMT_HOST_FN int rows() const { return error() + (groups ? contexts : 0); }
-};
-
-struct StepParams {
-  StepOptions options;
-  const int64_t* seed;   // (1,)
-  const int64_t* count;  // (1,): kept words; of each of them (plan.cuh)
-  const int32_t* word;
-  const int64_t* place;
-  const int64_t* first;
-  Layout layout;
-  int64_t stretches, blocks;
-  float* workspace;    // (blocks, rows, D); null: the rows lie in shared memory
-  double* statistics;  // (4,): StepStatistics
-};
 
 template <typename T, int kWide, bool kShared>
 class Trainer {
@@ -435,7 +405,7 @@ class Trainer {
 template <typename T, int kWide, bool kShared>
 struct StepKernel {
   using Params = StepParams;
-  static constexpr int kThreads = kWarpSize, kMinBlocks = kShared ? 10 : 8;
+  static constexpr int kThreads = kWarpSize, kMinBlocks = 8;
 
   static int shared_bytes(const Params& p) {
     return kShared ? p.layout.rows() * p.options.width * 4 : 0;

@@ -23,7 +23,12 @@ from ptmkernels.models.shallow.vectors import WordVectors
 from ptmkernels.ops.hierarchical_softmax import HuffmanTree
 from ptmkernels.ops.negative_sampling import AliasTable
 from ptmkernels.ops.word_vectors import cbow_step_, in_flight, keep_thresholds, skipgram_step_
-from ptmkernels.ops.word_vectors.checks import check_number, check_whole
+from ptmkernels.ops.word_vectors.checks import (
+    MAX_NEGATIVES,
+    MAX_WINDOW,
+    check_number,
+    check_whole,
+)
 from ptmkernels.registry import Card, register
 
 __all__ = ["Word2Vec"]
@@ -63,10 +68,11 @@ class Word2VecConfig:
             raise ValueError(
                 f"huffman_ties is {self.huffman_ties!r}; expected one of {HUFFMAN_TIES}"
             )
-        for name in ("vector_size", "window", "min_count"):
+        for name in ("vector_size", "min_count"):
             check_whole(name, getattr(self, name), 1)
-        for name in ("negative", "max_vocabulary"):
-            check_whole(name, getattr(self, name), 0)
+        check_whole("window", self.window, 1, MAX_WINDOW)
+        check_whole("negative", self.negative, 0, MAX_NEGATIVES)
+        check_whole("max_vocabulary", self.max_vocabulary, 0)
         check_whole("seed", self.seed, -(2**63), 2**63 - 1)
         if self.learning_rate is None:
             self.learning_rate = 0.05 if self.architecture == "cbow" else 0.025
@@ -215,6 +221,18 @@ class Word2Vec:
             return self.vocabulary.counts
         return self.vocabulary.counts * np.minimum(self._keep_probability(), 1)
 
+    def _most_in_flight(self, sampler: AliasTable | None, tree: HuffmanTree | None) -> int:
+        """How many stretches of text a GPU trains at the same time without worse vectors."""
+        return in_flight.max_in_flight(
+            self._kept_share(),
+            sampler=sampler,
+            tree=tree,
+            window=self.config.window,
+            num_negatives=self.config.negative,
+            learning_rate=self.config.learning_rate,
+            subwords=self.subwords,
+        )
+
     def _train(
         self, stream: WordStream, epochs: int, threads: int, max_in_flight: int | None, progress
     ) -> None:
@@ -227,11 +245,7 @@ class Word2Vec:
         keep = keep_thresholds(self._keep_probability()).to(device) if config.sample else None
         subwords = tuple(t.to(device) for t in self.subwords) if self.subwords else None
         if max_in_flight is None and device.type != "cpu":
-            max_in_flight = in_flight.max_in_flight(
-                self._kept_share(), sampler=sampler, tree=tree, window=config.window,
-                num_negatives=config.negative, learning_rate=config.learning_rate,
-                subwords=self.subwords,
-            )  # fmt: skip
+            max_in_flight = self._most_in_flight(sampler, tree)
         options = {
             "window": config.window,
             "learning_rate": config.learning_rate,

@@ -20,8 +20,8 @@ RELATIVE_KERNELS = ("forward", "backward_query", "backward_key", "bias", "decode
 # call without extras, with one of them, and with several; the last one serves all that follow. Extras are
 # what a score has beside the product and an interval mask, and cost registers: dropout, a bias, a tree, a
 # dense mask. Number types: "half" is bfloat16 and float16; "tf32" and "ieee" are float32 by torch's setting.
-# "backward" is the fused kernel. A head dimension without a row would make it spill; there the pair of
-# "backward_query" and "backward_key" serves.
+# "backward" is the fused kernel. Where it would spill, or the pair of "backward_query" and "backward_key" has
+# fewer instructions, it has no row, and the pair serves.
 Row = tuple[int, tuple[Tile, ...]]
 Table = dict[str, dict[str, tuple[Row, ...]]]
 
@@ -60,14 +60,12 @@ HOPPER: Table = {
     },
 }
 
-# Without warpgroup instructions a tile of as many rows as on sm_90 would spill.
+# Without warpgroup instructions a tile as large as on sm_90 would spill, and with more than 64 dimensions the
+# fused kernel has more instructions for a score than the pair.
 AMPERE: Table = {
     **HOPPER,
     "backward": {
-        "half": (
-            (64, (Tile(32, 64, 4, 2), Tile(32, 64, 4, 1), Tile(16, 64, 4, 1))),
-            (128, (Tile(16, 64, 4, 1), None)),
-        ),
+        "half": ((64, (Tile(32, 64, 4, 2), Tile(32, 64, 4, 1), Tile(16, 64, 4, 1))),),
     },
 }
 
@@ -314,7 +312,7 @@ CANDIDATES: dict[str, list[Tile]] = {
 def tile_for(
     kernel: str, block_d: int, number_type: str, extras: int, relative: bool = False
 ) -> Tile | None:
-    """The default tile on the current device; None where the fused backward kernel does not fit.
+    """The default tile on the current device; None where the pair of backward kernels is better than one.
 
     Args:
         kernel: one of ``KERNELS``, or of ``RELATIVE_KERNELS`` where `relative`.
