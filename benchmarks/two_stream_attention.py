@@ -81,7 +81,7 @@ def _case(length: int, dtype: torch.dtype, device: torch.device) -> Case:
     both_streams = shape | {"L": length + predicted}
     return Case(
         *("xlnet", length, shape | {"P": predicted}, dtype, device, inputs),
-        reference=_ours(setup, backend="reference"),
+        reference=ours(setup, backend="reference"),
         work=_work(both_streams, dtype),
         setup=setup,
         modes=MODES,
@@ -112,8 +112,8 @@ def _setup(batch: int, length: int, device: torch.device) -> Setup:
 def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, ours for the content rows alone, and Transformers'."""
     found = [
-        Provider("ptmkernels", from_setup(_ours), against=None),
-        *by_backend("relative_attention", case, _ours),
+        Provider("ptmkernels", from_setup(ours), against=None),
+        *by_backend("relative_attention", case, ours),
         Provider(CONTENT, from_setup(_content), reference=_content(case.setup, "reference")),
         Provider(TRANSFORMERS, from_setup(_transformers)),
     ]
@@ -122,7 +122,7 @@ def providers(case: Case, options: Options) -> Sequence[Provider]:
     return found
 
 
-def _ours(setup: Setup, backend: str | None = None) -> Callable[..., Tensor]:
+def ours(setup: Setup, backend: str | None = None) -> Callable[..., Tensor]:
     """Both streams, the predicted rows behind the content rows: (B, H, L + P, D)."""
 
     def attention(

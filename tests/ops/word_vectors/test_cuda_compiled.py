@@ -20,7 +20,7 @@ GRADIENTS = [
     f"{name}ILi{wide}E" for name in ("WeightGradientKernel", "JoinKernel") for wide in (1, 4)
 ]
 LOG_PROB = ["DescendKernel", "AscendKernel"]
-PLAN = ["MarkKernel", "RunStartKernel", "CompactKernel", "LengthKernel"]
+PLAN = ["MarkKernel", "RunStartKernel", "CompactKernel"]
 STEPS = [f"StepKernel{rows}Lb1E" for rows in ROWS]
 STEPS += [f"StepKernel{rows}Lb0E" for rows in ROWS if "Li1E" in rows]
 
@@ -36,10 +36,6 @@ def test_no_kernel_spills(architecture, record_property):
         used = resources()[architecture][name_of(architecture, part)]
         record_property(f"{architecture} {part}", str(used))
         assert used.stack == 0, (part, used)
-        assert used.registers <= (168 if "StepKernel" in part and "Lb1E" in part else 255), (
-            part,
-            used,
-        )
 
 
 def instructions(architecture: str, part: str) -> Counter:
