@@ -259,10 +259,12 @@ def _forward(
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, False,
             )  # fmt: skip
     result, log_sum = _finish(state[0], state[1], state[2], terms.dropout)
-    store_rows(
-        head_start(output, b, h, first_query), output.row, sizes.query_len - first_query, result,
-        HEAD_DIM, BLOCK_M, BLOCK_D,
-    )  # fmt: skip
-    own = first_query + tl.arange(0, BLOCK_M)
-    place = lse + (b * sizes.heads + h) * sizes.query_len + own
-    tl.store(place, log_sum, mask=own < sizes.query_len)
+    # The outputs are contiguous, so that little has to be kept for them while the loops run.
+    program = tl.program_id(0) + tl.program_id(1)
+    head = tl.cast(program // tiles, tl.int64)
+    first_query = (tiles - 1 - program % tiles) * BLOCK_M
+    left = sizes.query_len - first_query
+    start = output.data + head * output.head + tl.cast(first_query, tl.int64) * output.row
+    store_rows(start, output.row, left, result, HEAD_DIM, BLOCK_M, BLOCK_D)
+    own = tl.arange(0, BLOCK_M)
+    tl.store(lse + head * sizes.query_len + first_query + own, log_sum, mask=own < left)
