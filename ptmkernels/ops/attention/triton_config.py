@@ -1,9 +1,10 @@
 """Tile sizes of the Triton attention kernels: a table by architecture, kernel, head dimension and type.
 
-The defaults were chosen by what the compiler reports for each (`triton_report`): no spill, no warp that
-repeats another's scores, and then the fewest instructions for a score. Checked so far: 16-bit types on
-sm_90, and D = 64 on sm_80, sm_100 and gfx942 (with relative keys not on sm_100); float32 and the other head
-dimensions there are by analogy. Nothing was measured on a GPU; `triton_tune` measures on the one at hand.
+The defaults were chosen by what the compiler reports for each (`triton_report`): no spill, then no warp that
+repeats another's scores (with many options or dimensions some do), then the fewest instructions for a score.
+Checked so far: 16-bit types on sm_90, and D = 64 on sm_80, sm_100 and gfx942 (with relative keys not on
+sm_100); float32 and the other head dimensions there are by analogy. Nothing was measured on a GPU;
+`triton_tune` measures on the one at hand.
 """
 
 from __future__ import annotations
@@ -134,9 +135,9 @@ COMPACT: Table = {
 _TINY = {number_type: ((256, (Tile(16, 16, 4, 1),)),) for number_type in ("tf32", "ieee")}
 COMPACT_SINGLE: Table = dict.fromkeys((*COMPACT, "relative"), _TINY)
 
-# Calls with relative keys: a tile has the products of its band and their turning, too. No warp has fewer than 16
-# rows of its own, or warps would compute the same. "backward_query" is the tile of the scores' gradients, whose
-# queries the products that follow take as well; "relative" says how many keys, or rows of r, those own.
+# Calls with relative keys: a tile has the products of its band and their turning, too. No warp has fewer than
+# 16 rows of its own, or warps would compute the same. "backward_query" is the tile of the scores' gradients,
+# whose queries the products that follow take as well; "relative" says how many keys, or rows of r, those own.
 HOPPER_RELATIVE: Table = {
     "forward": {
         "half": (
