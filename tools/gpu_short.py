@@ -99,6 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
         output=str(output.resolve()),
         start=time.time(),
         deadline=options.deadline or (GATE_SECONDS if options.gate else plan.DEADLINE),
+        only=tuple(options.only),
         commit=options.commit,
         backends=tuple(options.backend) or BACKENDS,
         tiles=dict(tile(text) for text in options.tile),

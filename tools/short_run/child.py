@@ -24,6 +24,7 @@ WORK = {
     "relative": "timings:relative",
     "streams": "timings:streams",
     "losses": "timings:losses",
+    "words": "words:words",
     "sweep": "sweep:sweep",
     "models": "timings:models",
 }
@@ -33,6 +34,8 @@ def main(works: list[str], settings: Settings) -> None:
     """Each work in turn; where there are several, a result's step is its work."""
     if settings.dry and works[0] in INTERPRETED:
         os.environ["TRITON_INTERPRET"] = "1"
+    if works[0].startswith("compile"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # it needs no GPU and leaves that to the others
     prepare(settings)
     for work in works:
         name, *arguments = work.split()

@@ -95,6 +95,7 @@ def short(settings: Settings, cores: int) -> list[Stage]:
         alone("masked", 70),
         alone("relative", 60),
         alone("streams", 15),
+        alone("words", 40),
         alone("losses", 10),
         alone("sweep", 60),
     ]

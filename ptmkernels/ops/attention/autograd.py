@@ -89,6 +89,7 @@ def _register_gradient(op: torch._ops.OpOverload, save: Callable, backward: Call
 
 @cache
 def _library_of(namespace: str) -> torch.library.Library:
+    """Where the ops of a namespace get their gradients; it has to live as long as they."""
     return torch.library.Library(namespace, "FRAGMENT")
 
 
