@@ -34,7 +34,7 @@ struct BackwardKernel {
   static constexpr int kGradCols = kWide ? kMaxGradCols : kHeadDim;
   static constexpr int kParts = kHeadDim / kGradCols;
 
-  // In float32 the loaders of the other side would take registers that are needed elsewhere.
+  // Kept loaders of the other side take registers, which not every kernel has left.
   static constexpr bool kKeepLoaders = sizeof(T) == 2;
 
   using OwnTile = SharedTile<T, kRows, kHeadDim>;
@@ -113,7 +113,7 @@ struct BackwardKernel {
       relative.start(p, work.batch, work.own_head, work.own0);
       finish_heads(p, work, relative, unfinished, step.head, first_grad);
     }
-    Loaders loaders;
+    Loaders loaders{};
     if (step.tile < walk.end) {
       if constexpr (kKeepLoaders) loaders.start(p, work);
       load_own(p, work);

@@ -84,8 +84,8 @@ struct ForwardKernel {
   // The queries' fragments stay in registers where they are few.
   static constexpr bool kHoldQueries = sizeof(T) == 2 && kHeadDim * kM <= 128 && !kRelative;
 
-  // In float32 the loaders of keys and values would take registers that are needed elsewhere.
-  static constexpr bool kKeepLoaders = sizeof(T) == 2;
+  // Kept loaders of keys and values take registers, which not every kernel has left.
+  static constexpr bool kKeepLoaders = sizeof(T) == 2 && !(kRelative && kHeadDim > 64);
 
   using QueryTile = SharedTile<T, kQueries, kHeadDim>;
   using KeyTile = SharedTile<T, kKeys, kHeadDim>;
@@ -140,7 +140,7 @@ struct ForwardKernel {
     State state;
     state.reset();
     Relative relative;
-    Loaders loaders;
+    Loaders loaders{};
     bool is_full;
     int tile = walk.next(is_full);
     uint32_t query[kHoldQueries ? kM : 1][kHoldQueries ? kHeadDim / 16 : 1][4];

@@ -20,6 +20,7 @@ struct TileLoader {
   using Tile = SharedTile<T, kRows, kCols>;
   static constexpr int kChunks = Tile::kChunks, kPerChunk = Tile::kPerChunk;
   static constexpr int kPieces = kRows * kChunks / kThreads;  // that a thread copies of a tile
+  static constexpr int kTogether = kPieces % 4 == 0 ? 4 : kPieces;
   static_assert(kRows * kChunks % kThreads == 0);
   static_assert(kThreads % kChunks == 0 || kChunks % kThreads == 0);
 
@@ -78,12 +79,15 @@ struct TileLoader {
   template <typename Address>
   SIMT_FN void copy_pieces(Tile tile, int rows, Address address) const {
     const int own = Tile::offset(first_row(), first_chunk()), left = rows - first_row();
-    SIMT_UNROLL
-    for (int piece = 0; piece < kPieces; ++piece) {
-      const int row = piece * kThreads / kChunks, chunk = piece * kThreads % kChunks;
-      const bool inside = row < left && (first_chunk() + chunk) * kPerChunk < cols;
-      copy_async<Bytes16>(tile.data, piece_offset(own, row, chunk),
-                          address(row) + chunk * kPerChunk, inside);
+    SIMT_ROLL
+    for (int first = 0; first < kPieces; first += kTogether) {
+      SIMT_UNROLL
+      for (int piece = first; piece < first + kTogether; ++piece) {
+        const int row = piece * kThreads / kChunks, chunk = piece * kThreads % kChunks;
+        const bool inside = row < left && (first_chunk() + chunk) * kPerChunk < cols;
+        copy_async<Bytes16>(tile.data, piece_offset(own, row, chunk),
+                            address(row) + chunk * kPerChunk, inside);
+      }
     }
   }
 

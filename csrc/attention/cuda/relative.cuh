@@ -22,7 +22,7 @@
 
 namespace ptmkernels::attention::cuda {
 
-constexpr int kBandChunk = 16;  // rows of a band that a warp takes at a time
+constexpr int kBandChunk = 16;  // rows of a band that are multiplied at a time, at least
 
 // The bands of a block's tiles of scores. Its warps' rows are queries, or keys where kOwnKeys. The
 // tiles may be kWidth columns wide parts of heads, the products then come one part after the other.
@@ -35,7 +35,7 @@ struct RelativeTile {
   static constexpr int kThreads = Shape::kThreads, kRows = Shape::kRows, kCols = Shape::kCols;
   static constexpr int kStep = Shape::kStep, kN = Shape::kN, kBandRows = Shape::kBandRows;
   static constexpr int kKeys = kOwnKeys ? kRows : kCols;  // of a tile
-  static_assert(Shape::kM == 1 && kStep % kPositionGroup == 0 && kBandRows % kBandChunk == 0);
+  static_assert(Shape::kM == 1 && kStep == kCols && kBandRows % kBandChunk == 0);
 
   using Band = SharedTile<T, kBandRows, kWidth>;
   using Fragments = float[1][kN][4];
@@ -43,9 +43,20 @@ struct RelativeTile {
   static constexpr int kBandScores = Band::kBytes;
   static constexpr int kVectors = kBandScores + kBandRows * 4;
   static constexpr int kStageBytes = kVectors + 4 * kCols * 4;
-  static constexpr int kPitch = (kStep > kBandChunk ? kStep : kBandChunk) + 4;
+  // Where the registers suffice, a warp takes at once all rows of a band that its 16 queries read
+  // where they stand side by side; else kBandChunk rows at a time.
+  static constexpr bool kWhole = !kOwnKeys && sizeof(T) == 2 && kWidth <= 64;
+  static constexpr int kNeeded = kWhole ? kBandChunk + kStep : kBandChunk;
+  static constexpr int kWindow = kNeeded < kBandRows ? kNeeded : kBandRows;
+  // A warp's matrix: products of queries and rows of the band, or of rows and queries; or weights.
+  // Before the weights of each query, and so behind those of the one before, lies a margin of
+  // zeros.
+  static constexpr int kMargin = kWhole ? kBandChunk + 4 : 0;
+  static constexpr int kPitch = kMargin + kStep + (kWhole ? 0 : 4);
+  static constexpr int kMatrixBytes = (kBandChunk * kPitch + kMargin) * 4;
+  static_assert(kWindow <= kPitch);
   static constexpr int kMatrices = kOffset + Shape::kStages * kStageBytes;
-  static constexpr int kValueBands = kMatrices + Shape::kWarps * kBandChunk * kPitch * 4;
+  static constexpr int kValueBands = kMatrices + Shape::kWarps * kMatrixBytes;
   static constexpr int kSharedBytes = kValueBands + Shape::kStages * Band::kBytes;
   static_assert(kSharedBytes <= kMaxSharedBytes);
 
@@ -56,7 +67,7 @@ struct RelativeTile {
   int batch, own0;
   QueryRows rows;      // where they are queries
   int32_t segment[2];  // of the lane's rows, where they are keys
-  Interval of_block;   // positions, where the own side are queries
+  Interval of_block;   // starts, where the own side are queries
   Interval of_warp;
   float sum[2];        // of dS over a lane's columns
   float differing[2];  // of those whose segments differ
@@ -84,8 +95,8 @@ struct RelativeTile {
       }
     } else {
       rows.load(p, batch, head, warp0);
-      of_block = positions_of(p, batch, own0, kRows);
-      of_warp = positions_of(p, batch, warp0, kPositionGroup);
+      of_block = starts_of(p, positions_of(p, batch, own0, kRows));
+      of_warp = starts_of(p, positions_of(p, batch, warp0, kPositionGroup));
     }
     reset_sums();
   }
@@ -141,27 +152,26 @@ struct RelativeTile {
   SIMT_FN void add_products(Fragments& score, const Params& p, Band piece, int first, int step0,
                             Own own, Other other, bool with_scores) const {
     const auto matrix = warp_matrix();
-    const auto band_score = shared_memory<float>(stage_offset(stage) + kBandScores);
     const bool adds = with_scores && p.relative.position != nullptr;
-    for_chunks(p, first, step0, [&](int chunk) {
-      float product[1][kOwnKeys ? kN : kBandChunk / 8][4];
+    for_windows(p, first, step0, [&](int from, int window, bool covers) {
+      float product[1][(kOwnKeys ? kStep : kWindow) / 8][4];
       clear(product);
+      if (adds) add_band_scores(product, window);
       if constexpr (kOwnKeys) {
-        multiply_transposed<T>(product, piece, chunk, other, step0, p.exact);
+        multiply_transposed<T>(product, piece, window, other, step0, p.exact);
       } else {
-        multiply_transposed<T>(product, own, warp_row0(), piece, chunk, p.exact);
+        multiply_transposed<T>(product, own, warp_row0(), piece, window, p.exact);
       }
-      warp_barrier();  // nobody reads the chunk before any more
-      for_each(product, [&](float& value, int r, int c) {
-        const int row = chunk + (kOwnKeys ? row_of(r) : col_of(c));
-        matrix.store(row_of(r) * kPitch + col_of(c), adds ? value + band_score.load(row) : value);
-      });
-      warp_barrier();  // this chunk is here
-      for_each(score, [&](float& value, int r, int c) {
-        const int row = row_of_score(p, step0, r, c) - first - chunk;
-        if (row < 0 || row >= kBandChunk) return;
-        value += matrix.load(kOwnKeys ? row * kPitch + col_of(c) : row_of(r) * kPitch + row);
-      });
+      warp_barrier();  // nobody reads the window before any more
+      save(product, matrix);
+      warp_barrier();  // this window is here
+      if (kWhole && covers) {
+        pick(score, p, step0, first + window, [](int) { return true; });
+      } else {
+        const int behind = from - window;
+        pick(score, p, step0, first + window,
+             [behind](int row) { return row >= behind && row < kWindow; });
+      }
     });
   }
 
@@ -171,24 +181,24 @@ struct RelativeTile {
   SIMT_FN void add_shifted(float (&acc)[1][kGradN][4], const Params& p, Band piece, int first,
                            int step0, int col0) const {
     static_assert(!kOwnKeys);
-    const auto matrix = warp_matrix();
-    for_chunks(p, first, step0, [&](int chunk) {
-      float shifted[1][kBandChunk / 8][4];
-      for_each(shifted, [&](float& value, int r, int c) {
-        const int col = first + chunk + col_of(c) - row_of_score(p, step0, r, 0) + col_of(0);
-        const bool inside = col >= 0 && col < kStep;
-        value = inside ? matrix.load(row_of(r) * kPitch + col) : 0.0f;
-      });
-      multiply<T>(acc, shifted, piece, chunk, col0, p.exact);
+    for_windows(p, first, step0, [&](int from, int window, bool covers) {
+      float shifted[1][kWindow / 8][4];
+      if (kWhole && covers) {
+        shift(shifted, p, step0, first + window, [](int, int) { return true; });
+      } else {
+        const int behind = from - window;
+        shift(shifted, p, step0, first + window,
+              [behind](int row, int col) { return row >= behind && col >= 0 && col < kStep; });
+      }
+      multiply<T>(acc, shifted, piece, window, col0, p.exact);
     });
   }
 
   SIMT_FN void save_weights(Fragments& weight) const {
     const auto matrix = warp_matrix();
     warp_barrier();  // nobody reads what lies there any more
-    for_each(weight, [&](float& value, int r, int c) {
-      matrix.store(row_of(r) * kPitch + col_of(c), value);
-    });
+    if constexpr (kWhole) clear_margins(matrix);
+    save(weight, matrix.behind(kMargin));
     warp_barrier();  // the weights are here
   }
 
@@ -272,7 +282,7 @@ struct RelativeTile {
   static SIMT_FN int warp_row0() { return warp_index() * 16; }
   static SIMT_FN int stage_offset(int of_stage) { return kOffset + of_stage * kStageBytes; }
   static SIMT_FN Shared<float> warp_matrix() {
-    return shared_memory<float>(kMatrices + warp_index() * kBandChunk * kPitch * 4);
+    return shared_memory<float>(kMatrices + warp_index() * kMatrixBytes);
   }
 
   SIMT_FN void load_piece(const Params& p, int for_head, int first, int to_stage, int col0) const {
@@ -293,7 +303,7 @@ struct RelativeTile {
     const auto starts = shared_memory<int32_t>(offset);
     SIMT_ROLL
     for (int i = thread_index(); i < kCols; i += kThreads) {
-      starts.store(i, first_row(p, own0, position_of(p, batch, query0 + i), kKeys));
+      starts.store(i, first_row(p, own0, start_of(p, position_of(p, batch, query0 + i)), kKeys));
     }
     if (t.segment == nullptr) return;
     const int queries = p.query_len - query0;
@@ -308,23 +318,22 @@ struct RelativeTile {
     }
   }
 
-  SIMT_FN Interval rows_between(const Params& p, int key0, Interval positions) const {
-    return {first_row(p, key0, positions.last, kKeys), first_row(p, key0, positions.first, kKeys)};
+  SIMT_FN Interval rows_between(const Params& p, int key0, Interval starts) const {
+    return {first_row(p, key0, starts.first, kKeys), first_row(p, key0, starts.last, kKeys)};
   }
 
   // The virtual rows of a tile.
   SIMT_FN Interval band_of(const Params& p, int first_other) const {
-    const Interval starts = kOwnKeys
-                                ? rows_between(p, own0, positions_of(p, batch, first_other, kCols))
-                                : rows_between(p, first_other, of_block);
+    const Interval starts =
+        kOwnKeys ? rows_between(p, own0, starts_of(p, positions_of(p, batch, first_other, kCols)))
+                 : rows_between(p, first_other, of_block);
     return {starts.first, starts.last + kKeys - 1};
   }
 
   // Those of the warp's rows in a step.
   SIMT_FN Interval band_of_warp(const Params& p, int step0) const {
     if constexpr (kOwnKeys) {
-      const Interval starts = rows_between(p, own0, positions_of(p, batch, other0 + step0, kStep));
-      return {starts.first + warp_row0(), starts.last + warp_row0() + 15};
+      return {band.first + warp_row0(), band.last - kKeys + 1 + warp_row0() + 15};
     } else {
       const Interval starts = rows_between(p, other0, of_warp);
       return {starts.first + step0, starts.last + step0 + kStep - 1};
@@ -337,18 +346,80 @@ struct RelativeTile {
       const auto starts = shared_memory<int32_t>(stage_offset(stage) + kVectors);
       return starts.load(step0 + col_of(c)) + warp_row0() + row_of(r);
     } else {
-      return first_row(p, other0, rows.position[r], kKeys) + step0 + col_of(c);
+      return first_row(p, other0, rows.start[r], kKeys) + step0 + col_of(c);
     }
   }
 
-  // f(row within the piece) for each chunk of it that the warp's rows read.
+  // f(first row that is new, first row of the window, whether all that the warp's rows read lies in
+  // it) for each window of the piece. A window does not reach beyond the piece.
   template <typename F>
-  SIMT_FN void for_chunks(const Params& p, int first, int step0, F&& f) const {
+  SIMT_FN void for_windows(const Params& p, int first, int step0, F&& f) const {
     const Interval mine = band_of_warp(p, step0);
     const int begin = mine.first > first ? (mine.first - first) / kBandChunk * kBandChunk : 0;
     const int end = mine.last - first + 1 < kBandRows ? mine.last - first + 1 : kBandRows;
     SIMT_ROLL
-    for (int chunk = begin; chunk < end; chunk += kBandChunk) f(chunk);
+    for (int from = begin; from < end; from += kWindow) {
+      const int window = from < kBandRows - kWindow ? from : kBandRows - kWindow;
+      const bool covers = mine.first >= first + window && mine.last < first + window + kWindow;
+      f(from, window, covers);
+    }
+  }
+
+  // v.r_t to the products of a window.
+  template <int kColumns>
+  SIMT_FN void add_band_scores(float (&product)[1][kColumns][4], int window) const {
+    const auto scores = shared_memory<float>(stage_offset(stage) + kBandScores).behind(window);
+    for_each(product, [&](float& value, int r, int c) {
+      value = scores.load(kOwnKeys ? row_of(r) : col_of(c));
+    });
+  }
+
+  // Fragments to rows of the warp's matrix.
+  template <int kColumns>
+  static SIMT_FN void save(const float (&tile)[1][kColumns][4], Shared<float> matrix) {
+    SIMT_UNROLL
+    for (int r = 0; r < 2; ++r) {
+      SIMT_UNROLL
+      for (int n = 0; n < kColumns; ++n) {
+        const Bytes8 pair{as_bits(tile[0][n][2 * r]), as_bits(tile[0][n][2 * r + 1])};
+        matrix.template store_as<Bytes8>(row_of(r) * kPitch + col_of(2 * n), pair);
+      }
+    }
+  }
+
+  static SIMT_FN void clear_margins(Shared<float> matrix) {
+    constexpr int kQuads = kMargin / 4, kCount = (kBandChunk + 1) * kQuads;
+    SIMT_UNROLL
+    for (int first = 0; first < kCount; first += kWarpSize) {
+      const int quad = first + lane_index();
+      if (quad >= kCount) continue;
+      matrix.template store_as<Bytes16>(quad / kQuads * kPitch + quad % kQuads * 4,
+                                        Bytes16{0, 0, 0, 0});
+    }
+  }
+
+  // score_ij += the product of its row of the band, where is_here(row of the window).
+  template <typename IsHere>
+  SIMT_FN void pick(Fragments& score, const Params& p, int step0, int virtual_row,
+                    IsHere is_here) const {
+    const auto matrix = warp_matrix();
+    for_each(score, [&](float& value, int r, int c) {
+      const int row = row_of_score(p, step0, r, c) - virtual_row;
+      if (!is_here(row)) return;
+      value += matrix.load(kOwnKeys ? row * kPitch + col_of(c) : row_of(r) * kPitch + row);
+    });
+  }
+
+  // The weight of each row of a window, where is_here(row of the window, column of the weights).
+  template <typename IsHere>
+  SIMT_FN void shift(float (&shifted)[1][kWindow / 8][4], const Params& p, int step0,
+                     int virtual_row, IsHere is_here) const {
+    const auto weights = warp_matrix().behind(kMargin);
+    for_each(shifted, [&](float& value, int r, int c) {
+      const int row = col_of(c);
+      const int col = row + virtual_row - row_of_score(p, step0, r, 0) + col_of(0);
+      value = is_here(row, col) ? weights.load(row_of(r) * kPitch + col) : 0.0f;
+    });
   }
 
   static SIMT_FN const T* vector(const Rows& source, int of_head, int row) {

@@ -276,7 +276,7 @@ struct RelativeGradientKernel {
     clear(change);
     int first[2];  // virtual row of the first key, from the block's first row on
     SIMT_UNROLL
-    for (int r = 0; r < 2; ++r) first[r] = first_row(p, key0, rows.position[r], kKeys) - work.row0;
+    for (int r = 0; r < 2; ++r) first[r] = first_row(p, key0, rows.start[r], kKeys) - work.row0;
     const int below = -work.row0, above = p.relative.rows - 1 - work.row0;
     const auto of_keys = shared_memory<float>(kKeyProducts);
     const auto of_values = shared_memory<float>(kValueProducts);

@@ -39,9 +39,22 @@ SIMT_FN int position_of(const Params& p, int batch, int query) {
   return load_global(t.query_position + batch * t.query_position_batch + row);
 }
 
-// The virtual row of the first of a tile's `keys` keys.
-SIMT_FN int first_row(const Params& p, int key0, int position, int keys) {
-  return clamp(int64_t{key0} - position + p.relative.offset, -keys, p.relative.rows);
+// The row of key 0 for a query at `position`, without the clamp of rows to those that there are. It
+// is kept where adding the place of a key cannot overflow.
+SIMT_FN int start_of(const Params& p, int position) {
+  constexpr int kFar = 1 << 30;
+  return clamp(p.relative.offset - position, -kFar, kFar);
+}
+
+// The virtual row of the first of a tile's `keys` keys, for a query with this start.
+SIMT_FN int first_row(const Params& p, int key0, int start, int keys) {
+  const int row = key0 + start, rows = p.relative.rows;
+  return row < -keys ? -keys : row > rows ? rows : row;
+}
+
+// The least and the greatest start of queries at these positions.
+SIMT_FN Interval starts_of(const Params& p, Interval positions) {
+  return {start_of(p, positions.last), start_of(p, positions.first)};
 }
 
 SIMT_FN const float* segment_scores(const Params& p, int differs, int batch, int head) {
@@ -73,7 +86,7 @@ SIMT_FN void add_outer(float (&acc)[1][kN][4], const float (&x)[2], const T* vec
 
 // What a lane knows of its two rows, which are queries.
 struct QueryRows {
-  int position[2];
+  int start[2];  // start_of their positions
   int segment[2];
   float same[2], differs[2];  // the segment term with keys of the same segment and of others
 
@@ -81,7 +94,7 @@ struct QueryRows {
     SIMT_UNROLL
     for (int r = 0; r < 2; ++r) {
       const int row = row0 + row_of(r);
-      position[r] = position_of(p, batch, row);
+      start[r] = start_of(p, position_of(p, batch, row));
       segment[r] = 0;
       same[r] = differs[r] = 0.0f;
       if (p.relative.segment == nullptr || row >= p.query_len) continue;
