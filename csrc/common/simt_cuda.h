@@ -101,6 +101,7 @@ template <typename T>
 struct Shared {
   T* data;
 
+  SIMT_FN Shared behind(int count) const { return {data + count}; }
   SIMT_FN T load(int index) const { return data[index]; }
   SIMT_FN void store(int index, T value) const { data[index] = value; }
 

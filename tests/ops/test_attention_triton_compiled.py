@@ -116,6 +116,12 @@ def test_slots_of_the_backward_pass():
         assert slots[0] <= 0.75 * slots[1], slots
 
 
+def test_two_forward_programs_share_a_multiprocessor():
+    """One computes while the other waits; a multiprocessor has 2**16 registers."""
+    kernel = next(k for k in compiled_kernels("sm_90", backward=False) if k.name == "_forward")
+    assert 2 * kernel.registers * kernel.warps * 32 <= 2**16
+
+
 def exponentials(kernel) -> list[int]:
     """Of each inner loop over tiles, how many every thread takes."""
     counts = [

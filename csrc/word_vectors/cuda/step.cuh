@@ -300,6 +300,7 @@ class Trainer {
       for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
         Columns<kWide> e = scratch_.load(p_.layout.error() + (o_.cbow ? 0 : c), d);
         if (o_.cbow) {
+          SIMT_ROLL
           for (int r = 0; r < rows.count; ++r) add_together(rows.row(r) + d, e, noise_);
         } else {
           add(e, 1.0f, scratch_.load(context_row(c), d));
@@ -368,6 +369,7 @@ class Trainer {
     SIMT_ROLL
     for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
       const Columns<kWide> x = change(slot(j), p_.layout.before() + slot(j), d);
+      SIMT_ROLL
       for (int r = 0; r < rows.count; ++r) add_together(rows.row(r) + d, x, noise_);
     }
   }

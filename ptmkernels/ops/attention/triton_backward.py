@@ -154,16 +154,13 @@ def _backward_query(
         last = tl.cdiv(sizes.key_len, BLOCK_N)
     gradient = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if not ALL_FULL:
-        for side in range(0, 2):  # the tiles before the full ones and those behind them
-            begin = tl.where(side == 0, first, full_last)
-            end = tl.where(side == 0, full_first, last)
-            for mixed in range(begin, end):
-                gradient = _query_step(
-                    mixed, gradient,
-                    query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias,
-                    key_start, key.row, value_start, value.row, b, h, i, queries, terms, sizes,
-                    HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
-                )  # fmt: skip
+        for step in range(0, last - first - (full_last - full_first)):
+            gradient = _query_step(
+                mixed_tile(step, first, full_first, full_last), gradient,
+                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias,
+                key_start, key.row, value_start, value.row, b, h, i, queries, terms, sizes,
+                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
+            )  # fmt: skip
     if not NEVER_FULL:
         for full in range(full_first, full_last):
             gradient = _query_step(

@@ -51,17 +51,18 @@ class Backward:
         if key_bias or "content_bias" in names:
             key_sums = self.lse.new_empty((batch, heads, key_len))
         found = {}
+        fused = not call.relative and self._fused()
         if call.relative:
             inputs = (rows(self.output), rows(self.grad_output), self.lse, self.grad_lse)
             inputs += (self.row_terms, grad_bias)
             relative = RelativeGradients(call, names, inputs, self.grad_output, grads, key_sums)
             start(relative)
             found = relative.options()
-        elif self._fused():
+        elif fused:
             start(_Fused(call, self, grads, grad_bias, key_sums))
         else:
             self._pair(grads, grad_bias, key_sums)
-        if call.negated and (call.relative or not self._fused()):
+        if call.negated and not fused:
             grads[0].neg_()
         grad_rows = rows(self.grad_output)
         if own_bias:

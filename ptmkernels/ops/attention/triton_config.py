@@ -14,7 +14,7 @@ from ptmkernels.ops.triton_runtime import target_name
 from ptmkernels.ops.triton_tune import Tile
 
 KERNELS = ("forward", "backward", "backward_query", "backward_key", "bias", "decode")
-RELATIVE_KERNELS = ("forward", "backward_query", "backward_key", "bias", "decode", "relative")
+RELATIVE_KERNELS = ("forward", "backward_query", "relative", "bias", "decode")
 
 # Kernel -> number type -> (largest padded head dimension, tiles), smallest first. The tiles are those of a
 # call without extras, with one of them, and with several; the last one serves all that follow. Extras are
@@ -132,82 +132,55 @@ COMPACT: Table = {
 
 
 _TINY = {number_type: ((256, (Tile(16, 16, 4, 1),)),) for number_type in ("tf32", "ieee")}
-COMPACT_SINGLE: Table = dict.fromkeys((*RELATIVE_KERNELS, "backward"), _TINY)
+COMPACT_SINGLE: Table = dict.fromkeys((*COMPACT, "relative"), _TINY)
 
-# Calls with relative keys: a tile has the products of its band and their turning, too. The band has the
-# fewest superfluous products where the tile is square.
+# Calls with relative keys: a tile has the products of its band and their turning, too. No warp has fewer than 16
+# rows of its own, or warps would compute the same. "backward_query" is the tile of the scores' gradients, whose
+# queries the products that follow take as well; "relative" says how many keys, or rows of r, those own.
 HOPPER_RELATIVE: Table = {
     "forward": {
         "half": (
-            (64, (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2))),
-            (128, (Tile(64, 32, 8, 2), Tile(32, 32, 8, 2))),
-            (256, (Tile(16, 16, 4, 1),)),
+            (64, (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2))),
+            (128, (Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
+            (256, (Tile(64, 16, 4, 1),)),
         )
     },
     "backward_query": {
         "half": (
-            (64, (Tile(64, 32, 8, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 2))),
-            (128, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))),
-            (256, (Tile(16, 16, 8, 1),)),
+            (64, (Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
+            (128, (Tile(64, 16, 4, 2), Tile(64, 16, 4, 1))),
+            (256, (Tile(64, 16, 4, 1),)),
         )
     },
-    "backward_key": {
-        "half": (
-            (64, (Tile(32, 64, 8, 2), Tile(32, 32, 8, 2))),
-            (128, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))),
-            (256, (Tile(16, 16, 8, 1),)),
-        )
-    },
-    "bias": {"half": ((256, (Tile(16, 16, 8, 1),)),)},
+    "bias": {"half": ((256, (Tile(16, 16, 1, 1),)),)},
     "decode": {"half": ((128, (Tile(16, 64, 4, 2),)), (256, (Tile(16, 32, 4, 2),)))},
     "relative": {
-        "half": (
-            (64, (Tile(64, 32, 4, 3), Tile(32, 32, 8, 1), Tile(16, 32, 8, 1))),
-            (128, (Tile(16, 32, 8, 1),)),
-            (256, (Tile(16, 16, 8, 1),)),
-        )
+        "half": ((128, (Tile(64, 64, 4, 2),)), (256, (Tile(64, 32, 2, 1),))),
     },
 }
 
 AMPERE_RELATIVE: Table = {
     **HOPPER_RELATIVE,
+    "forward": {
+        "half": (
+            (64, (Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
+            (128, (Tile(64, 16, 4, 2),)),
+            (256, (Tile(64, 16, 4, 1),)),
+        )
+    },
     "backward_query": {
-        "half": (
-            (64, (Tile(32, 32, 8, 2),)),
-            (128, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))),
-            (256, (Tile(16, 16, 8, 1),)),
-        )
-    },
-    "backward_key": {
-        "half": (
-            (64, (Tile(32, 32, 8, 2),)),
-            (128, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))),
-            (256, (Tile(16, 16, 8, 1),)),
-        )
-    },
-    "relative": {
-        "half": (
-            (64, (Tile(32, 32, 8, 2), Tile(32, 32, 8, 1), Tile(16, 32, 8, 1))),
-            (128, (Tile(16, 32, 8, 1),)),
-            (256, (Tile(16, 16, 8, 1),)),
-        )
+        "half": ((64, (Tile(64, 16, 4, 2),)), (256, (Tile(64, 16, 4, 1),))),
     },
 }
 
-_SMALL_SINGLE = {number_type: ((256, (Tile(16, 16, 8, 1),)),) for number_type in ("tf32", "ieee")}
+BLACKWELL_RELATIVE: Table = {**HOPPER_RELATIVE, "forward": AMPERE_RELATIVE["forward"]}
+
+_SMALL_SINGLE = {number_type: ((256, (Tile(16, 16, 1, 1),)),) for number_type in ("tf32", "ieee")}
 SINGLE_RELATIVE: Table = {
     **dict.fromkeys(RELATIVE_KERNELS, _SMALL_SINGLE),
     "forward": {
-        "tf32": ((64, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))), (256, (Tile(16, 16, 8, 1),))),
-        "ieee": ((64, (Tile(32, 32, 8, 1), Tile(16, 16, 8, 1))), (256, (Tile(16, 16, 8, 1),))),
-    },
-    "backward_query": {
-        "tf32": ((64, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))), (256, (Tile(16, 16, 8, 1),))),
-        "ieee": ((256, (Tile(16, 16, 8, 1),)),),
-    },
-    "backward_key": {
-        "tf32": ((64, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))), (256, (Tile(16, 16, 8, 1),))),
-        "ieee": ((256, (Tile(16, 16, 8, 1),)),),
+        "tf32": ((64, (Tile(32, 32, 2, 2), Tile(16, 16, 1, 1))), (256, (Tile(16, 16, 1, 1),))),
+        "ieee": ((64, (Tile(32, 16, 2, 1), Tile(16, 16, 1, 1))), (256, (Tile(16, 16, 1, 1),))),
     },
     "decode": SINGLE["decode"],
 }
@@ -215,17 +188,12 @@ SINGLE_RELATIVE: Table = {
 COMPACT_RELATIVE: Table = {
     **{kernel: {"half": ((256, (Tile(16, 16, 4, 1),)),)} for kernel in RELATIVE_KERNELS},
     "forward": {
-        "half": ((64, (Tile(64, 32, 8, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
+        "half": ((64, (Tile(64, 32, 4, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
     },
     "backward_query": {
-        "half": ((64, (Tile(64, 32, 8, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
+        "half": ((64, (Tile(64, 32, 4, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
     },
-    "backward_key": {
-        "half": ((64, (Tile(32, 32, 4, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
-    },
-    "relative": {
-        "half": ((64, (Tile(64, 32, 8, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
-    },
+    "relative": {"half": ((64, (Tile(64, 64, 4, 1),)), (256, (Tile(64, 32, 4, 1),)))},
 }
 
 
@@ -243,7 +211,7 @@ TABLES = {
 RELATIVE_TABLES = {
     "sm_80": _joined(AMPERE_RELATIVE, SINGLE_RELATIVE),
     "sm_90": _joined(HOPPER_RELATIVE, SINGLE_RELATIVE),
-    "sm_100": _joined(HOPPER_RELATIVE, SINGLE_RELATIVE),
+    "sm_100": _joined(BLACKWELL_RELATIVE, SINGLE_RELATIVE),
     "gfx942": _joined(COMPACT_RELATIVE, COMPACT_SINGLE),
     "small": _joined(COMPACT_RELATIVE, COMPACT_SINGLE),
 }
@@ -299,12 +267,6 @@ CANDIDATES: dict[str, list[Tile]] = {
         for n in (32, 64, 128)
         for warps in (2, 4)
         for stages in (2, 3, 4)
-    ],
-    "relative": [
-        Tile(m, n, warps, stages)
-        for m, n in ((64, 64), (64, 32), (32, 64), (32, 32), (16, 32), (16, 16))
-        for warps in (4, 8)
-        for stages in (1, 2)
     ],
 }
 

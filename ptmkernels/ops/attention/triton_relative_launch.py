@@ -116,7 +116,7 @@ class RelativeGradients(TiledLaunch):
             tile,
             **call.tile_classes(sizes.key_len, tile.n),
         )
-        product = Tile(tile.m, tile.n, 4, 2)
+        product = Tile(tile.m, tile.n, min(tile.m // 16, 4), rows_tile.stages)
         call.launch(
             triton_relative_gradient._query_products,
             count,
