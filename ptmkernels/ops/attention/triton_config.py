@@ -134,9 +134,9 @@ COMPACT: Table = {
 _TINY = {number_type: ((256, (Tile(16, 16, 4, 1),)),) for number_type in ("tf32", "ieee")}
 COMPACT_SINGLE: Table = dict.fromkeys((*COMPACT, "relative"), _TINY)
 
-# Calls with relative keys: a tile has the products of its band and their turning, too. No warp has fewer than 16
-# rows of its own, or warps would compute the same. "backward_query" is the tile of the scores' gradients, whose
-# queries the products that follow take as well; "relative" says how many keys, or rows of r, those own.
+# Calls with relative keys: a tile has the products of its band and their turning, too. No warp has fewer than
+# 16 rows of its own, or warps would compute the same. "backward_query" is the tile of the scores' gradients,
+# whose queries the products that follow take as well; "relative" says how many keys, or rows of r, those own.
 HOPPER_RELATIVE: Table = {
     "forward": {
         "half": (
