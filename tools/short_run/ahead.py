@@ -6,6 +6,7 @@ never written; Triton's own cache on the disk holds it then for every process of
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,8 @@ from short_run.results import Recorder
 from short_run.sweep import case_of, forced, note_spilled, ours, variants
 from short_run.timings import MASKED, RELATIVE, STREAMS, Problem, options
 
-TARGET = "sm_90"
+TARGET = "sm_90"  # where there is no GPU
+CAPABILITY = ("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
 RANDOM = (torch.randn, torch.rand)
 
 
@@ -56,11 +58,11 @@ def compile_ahead(recorder: Recorder, what: str = "") -> None:
         recorder = Recorder(replace(recorder.settings, dry=False))
     serve_the_host()
     settings = recorder.settings
-    known: set[str] = set()
+    known, target = set(), target_here()
     tried = {str(variant) for variant in variants()}
     for name, job in list(jobs(recorder))[settings.part :: settings.parts]:
         if recorder.in_time(name, 5.0):
-            with recorder.guarded(name), OnTheHost(), compile_for(TARGET) as compiled:
+            with recorder.guarded(name), OnTheHost(), compile_for(target) as compiled:
                 job()
             new = {k.compiled.hash: k for k in compiled if k.compiled.hash not in known}
             known |= new.keys()
@@ -68,6 +70,15 @@ def compile_ahead(recorder: Recorder, what: str = "") -> None:
             if name in tried and any(k.spilled_bytes for k in compiled):
                 note_spilled(recorder.settings, name)
     recorder.add("compiled", note=f"{len(known)} kernels")
+
+
+def target_here() -> str:
+    """The GPU of this machine as Triton calls it, asked without touching it."""
+    try:
+        done = subprocess.run(CAPABILITY, capture_output=True, text=True, check=True, timeout=15)
+    except (OSError, subprocess.SubprocessError):
+        return TARGET
+    return f"sm_{done.stdout.split()[0].replace('.', '')}"
 
 
 def serve_the_host() -> None:
