@@ -4,8 +4,8 @@ Three measures: on a corpus with planted topics the share of a word's ten neares
 topic; on real text the overlap of nearest neighbours with gensim's, against that of two gensim runs with
 different seeds; and the loss on sentences that were held out.
 
-Both start from word2vec.c's weights (gensim's own are twice as large, which shows after a short training) and
-number the words alike (equal counts in another order give another Huffman tree and other neighbours).
+Both start from rows uniform in +-1 / D, gensim's default, and number the words alike (equal counts in another
+order give another Huffman tree and other neighbours).
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def train(corpus: Corpus, task: Task, seed: int = 1, threads: int = 1) -> Traine
     """Ours."""
     model = Word2Vec(
         architecture=task.architecture, loss=task.loss, vector_size=task.width, window=WINDOW,
-        negative=NEGATIVES, min_count=MIN_COUNT, seed=seed, huffman_ties="heap",
+        negative=NEGATIVES, min_count=MIN_COUNT, seed=seed, huffman_ties="heap", initial_range=1.0,
     )  # fmt: skip
     model.build_vocabulary(corpus.vocabulary)
     start = time.perf_counter()
@@ -141,7 +141,6 @@ def train_gensim(corpus: Corpus, task: Task, seed: int = 1, threads: int = 1) ->
     from gensim.models.word2vec import LineSentence
 
     model = gensim_model(task, corpus.path, seed, threads)
-    model.wv.vectors *= 0.5
     source = {"corpus_file": str(corpus.path), "total_words": model.corpus_total_words}
     if threads > 1:
         source = {"corpus_iterable": LineSentence(str(corpus.path))}
