@@ -55,7 +55,7 @@ class IntervalMask:
         self.branches = None if branches is None else self._checked_branches(branches)
         self.allowed = None if allowed is None else self._checked_allowed(allowed)
         self._order = OWN
-        self._source = None
+        self._source = rank_source("given", key_rank)
         if self.query_low.shape[1] != self.query_high.shape[1]:
             raise ValueError(
                 f"query_low has {self.query_low.shape[1]} queries and query_high "

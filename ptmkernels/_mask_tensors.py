@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 
 import torch
@@ -49,6 +50,11 @@ def within(name: str, value: Tensor, least: int, most: int, why: str = "") -> Te
         if not least <= number <= most:
             raise ValueError(f"{name} holds {number}; expected numbers from {least} to {most}{why}")
     return value
+
+
+def given_numbers(values: Tensor | Sequence[int]) -> Tensor:
+    """A tensor as it is, a list as one on the CPU, where nobody waits for its numbers."""
+    return values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
 
 
 def moved(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -22,6 +22,7 @@ from ptmkernels._mask_tensors import (
     check_length,
     check_places,
     check_same_batch,
+    given_numbers,
     int32_rows,
     moved,
     normal_tree,
@@ -151,8 +152,11 @@ class AttentionMask(IntervalMask):
             prefix_lengths: (B,) how many tokens of each row everyone may see; 0 = causal.
             length: L = S.
         """
-        lengths = torch.as_tensor(prefix_lengths)
-        lengths = moved(lengths, device or lengths.device)
+        lengths = given_numbers(prefix_lengths)
+        if device is None:
+            given = isinstance(prefix_lengths, Tensor)
+            device = lengths.device if given else torch.get_default_device()
+        lengths = moved(lengths, device)
         if lengths.numel() == 0:
             lengths = lengths.to(torch.int32)  # an empty list comes as float32
         lengths = to_int32("prefix_lengths", lengths)
@@ -326,7 +330,7 @@ class AttentionMask(IntervalMask):
         Raises:
             ValueError: a length is negative or more than L (on a GPU, it is clamped); or as :meth:`gather`.
         """
-        lengths = torch.as_tensor(lengths)
+        lengths = given_numbers(lengths)
         if lengths.numel():
             check_integers("lengths", lengths)
         if self is None:

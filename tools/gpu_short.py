@@ -78,7 +78,8 @@ def stages(options: argparse.Namespace, settings: Settings) -> list[plan.Stage]:
     for name in options.only:
         if name not in known:
             sys.exit(f"--only is {name!r}; expected one of {', '.join(known)}")
-    return plan.chosen(found, ("sweep",) if options.sweep else tuple(options.only))
+    found = plan.chosen(found, ("sweep",) if options.sweep else tuple(options.only))
+    return plan.dry(found) if options.dry else found
 
 
 def convert(results: Path, output: Path) -> int:
@@ -98,6 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
         output=str(output.resolve()),
         start=time.time(),
         deadline=options.deadline or (GATE_SECONDS if options.gate else plan.DEADLINE),
+        only=tuple(options.only),
         commit=options.commit,
         backends=tuple(options.backend) or BACKENDS,
         tiles=dict(tile(text) for text in options.tile),

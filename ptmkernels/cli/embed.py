@@ -45,6 +45,12 @@ def embed(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, or cuda (not glove).")] = "cpu",
+    max_in_flight: Annotated[
+        int | None,
+        typer.Option(
+            help="With cuda: stretches of text trained at once; default: what keeps quality."
+        ),
+    ] = None,
     output: Annotated[
         Path,
         typer.Option(
@@ -59,6 +65,8 @@ def embed(
     if model == "glove":
         if device != "cpu":
             raise ValueError(f"--device is {device!r}; glove trains on cpu only")
+        if max_in_flight is not None:
+            raise ValueError(f"--max-in-flight is {max_in_flight}; glove trains on cpu only")
     else:
         options |= {"architecture": architecture, "loss": loss}
         options |= {"negative": negative, "sample": sample, "initial_range": initial_range}
@@ -72,7 +80,7 @@ def embed(
     if epochs is not None:
         fit_options["epochs"] = epochs
     if model != "glove":
-        fit_options["device"] = device
+        fit_options |= {"device": device, "max_in_flight": max_in_flight}
     for path in filter(None, (output, state, plot)):
         check_writable(path)  # before the hours of training
     with sigterm_interrupts():

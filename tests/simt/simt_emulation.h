@@ -140,6 +140,7 @@ template <typename T>
 struct Shared {
   int byte_offset;
 
+  Shared behind(int count) const { return {at(count)}; }
   T load(int index, const Where& where = Where::current()) const {
     return load_as<T>(index, where);
   }

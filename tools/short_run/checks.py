@@ -61,8 +61,11 @@ def check(recorder: Recorder, backend: str) -> None:
 
 def run_kernels(recorder: Recorder, backend: str) -> None:
     """Our kernels alone: what compute-sanitizer reports is its exit status and stands in the log."""
+    only = recorder.settings.only
     for one in checks(backend, recorder.settings.dry):
-        if one.kernels is not None and recorder.in_time(one.name):
+        if one.kernels is None or (only and not one.name.startswith(only)):
+            continue
+        if recorder.in_time(one.name):
             with recorder.guarded(one.name):
                 one.kernels()
                 _synchronize()

@@ -1,11 +1,13 @@
-"""The process of one step: `python -m short_run.child WORK SETTINGS`."""
+"""The process of one step: `python -m short_run.child WORKS SETTINGS`, works separated by ";"."""
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from importlib import import_module
 
+from short_run.plan import INTERPRETED
 from short_run.results import Recorder
 from short_run.settings import Settings
 
@@ -22,23 +24,25 @@ WORK = {
     "relative": "timings:relative",
     "streams": "timings:streams",
     "losses": "timings:losses",
+    "words": "words:words",
     "sweep": "sweep:sweep",
+    "models": "timings:models",
 }
 
 
-# Works that, without a GPU, run where Triton interprets its kernels.
-INTERPRETED = ("check triton", "sweep")
-
-
-def main(work: str, settings: Settings) -> None:
-    name, *arguments = work.split()
-    if settings.dry and work in INTERPRETED:
+def main(works: list[str], settings: Settings) -> None:
+    """Each work in turn; where there are several, a result's step is its work."""
+    if settings.dry and works[0] in INTERPRETED:
         os.environ["TRITON_INTERPRET"] = "1"
-    module, _, function = WORK[name].partition(":")
-    recorder = Recorder(settings)
-    with recorder.guarded("the whole step"):
-        prepare(settings)
-        getattr(import_module(f"short_run.{module}"), function)(recorder, *arguments)
+    if works[0].startswith("compile"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # it needs no GPU and leaves that to the others
+    prepare(settings)
+    for work in works:
+        name, *arguments = work.split()
+        module, _, function = WORK[name].partition(":")
+        recorder = Recorder(replace(settings, step=work) if len(works) > 1 else settings)
+        with recorder.guarded("the whole step"):
+            getattr(import_module(f"short_run.{module}"), function)(recorder, *arguments)
 
 
 def prepare(settings: Settings) -> None:
@@ -55,4 +59,4 @@ def prepare(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Settings.from_json(sys.argv[2]))
+    main(sys.argv[1].split(";"), Settings.from_json(sys.argv[2]))

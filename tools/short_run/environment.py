@@ -21,8 +21,11 @@ def environment(recorder: Recorder) -> None:
     versions = _environment.versions() | {"kernel": platform.release()}
     note = ", ".join(f"{name} {version}" for name, version in versions.items())
     recorder.add("versions", note=note)
-    error = _library.cpu_library_error()
-    recorder.add("the CPU library", FAILED if error else OK, error or "")
+    errors = {"the CPU library": _library.cpu_library_error()}
+    if torch.version.cuda and any(_library.LIBRARY_DIR.glob("*ptmkernels_cuda*")):
+        errors["the CUDA library"] = _library.cuda_library_error()
+    for name, error in errors.items():
+        recorder.add(name, FAILED if error else OK, error or "")
     with recorder.guarded("the corpus module"):
         from ptmkernels import _corpus  # noqa: F401
 

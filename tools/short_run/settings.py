@@ -19,6 +19,7 @@ class Settings:
         output: folder of the results.
         start: when the run began, in seconds since the epoch.
         deadline: seconds that the whole run may take.
+        only: names that checks under compute-sanitizer begin with; none = all.
         commit: of the checkout, which may have come without its history.
         backends: of ours, those that are checked and measured.
         tiles: tiles to use instead of the defaults, kernel -> (m, n, warps, stages).
@@ -33,6 +34,7 @@ class Settings:
     output: str
     start: float
     deadline: float = 330.0
+    only: tuple[str, ...] = ()
     commit: str = ""
     backends: tuple[str, ...] = BACKENDS
     tiles: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -67,6 +69,6 @@ class Settings:
     @staticmethod
     def from_json(text: str) -> Settings:
         given = json.loads(text)
-        for name in ("backends", "caps"):
+        for name in ("backends", "caps", "only"):
             given[name] = tuple(given[name])
         return Settings(**given)

@@ -5,24 +5,29 @@ The goals are those of the benchmarks (`goal` in each file), written into every 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
 from short_run.results import FAILED, OK, SKIPPED, WRONG, read
 from short_run.settings import Settings
 
-LINES = 40  # of a section, or the page is longer than a terminal keeps
+LINES = (40, 20, 12, 8, 5, 3)  # of a section
+CHARACTERS = 10_000  # of the page, which may be all that is seen of a run
 
 
 def write_summary(settings: Settings) -> str:
     """The page, as text and in its file."""
-    text = summary(read(settings.results), settings.commit)
+    records = read(settings.results)
+    pages = (summary(records, settings.commit, lines) for lines in LINES)
+    text = next((page for page in pages if len(page) <= CHARACTERS), "")
+    text = text or summary(records, settings.commit, LINES[-1])
     settings.summary.write_text(text, encoding="utf-8")
     return text
 
 
-def summary(records: list[dict], commit: str) -> str:
-    """The page for these records."""
+def summary(records: list[dict], commit: str, most: int = LINES[0]) -> str:
+    """The page for these records, with at most so many lines in a section."""
     rows = [record["row"] for record in records if "row" in record]
     ratios = [row for row in rows if row.get("goal") is not None and row["speedup"] is not None]
     sections = [
@@ -41,9 +46,9 @@ def summary(records: list[dict], commit: str) -> str:
         if not entries:
             continue
         lines += ["", f"{title} ({len(entries)})"]
-        lines += [f"  {entry}" for entry in entries[:LINES]]
-        if len(entries) > LINES:
-            lines.append(f"  and {len(entries) - LINES} more in results.jsonl")
+        lines += [f"  {entry}" for entry in entries[:most]]
+        if len(entries) > most:
+            lines.append(f"  and {len(entries) - most} more in results.jsonl")
     return "\n".join(lines) + "\n"
 
 
@@ -77,6 +82,10 @@ def other_times(rows: Iterable[dict]) -> list[str]:
         parts = lines.setdefault(case(row), [])
         if row["provider"] == "ptmkernels":
             share = f", {row['of_floor']:.0%} of the floor" if row["of_floor"] else ""
+            if tokens := re.search(r"\btokens=(\d+)", row["shape"]):
+                share += f", {int(tokens[1]) / row['q50_ms'] * 1e3:.3g} tokens/s"
+            if row["peak_bytes"]:
+                share += f", {row['peak_bytes'] / 2**20:.0f} MiB"
             host = f", host {row['host_ms']:.3f} ms" if row.get("host_ms") else ""
             parts.insert(0, f"{row['q50_ms']:.3f} ms{share}{host}")
         elif row["goal"] is None and row["speedup"] is not None:

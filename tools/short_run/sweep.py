@@ -31,13 +31,18 @@ TILES: dict[str, tuple[tuple[int, int, int, int], ...]] = {
         *((128, 128, 8, 2), (128, 64, 4, 3), (64, 64, 4, 3)),
         *((128, 128, 8, 3), (64, 128, 4, 2)),
     ),
-    "backward_query": ((64, 64, 4, 3), (64, 64, 4, 2), (128, 64, 8, 2), (64, 128, 4, 2)),
-    "backward_key": ((64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 4, 2), (32, 128, 8, 3)),
-    "relative_forward": ((64, 64, 4, 2), (64, 32, 4, 2), (64, 32, 4, 3), (128, 64, 8, 2)),
-    "relative_backward_query": ((64, 32, 4, 2), (128, 32, 8, 2)),
-    "relative_backward_key": ((32, 64, 4, 2), (64, 64, 4, 2)),
-    "relative": ((64, 32, 4, 1), (32, 32, 4, 1), (64, 32, 4, 2)),
+    "backward": (
+        *((64, 64, 4, 2), (128, 64, 8, 2), (64, 64, 8, 2)),
+        *((32, 128, 8, 3), (64, 128, 8, 1)),
+    ),
+    "relative_forward": ((64, 32, 4, 2), (64, 64, 8, 2), (64, 32, 4, 3), (128, 64, 8, 2)),
+    "relative_backward_query": ((64, 32, 4, 2), (64, 64, 4, 2), (128, 32, 8, 2)),
+    "relative": ((64, 32, 4, 2), (32, 32, 4, 1), (64, 64, 4, 2)),
+    "backward_query": ((64, 64, 4, 3), (64, 64, 4, 2)),
+    "backward_key": ((64, 64, 4, 2), (64, 64, 4, 3)),
 }
+# The pair serves in the place of the fused kernel where the same bits are asked for.
+DETERMINISTIC = ("backward_query", "backward_key")
 LENGTHS = {False: (1024, 4096), True: (1024,)}  # by whether relative
 
 
@@ -173,12 +178,15 @@ def ours(case: Case, problem: Problem) -> Callable[..., Tensor]:
 
 @contextmanager
 def forced(variant: Variant) -> Iterator[None]:
-    """The tile of a variant instead of the default."""
-    before = dict(triton_config.FORCED)
+    """The tile of a variant instead of the default, and the backward pass that its kernel belongs to."""
+    before, deterministic = dict(triton_config.FORCED), torch.are_deterministic_algorithms_enabled()
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it would take time of its own
+    torch.use_deterministic_algorithms(variant.kernel in DETERMINISTIC)
     if variant.tile is not None:
         triton_config.FORCED[variant.kernel] = Tile(*variant.tile)
     try:
         yield
     finally:
+        torch.use_deterministic_algorithms(deterministic)
         triton_config.FORCED.clear()
         triton_config.FORCED.update(before)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from ptmkernels.benchmarks import harness, load
 from ptmkernels.benchmarks.harness import BACKWARD, BOTH, FORWARD, Options
@@ -17,6 +18,7 @@ from short_run.settings import Settings
 
 BUDGET = 0.15  # seconds of timing for a problem, besides checks and recordings
 TINY = 32  # L of a dry run
+KERNELS = 8  # the longest ones, of a profile
 EACH_PASS = (FORWARD, BACKWARD)
 
 
@@ -86,14 +88,22 @@ LOSSES = tuple(
     Problem(op, "loss", 0, (FORWARD, BOTH), ("pytorch",), torch.float32)
     for op in ("hierarchical_softmax", "negative_sampling")
 )
+MODELS = (
+    Problem("bert", "training", 512, (BOTH,), ("sdpa",), seconds=10.0),
+    Problem("xlnet", "training", 512, (BOTH,), ("transformers",), seconds=10.0),
+    Problem("t5", "training", 1024, (BOTH,), ("transformers",), seconds=10.0),
+    Problem("bert", "training-half-padded", 512, (BOTH,), ("sdpa",), seconds=10.0),
+)
 
 
 def masked(recorder: Recorder) -> None:
     measure(recorder, MASKED)
+    kernel_times(recorder, MASKED[0])
 
 
 def relative(recorder: Recorder) -> None:
     measure(recorder, RELATIVE)
+    kernel_times(recorder, RELATIVE[0])
 
 
 def streams(recorder: Recorder) -> None:
@@ -102,6 +112,10 @@ def streams(recorder: Recorder) -> None:
 
 def losses(recorder: Recorder) -> None:
     measure(recorder, LOSSES)
+
+
+def models(recorder: Recorder) -> None:
+    measure(recorder, MODELS)
 
 
 def measure(recorder: Recorder, problems: Iterable[Problem]) -> None:
@@ -114,6 +128,25 @@ def measure(recorder: Recorder, problems: Iterable[Problem]) -> None:
             for rows in harness.run(benchmark, options(problem, recorder.settings)):
                 for row in rows:
                     record(recorder, row)
+
+
+def kernel_times(recorder: Recorder, problem: Problem) -> None:
+    """The time of each kernel in one forward and backward of ours, by torch's profiler."""
+    name = f"kernels of {problem.op} {problem.series} {problem.size}"
+    if not recorder.in_time(name, 5.0):
+        return
+    with recorder.guarded(name):
+        wanted, benchmark = options(problem, recorder.settings), load(problem.op)
+        case = next(iter(benchmark.cases(wanted)))
+        function = benchmark.providers(case, wanted)[0].build(case)
+        _once(function, case)
+        kind = "cuda" if case.device.type == "cuda" else "cpu"
+        with profile(activities=[getattr(ProfilerActivity, kind.upper())]) as profiled:
+            _once(function, case)
+        field = "self_device_time_total" if kind == "cuda" else "self_cpu_time_total"
+        found = sorted(profiled.key_averages(), key=lambda e: -getattr(e, field))[:KERNELS]
+        times = [f"{e.key[:40]} {getattr(e, field) / 1e3:.3f} ms ({e.count} x)" for e in found]
+        recorder.add(name, note=", ".join(times))
 
 
 def record(recorder: Recorder, row) -> None:

@@ -53,6 +53,8 @@ def masked_attention(
 
     o_i = sum_j softmax_j(scale * q_i.k_j + bias_ij) v_j over the keys j that query i may see
     (Vaswani et al. 2017, equation 1). A query that may see nothing gives zeros and zero gradients.
+    On a GPU the last bits of the gradient of `query` may change from run to run, unless
+    ``torch.use_deterministic_algorithms(True)`` asks for the slower kernels that add in a fixed order.
 
     Args:
         query: (B, H, L, D), float32, bfloat16 or float16; float64 is served by `reference`. D <= 256.

@@ -167,6 +167,8 @@ class AttentionOptions(NamedTuple):
     query_segment: Tensor | None = None
     key_segment: Tensor | None = None
     query_position: Tensor | None = None
+    # Not 0: `query_position` rises by 0 or 1 from row to row, and lies within 0 to this number - 1.
+    gapless_positions: int = 0
 
     @staticmethod
     def of(

@@ -11,7 +11,7 @@ from ptmkernels._mask_tensors import readable
 from ptmkernels._shapes import broadcasts, has_shape
 from ptmkernels.ops.attention.validation import check_dense
 
-_INTEGER = ("query_segment", "key_segment", "query_position")
+INTEGERS = ("query_segment", "key_segment", "query_position")
 _SEGMENT = ("segment_key", "query_segment", "key_segment")
 
 
@@ -75,7 +75,7 @@ def _check_offset(relative_offset: int) -> None:
 def check_like(name: str, tensor: Tensor, query: Tensor, query_name: str = "query") -> None:
     """Raises where `tensor` has another kind, dtype or device than an argument `name` beside `query` has."""
     check_dense(name, tensor)
-    if name in _INTEGER:
+    if name in INTEGERS:
         _check_integers(name, tensor)
     elif tensor.dtype != query.dtype:
         raise TypeError(

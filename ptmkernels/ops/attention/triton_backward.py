@@ -15,19 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ptmkernels.ops.attention.triton_band import first_parts, position_sum
-from ptmkernels.ops.attention.triton_relative import (
-    RowSums,
-    add_content_bias,
-    add_segments,
-    add_value_gradient,
-    load_band,
-    raw_scores,
-    row_sums,
-    store_row_sums,
-)
+from ptmkernels.ops.attention.triton_row_terms import make_row_terms
 from ptmkernels.ops.attention.triton_tile import (
-    LOG2_E,
     Rows,
     Sizes,
     Terms,
@@ -68,64 +57,6 @@ def _tile_gradient(
 
 
 @triton.jit
-def make_row_terms(
-    output, grad_rows, lse, grad_lse, row_terms, b, h, first_query, sizes,
-    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """What the gradients need of each query of a block, also written to `row_terms`.
-
-    Args:
-        grad_rows: (BLOCK_M, BLOCK_D), do of the block.
-
-    Returns:
-        (lse to the base 2, +inf where the query saw nothing; delta), (BLOCK_M,) both.
-    """
-    output_rows = load_rows(
-        head_start(output, b, h, first_query), output.row, sizes.query_len - first_query,
-        HEAD_DIM, BLOCK_M, BLOCK_D, True,
-    )  # fmt: skip
-    own = first_query + tl.arange(0, BLOCK_M)
-    inside = own < sizes.query_len
-    place = (b * sizes.heads + h) * sizes.query_len + own
-    row_lse = tl.load(lse + place, mask=inside, other=float("-inf"))
-    row_lse = tl.where(row_lse == float("-inf"), float("inf"), row_lse * LOG2_E)
-    delta = tl.sum(output_rows.to(tl.float32) * grad_rows.to(tl.float32), 1)
-    if grad_lse is not None:
-        delta = delta - tl.load(grad_lse + place, mask=inside, other=0.0)
-    tl.store(row_terms + place, row_lse, mask=inside)
-    tl.store(row_terms + rows_in_all(sizes) + place, delta, mask=inside)
-    return row_lse, delta
-
-
-@triton.jit
-def _row_terms(
-    output: Rows,
-    grad_output: Rows,
-    lse,  # (B, H, L) float32
-    grad_lse,  # (B, H, L) float32 or None
-    row_terms,  # (2, B, H, L) float32, written: lse to the base 2 and delta
-    sizes: Sizes,
-    HEAD_DIM: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """The two numbers of each query that `_backward_key` needs; one program for BLOCK queries of a head."""
-    tiles = tl.cdiv(sizes.query_len, BLOCK)
-    program = tl.program_id(0)
-    first_query = program % tiles * BLOCK
-    h = (program // tiles % sizes.heads).to(tl.int64)
-    b = (program // tiles // sizes.heads).to(tl.int64)
-    grad_rows = load_rows(
-        head_start(grad_output, b, h, first_query), grad_output.row, sizes.query_len - first_query,
-        HEAD_DIM, BLOCK, BLOCK_D, True,
-    )  # fmt: skip
-    make_row_terms(
-        output, grad_rows, lse, grad_lse, row_terms, b, h, first_query, sizes,
-        HEAD_DIM, BLOCK, BLOCK_D,
-    )  # fmt: skip
-
-
-@triton.jit
 def store_bias_gradient(grad_bias, grad_score, b, h, i, j, sizes):
     """Write one tile of ds, or its transpose, as the gradient of a bias (B, H, L, S)."""
     if grad_bias is not None:
@@ -137,13 +68,12 @@ def store_bias_gradient(grad_bias, grad_score, b, h, i, j, sizes):
 
 @triton.jit
 def _query_step(
-    tile, state, kept, query, grad_output, lse, delta, grad_bias, sums, key_start, key_row,
-    value_start, value_row, b, h, i, queries, band, terms, sizes,
+    tile, grad_query, query, grad_output, lse, delta, grad_bias, key_start, key_row,
+    value_start, value_row, b, h, i, queries, terms, sizes,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """(grad_query, sums of each query), not yet scaled, with one key tile added, and `kept`."""
-    grad_query, totals = state
+    """`grad_query`, not yet scaled, with one key tile added."""
     first_key = tile * BLOCK_N
     left = sizes.key_len - first_key
     offset = first_key.to(tl.int64)
@@ -152,31 +82,17 @@ def _query_step(
     value = load_rows(
         value_start + offset * value_row, value_row, left, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED
     )
-    raw, kept = raw_scores(
-        kept, query, key, band, terms.relative, b, j, first_key, sizes, MASKED, False, True,
-        HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-    )  # fmt: skip
+    raw = product(query, tl.trans(key), None, PRECISION)
     grad_weight = product(grad_output, tl.trans(value), None, PRECISION)
-    grad_weight = add_value_gradient(
-        grad_weight, grad_output, band, terms.relative, first_key, False,
-        HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-    )  # fmt: skip
     keys = key_side(terms.mask, b, j, sizes) if MASKED else 0
     keep = 0
     if terms.dropout.seed is not None:
         keep = dropout_keep(terms.dropout, b, h, i, first_key, BLOCK_N)
-    weight, grad_score = _tile_gradient(
+    _, grad_score = _tile_gradient(
         raw, grad_weight, b, h, i, j, queries, keys, lse, delta, keep, terms, sizes, MASKED
     )
     store_bias_gradient(grad_bias, grad_score, b, h, i, j, sizes)
-    grad_query = product(grad_score.to(key.dtype), key, grad_query, PRECISION)
-    if terms.relative.key is not None:
-        grad_query = position_sum(
-            grad_score, grad_query, band.key, terms.relative.key.row, band, terms.relative,
-            first_key, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-        )  # fmt: skip
-    totals = row_sums(totals, grad_score, weight, sums, band, terms.relative, b, j, sizes, MASKED)
-    return (grad_query, totals), kept
+    return product(grad_score.to(key.dtype), key, grad_query, PRECISION)
 
 
 @triton.jit
@@ -191,7 +107,6 @@ def _backward_query(
     grad_lse,  # (B, H, L) float32 or None
     row_terms,  # (2, B, H, L) float32, written: lse to the base 2 and delta
     grad_bias,  # (B, H, L, S) for a bias of that shape whose gradient is asked for, or None
-    sums: RowSums,
     ranges,
     ranges_batch,
     terms: Terms,
@@ -229,7 +144,6 @@ def _backward_query(
 
     i = own[:, None]
     queries = query_side(terms.mask, b, i, sizes)
-    band = load_band(terms.relative, b, h, first_query, sizes, BLOCK_M, BLOCK_N)
     key_start = head_start(key, b, h // GROUP, 0)
     value_start = head_start(value, b, h // GROUP, 0)
     if ranges is not None:
@@ -238,42 +152,23 @@ def _backward_query(
         first, full_first = 0, 0
         full_last = 0 if NEVER_FULL else sizes.key_len // BLOCK_N
         last = tl.cdiv(sizes.key_len, BLOCK_N)
-    none = tl.zeros([BLOCK_M], tl.float32)
-    state = (
-        tl.zeros([BLOCK_M, BLOCK_D], tl.float32),
-        RowSums((none, none), (none, none), (none, none)),
-    )
-    SCORED: tl.constexpr = terms.relative.row_scores is not None
+    gradient = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if not ALL_FULL:
-        for side in range(0, 2):  # the tiles before the full ones and those behind them
-            begin = tl.where(side == 0, first, full_last)
-            end = tl.where(side == 0, full_first, last)
-            kept = first_parts(
-                query_rows, band, terms.relative, begin * BLOCK_N, SCORED,
-                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+        for step in range(0, last - first - (full_last - full_first)):
+            gradient = _query_step(
+                mixed_tile(step, first, full_first, full_last), gradient,
+                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias,
+                key_start, key.row, value_start, value.row, b, h, i, queries, terms, sizes,
+                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
             )  # fmt: skip
-            for mixed in range(begin, end):
-                state, kept = _query_step(
-                    mixed, state, kept,
-                    query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums,
-                    key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
-                    HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
-                )  # fmt: skip
     if not NEVER_FULL:
-        kept = first_parts(
-            query_rows, band, terms.relative, full_first * BLOCK_N, SCORED,
-            HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-        )  # fmt: skip
         for full in range(full_first, full_last):
-            state, kept = _query_step(
-                full, state, kept,
-                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums,
-                key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
+            gradient = _query_step(
+                full, gradient,
+                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias,
+                key_start, key.row, value_start, value.row, b, h, i, queries, terms, sizes,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, False,
             )  # fmt: skip
-    gradient, totals = state
-    gradient = add_segments(gradient, totals.segments, terms.relative, h, sizes, HEAD_DIM)
-    store_row_sums(totals, sums, b, h, own, sizes)
     store_rows(
         head_start(grad_query, b, h, first_query), grad_query.row, left, gradient * terms.scale,
         HEAD_DIM, BLOCK_M, BLOCK_D,
@@ -314,16 +209,8 @@ def _key_step(
         lse = tl.load(place)
         delta = tl.load(place + row_count)
         queries = 0
-    band = load_band(terms.relative, b, h, first_query, sizes, BLOCK_M, BLOCK_N)
-    raw, _ = raw_scores(
-        0, query, key, band, terms.relative, b, first_key + tl.arange(0, BLOCK_N)[None, :], first_key,
-        sizes, True, True, False, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-    )  # fmt: skip
+    raw = product(key, tl.trans(query), None, PRECISION)
     grad_weight = product(value, tl.trans(grad_output), None, PRECISION)
-    grad_weight = add_value_gradient(
-        grad_weight, grad_output, band, terms.relative, first_key, True,
-        HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-    )  # fmt: skip
     keep = 0
     if terms.dropout.seed is not None:
         keep = tl.trans(dropout_keep(terms.dropout, b, h, own[:, None], first_key, BLOCK_N))
@@ -397,7 +284,7 @@ def _backward_key(
         first, full_first = 0, 0
         full_last = 0 if NEVER_FULL else sizes.query_len // BLOCK_M
         last = tl.cdiv(sizes.query_len, BLOCK_M)
-    SUM_KEYS: tl.constexpr = key_sums is not None or terms.relative.content_bias is not None
+    SUM_KEYS: tl.constexpr = key_sums is not None
     key_gradient = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     value_gradient = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     for member in range(0, GROUP):
@@ -422,7 +309,6 @@ def _backward_key(
                     HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, False, SUM_KEYS,
                 )  # fmt: skip
         key_gradient, value_gradient, sums = state
-        key_gradient = add_content_bias(key_gradient, sums, terms.relative, h, HEAD_DIM)
         if key_sums is not None:
             own = first_key + tl.arange(0, BLOCK_N)
             place = key_sums + (b * sizes.heads + h) * sizes.key_len + own

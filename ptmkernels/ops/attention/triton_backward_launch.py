@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ptmkernels.ops.attention import triton_backward
+from ptmkernels.ops.attention import triton_backward, triton_row_terms
 from ptmkernels.ops.attention.triton_bias_launch import bias_gradient, table_gradient
 from ptmkernels.ops.attention.triton_call import Call
-from ptmkernels.ops.attention.triton_relative_launch import SharedGradients
-from ptmkernels.ops.attention.triton_terms import NO_RELATIVE, rows, rows_tensor
+from ptmkernels.ops.attention.triton_relative_launch import RelativeGradients
+from ptmkernels.ops.attention.triton_terms import rows, rows_tensor
 from ptmkernels.ops.attention.triton_tile import Rows
-from ptmkernels.ops.attention.triton_tiled import RowTiles, TiledLaunch, start
+from ptmkernels.ops.attention.triton_tiled import RowTiles, TiledLaunch, default_tile, start
 from ptmkernels.ops.triton_runtime import cdiv, launch
 from ptmkernels.ops.triton_tune import Tile
 
@@ -50,11 +50,20 @@ class Backward:
             grad_bias = torch.zeros_like(bias, memory_format=torch.contiguous_format)
         if key_bias or "content_bias" in names:
             key_sums = self.lse.new_empty((batch, heads, key_len))
-        if self._fused():
-            found = {}
+        found = {}
+        fused = not call.relative and self._fused()
+        if call.relative:
+            inputs = (rows(self.output), rows(self.grad_output), self.lse, self.grad_lse)
+            inputs += (self.row_terms, grad_bias)
+            relative = RelativeGradients(call, names, inputs, self.grad_output, grads, key_sums)
+            start(relative)
+            found = relative.options()
+        elif fused:
             start(_Fused(call, self, grads, grad_bias, key_sums))
         else:
-            found = self._pair(grads, grad_bias, key_sums)
+            self._pair(grads, grad_bias, key_sums)
+        if call.negated and not fused:
+            grads[0].neg_()
         grad_rows = rows(self.grad_output)
         if own_bias:
             found["bias"] = grad_bias
@@ -69,22 +78,19 @@ class Backward:
         return found
 
     def _fused(self) -> bool:
-        """Whether one kernel gives dq, dk and dv: not where the order of its additions matters."""
-        if self.call.terms.relative is not NO_RELATIVE:
+        """Whether one kernel gives dq, dk and dv: where it has a tile and its order does not matter."""
+        if torch.are_deterministic_algorithms_enabled():
             return False
-        return not torch.are_deterministic_algorithms_enabled()
+        return default_tile(self.call, "backward") is not None
 
-    def _pair(
-        self, grads: list[Tensor], grad_bias: Tensor | None, key_sums: Tensor | None
-    ) -> dict[str, Tensor]:
-        """dq first, which leaves the row terms; returns the gradients of the relative terms."""
+    def _pair(self, grads: list[Tensor], grad_bias: Tensor | None, key_sums: Tensor | None) -> None:
+        """dq first, which leaves the row terms."""
         call = self.call
-        shared = SharedGradients(call, self.names)
         inputs = (rows(call.query), rows(call.key), rows(call.value))
         grad_output = rows(self.grad_output)
         query_arguments = (
             *(*inputs, rows(self.output), grad_output, rows(grads[0])),
-            *(self.lse, self.grad_lse, self.row_terms, grad_bias, shared.row_sums),
+            *(self.lse, self.grad_lse, self.row_terms, grad_bias),
         )
         key_arguments = (
             *(*inputs, grad_output, rows(grads[1]), rows(grads[2])),
@@ -94,9 +100,6 @@ class Backward:
         start(RowTiles(call, "backward_query", kernel, query_arguments))
         kernel = triton_backward._backward_key
         start(RowTiles(call, "backward_key", kernel, key_arguments, of_keys=True))
-        if call.negated:
-            grads[0].neg_()
-        return shared.gradients(self.grad_output, self.row_terms, key_sums)
 
     def _row_bias_gradient(self, bias: Tensor) -> Tensor:
         """A softmax does not feel what its whole row shares: only the log-sum-exp passes a gradient."""
@@ -122,9 +125,10 @@ class _Fused(TiledLaunch):
         grad_query, grad_key, grad_value = self.grads
         grad_output = rows(backward.grad_output)
         self._row_terms(grad_output)
-        # A gradient of float32 is its own place for the sums.
-        sums = grad_query if grad_query.dtype == torch.float32 else None
-        sums = backward.lse.new_zeros(grad_query.shape) if sums is None else sums.zero_()
+        if grad_query.dtype == torch.float32:
+            sums = grad_query.zero_()
+        else:
+            sums = backward.lse.new_zeros(grad_query.shape)
         arguments = (
             *(rows(t) for t in (call.query, call.key, call.value)),
             *(grad_output, rows(grad_key), rows(grad_value)),
@@ -139,7 +143,7 @@ class _Fused(TiledLaunch):
         batch, heads, length, _ = call.sizes
         block = min(64, 4096 // call.block_d)
         launch(
-            triton_backward._row_terms,
+            triton_row_terms._row_terms,
             (cdiv(length, block) * heads * batch,),
             (
                 *(rows(backward.output), grad_output, backward.lse, backward.grad_lse),

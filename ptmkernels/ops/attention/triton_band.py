@@ -77,18 +77,19 @@ def _band_rows(
 ):  # fmt: skip
     """Rows first, first + 1, ... of a table, each the nearest that there is.
 
-    Where no pair reads beyond the table's ends, rows beyond them are zeros instead: nobody needs them.
+    Where no pair reads beyond the table's ends, nobody needs rows beyond them: any row will do.
     """
     d = tl.arange(0, BLOCK_D)[None, :]
     n = tl.arange(0, BLOCK_N)[:, None]
     if relative.inside is not None:
-        rows = first + n
-        there = rows.to(tl.uint32, bitcast=True) <= relative.last_row
-        pointers = table + first.to(tl.int64) * stride + n * stride + d
-        return tl.load(pointers, mask=there & (d < HEAD_DIM), other=0.0)
-    base = tl.minimum(tl.maximum(first, 0), relative.last_row)
-    row = tl.minimum(tl.maximum(first + n, 0), relative.last_row) - base
-    pointers = table + base.to(tl.int64) * stride + row * stride + d
+        # Taken as unsigned a row before the first is a large number, too.
+        row = (first + n).to(tl.uint32, bitcast=True)
+        row = tl.minimum(row, relative.last_row).to(tl.int64)
+        pointers = table + row * stride + d
+    else:
+        base = tl.minimum(tl.maximum(first, 0), relative.last_row)
+        row = tl.minimum(tl.maximum(first + n, 0), relative.last_row) - base
+        pointers = table + base.to(tl.int64) * stride + row * stride + d
     if HEAD_DIM < BLOCK_D:
         return tl.load(pointers, mask=d < HEAD_DIM, other=0.0)
     return tl.load(pointers)

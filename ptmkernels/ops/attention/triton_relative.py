@@ -225,13 +225,36 @@ def store_row_sums(totals, sums, b, h, own, sizes):
 
 
 @triton.jit
-def add_segments(grad_query, segments, relative, h, sizes, HEAD_DIM: tl.constexpr):
+def _load_pair(place, b, h, own, sizes):
+    place += (b * sizes.heads + h) * sizes.query_len + own
+    first = tl.load(place, mask=own < sizes.query_len, other=0.0)
+    place += tl.cast(sizes.batch, tl.int64) * sizes.heads * sizes.query_len
+    return first, tl.load(place, mask=own < sizes.query_len, other=0.0)
+
+
+@triton.jit
+def add_ends(grad_query, sums, relative, b, h, own, sizes, HEAD_DIM: tl.constexpr):
+    """What distances outside of r give to dq, not yet scaled: sums of ds times the first and last row."""
+    if sums.key_ends is not None:
+        before, behind = _load_pair(sums.key_ends, b, h, own, sizes)
+        d = tl.arange(0, grad_query.shape[1])
+        place = head_start(relative.key, b, h, 0) + d
+        first = tl.load(place, mask=d < HEAD_DIM, other=0.0).to(tl.float32)
+        place += tl.cast(relative.last_row, tl.int64) * relative.key.row
+        last = tl.load(place, mask=d < HEAD_DIM, other=0.0).to(tl.float32)
+        grad_query += before[:, None] * first[None, :] + behind[:, None] * last[None, :]
+    return grad_query
+
+
+@triton.jit
+def add_segments(grad_query, sums, relative, b, h, own, sizes, HEAD_DIM: tl.constexpr):
     """The segment term's share of dq, not yet scaled: sum_j ds_ij g_[seg_i != seg_j]."""
-    if relative.segment_scores is not None:
+    if sums.segments is not None:
+        same_sum, other_sum = _load_pair(sums.segments, b, h, own, sizes)
         d = tl.arange(0, grad_query.shape[1])
         place = relative.segment_key + h * HEAD_DIM + d
         same = tl.load(place, mask=d < HEAD_DIM, other=0.0).to(tl.float32)
         place += sizes.heads * HEAD_DIM
         other = tl.load(place, mask=d < HEAD_DIM, other=0.0).to(tl.float32)
-        grad_query += segments[0][:, None] * same[None, :] + segments[1][:, None] * other[None, :]
+        grad_query += same_sum[:, None] * same[None, :] + other_sum[:, None] * other[None, :]
     return grad_query

@@ -74,7 +74,12 @@ def chosen_tile(launch: TiledLaunch) -> Tile:
     if call.query.is_cuda and triton_tune.enabled():
         key = tuning_key(call, launch.name)
         return triton_tune.tuner().best(key, CANDIDATES[launch.name], launch.run)
-    return tile_for(launch.name, call.block_d, call.number_type, call.extras, call.relative)
+    return default_tile(call, launch.name)
+
+
+def default_tile(call: Call, kernel: str) -> Tile | None:
+    """That of the table; None where it has none for the kernel."""
+    return tile_for(kernel, call.block_d, call.number_type, call.extras, call.relative)
 
 
 def tuning_key(call: Call, kernel: str) -> str:

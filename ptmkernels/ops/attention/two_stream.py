@@ -11,7 +11,7 @@ from torch import Tensor
 from ptmkernels._shapes import broadcasts
 from ptmkernels.masks import AttentionMask
 from ptmkernels.ops.attention.call import autocast
-from ptmkernels.ops.attention.relative import default_offset, relative_attention
+from ptmkernels.ops.attention.relative import attend, default_offset
 from ptmkernels.ops.attention.relative_validation import check_like, check_rows, check_shape
 from ptmkernels.ops.attention.stream_order import StreamOrder, at_positions
 from ptmkernels.ops.attention.validation import check_mask, check_tensors
@@ -99,7 +99,7 @@ def two_stream_attention(
     if relative_offset is None:
         relative_offset = default_offset(length, key_len, relative_key.shape[2])
     call = partial(
-        relative_attention,
+        attend,
         key=key,
         value=value,
         relative_key=relative_key,
@@ -112,10 +112,9 @@ def two_stream_attention(
         scale=scale,
         dropout_p=dropout_p,
         backend=backend,
-        return_lse=True,
     )
-    attend = _attend_joined if order.apart is None else _attend_apart
-    content, stream, content_lse, stream_lse = attend(
+    both = _attend_joined if order.apart is None else _attend_apart
+    content, stream, content_lse, stream_lse = both(
         call, order, (content_query, stream_query), query_segment, seed
     )
     nowhere = (order.targets < 0)[:, None]
@@ -142,6 +141,7 @@ def _attend_joined(
         order.join(*by_row).transpose(1, 2),
         mask=order.mask,
         query_position=order.position,
+        gapless_positions=order.lengths[0],
         query_segment=query_segment,
         seed=seed,
     )
@@ -161,7 +161,11 @@ def _attend_apart(
     position = order.targets.clamp(0, max(order.lengths[0] - 1, 0))
     segments = None if query_segment is None else at_positions(query_segment, position)
     content, content_lse = call(
-        queries[0], mask=order.apart[0], query_segment=query_segment, seed=seed
+        queries[0],
+        mask=order.apart[0],
+        query_position=None,
+        query_segment=query_segment,
+        seed=seed,
     )
     stream, stream_lse = call(
         queries[1],
