@@ -114,11 +114,13 @@ def _split(path: Path, sentences: list[list[str]], epochs: int) -> Corpus:
     return Corpus(path, sentences[::stride], sum(map(len, kept)), vocabulary, epochs)
 
 
-def train(corpus: Corpus, task: Task, seed: int = 1, threads: int = 1) -> Trained:
-    """Ours."""
+def train(
+    corpus: Corpus, task: Task, seed: int = 1, threads: int = 1, initial_range: float = 1.0
+) -> Trained:
+    """Ours; by default from rows as wide as gensim's."""
     model = Word2Vec(
         architecture=task.architecture, loss=task.loss, vector_size=task.width, window=WINDOW,
-        negative=NEGATIVES, min_count=MIN_COUNT, seed=seed, huffman_ties="heap", initial_range=1.0,
+        negative=NEGATIVES, min_count=MIN_COUNT, seed=seed, huffman_ties="heap", initial_range=initial_range,
     )  # fmt: skip
     model.build_vocabulary(corpus.vocabulary)
     start = time.perf_counter()
