@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 OPS = {
     "bert": "BERT-base, inference and training step, beside Transformers'",
     "hierarchical_softmax": "the loss beside padded paths in PyTorch, and training beside gensim",
+    "little_data": "word vectors of words seen a few dozen times, beside gensim's",
     "masked_attention": "attention over interval masks, beside SDPA, FlexAttention and eager PyTorch",
     "negative_sampling": "the loss beside plain PyTorch, and training beside gensim",
     "neighbors": "the nearest of 200,000 words, of one and of a thousand, beside gensim",

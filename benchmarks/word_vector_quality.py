@@ -4,8 +4,8 @@ Three measures: on a corpus with planted topics the share of a word's ten neares
 topic; on real text the overlap of nearest neighbours with gensim's, against that of two gensim runs with
 different seeds; and the loss on sentences that were held out.
 
-Both start from word2vec.c's weights (gensim's own are twice as large, which shows after a short training) and
-number the words alike (equal counts in another order give another Huffman tree and other neighbours).
+Both start from rows uniform in +-1 / D, gensim's default, and number the words alike (equal counts in another
+order give another Huffman tree and other neighbours).
 """
 
 from __future__ import annotations
@@ -114,11 +114,13 @@ def _split(path: Path, sentences: list[list[str]], epochs: int) -> Corpus:
     return Corpus(path, sentences[::stride], sum(map(len, kept)), vocabulary, epochs)
 
 
-def train(corpus: Corpus, task: Task, seed: int = 1, threads: int = 1) -> Trained:
-    """Ours."""
+def train(
+    corpus: Corpus, task: Task, seed: int = 1, threads: int = 1, initial_range: float = 1.0
+) -> Trained:
+    """Ours; by default from rows as wide as gensim's."""
     model = Word2Vec(
         architecture=task.architecture, loss=task.loss, vector_size=task.width, window=WINDOW,
-        negative=NEGATIVES, min_count=MIN_COUNT, seed=seed, huffman_ties="heap",
+        negative=NEGATIVES, min_count=MIN_COUNT, seed=seed, huffman_ties="heap", initial_range=initial_range,
     )  # fmt: skip
     model.build_vocabulary(corpus.vocabulary)
     start = time.perf_counter()
@@ -137,7 +139,6 @@ def train_gensim(corpus: Corpus, task: Task, seed: int = 1, threads: int = 1) ->
     from gensim.models.word2vec import LineSentence
 
     model = gensim_model(task, corpus.path, seed, threads)
-    model.wv.vectors *= 0.5
     source = {"corpus_file": str(corpus.path), "total_words": model.corpus_total_words}
     if threads > 1:
         source = {"corpus_iterable": LineSentence(str(corpus.path))}

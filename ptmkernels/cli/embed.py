@@ -39,6 +39,10 @@ def embed(
         int | None, typer.Option(help="Passes over the text; default 5, glove 25.")
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    initial_range: Annotated[
+        float | None,
+        typer.Option(help="Rows start in +- this / dim (not glove); default 1.5, fasttext 1."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, or cuda (not glove).")] = "cpu",
     max_in_flight: Annotated[
@@ -65,7 +69,7 @@ def embed(
             raise ValueError(f"--max-in-flight is {max_in_flight}; glove trains on cpu only")
     else:
         options |= {"architecture": architecture, "loss": loss}
-        options |= {"negative": negative, "sample": sample}
+        options |= {"negative": negative, "sample": sample, "initial_range": initial_range}
     if output.is_dir():
         raise ValueError(f"--output is {output}, a folder; expected a file")
     if model == "fasttext" and _kind(output) == ".bin" and compression(output):

@@ -304,3 +304,19 @@ def test_errors(tmp_path):
         WordVectors.load_word2vec(tmp_path / "broken")
     with pytest.raises(KeyError, match="'x' is not in"):
         WordVectors(["a"], np.ones((1, 2)))["x"]
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "expected"),
+    [(Word2Vec, {}, 1.5), (FastText, {"bucket": 100}, 1), (Word2Vec, {"initial_range": 0.5}, 0.5)],
+)
+def test_how_wide_rows_start(model, options, expected):
+    started = model(vector_size=20, min_count=1, **options)
+    started.build_vocabulary(sentences(200))
+    rows = started.input[:, :20] * 20
+    assert 0.98 * expected < rows.abs().max() <= expected
+    assert rows.std() == pytest.approx(expected / 3**0.5, rel=0.05)
+    assert not started.input[:, 20:].any()
+    assert not started.output.any()
+    with pytest.raises(ValueError, match="initial_range is 0; expected"):
+        model(initial_range=0)

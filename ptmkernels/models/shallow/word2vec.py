@@ -55,6 +55,7 @@ class Word2VecConfig:
     noise_power: float = 0.75
     max_vocabulary: int = 0
     huffman_ties: str = "queue"
+    initial_range: float = 1.5
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -78,6 +79,7 @@ class Word2VecConfig:
             self.learning_rate = 0.05 if self.architecture == "cbow" else 0.025
         for name in ("sample", "noise_power", "learning_rate"):
             check_number(name, getattr(self, name), 0)
+        check_number("initial_range", self.initial_range, 0, above=True)
 
 
 class Word2Vec:
@@ -87,7 +89,9 @@ class Word2Vec:
         options: fields of :class:`Word2VecConfig`: architecture "skip-gram" or "cbow", loss
             "negative-sampling" or "hierarchical-softmax", vector_size, window, negative, min_count, sample
             (0 = keep every word), learning_rate (default 0.025, CBOW 0.05; falls linearly to a floor of
-            1e-4 of itself), noise_power, seed, and huffman_ties ("queue" as word2vec.c, "heap" as gensim).
+            1e-4 of itself), noise_power, seed, initial_range (rows start uniform in +-initial_range / D: 1.5,
+            gensim's 1, word2vec.c's 0.5; docs/word_vectors.md compares them), and huffman_ties ("queue" as
+            word2vec.c, "heap" as gensim).
 
     Raises:
         ValueError: an option does not fit; the message names it.
@@ -195,13 +199,14 @@ class Word2Vec:
         return self.vocabulary
 
     def _begin(self, vocabulary: Vocabulary) -> None:
-        """Starting weights: input rows uniform in +-1 / (2 D), output rows 0."""
+        """Starting weights: input rows uniform in +-initial_range / D, output rows 0."""
         self.vocabulary, self._vectors = vocabulary, None
         width = self.config.vector_size
         generator = torch.Generator().manual_seed(self.config.seed)
         rows = self._prepare_rows()
         self.input = torch.zeros(rows, -(-width // _PADDING) * _PADDING)
-        self.input[:, :width] = (torch.rand(rows, width, generator=generator) - 0.5) / width
+        drawn = torch.rand(rows, width, generator=generator) - 0.5
+        self.input[:, :width] = drawn * (2 * self.config.initial_range / width)
         tree = self.config.loss == "hierarchical-softmax"
         self.output = torch.zeros(len(vocabulary) - tree, self.input.shape[1])
         self.done, self.material = 0, Material()
