@@ -15,7 +15,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_file", "atomic_files", "flush", "flush_tree", "read_utf8", "settle", "share_as"]
+from ptmkernels.compressed import read_bytes
+
+__all__ = [
+    "atomic_file",
+    "atomic_files",
+    "check_writable",
+    "flush",
+    "flush_tree",
+    "read_utf8",
+    "settle",
+    "share_as",
+]
 
 _JOURNAL = ".pending."  # and the number of the process
 
@@ -87,15 +98,38 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         yield at(path.name)
 
 
+def check_writable(path: str | Path) -> None:
+    """Find out now whether :func:`atomic_file` could write a file later; its folder is made.
+
+    Raises:
+        OSError: it could not; names the file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return
+    real = Path(os.path.realpath(path))
+    probe = real.with_name(f".{real.name}.{os.getpid()}.tmp")
+    try:
+        real.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
 def read_utf8(path: str | os.PathLike) -> str:
-    """The text of a file.
+    """The text of a file (.gz and .bz2: compressed), without a byte-order mark.
 
     Raises:
         ValueError: it is not UTF-8; the message names file and byte.
         OSError: it cannot be read.
     """
     try:
-        return Path(path).read_bytes().decode("utf-8")
+        return read_bytes(path).decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
 

@@ -26,6 +26,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
+from ptmkernels.ops import triton_tuples
+
+triton_tuples.mend()
 # Triton decides when it decorates a kernel whether that is compiled or interpreted.
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 _ahead: list[CompiledKernel] | None = None  # where `launch` puts what it compiles ahead of time

@@ -4,6 +4,7 @@ No GPU is needed. Tests marked long run with PTMKERNELS_TEST_LONG=1; for other h
 and options see `python -m ptmkernels.ops.attention.triton_report`.
 """
 
+import itertools
 import math
 import re
 
@@ -102,7 +103,10 @@ def test_every_product_is_matrix_instructions(target, backward, deterministic, r
         if target == "sm_100":
             assert matrix_instructions(kernel) >= products, kernel.name
         else:
-            assert multiply_adds(kernel, target) == products * tile, kernel.name
+            found = multiply_adds(kernel, target)
+            assert found >= products * tile, kernel.name
+            # The code for AMD holds its loops' first and last rounds besides.
+            assert found == products * tile or target == "gfx942", kernel.name
         scalar = sum(
             c for n, c in kernel.instructions.items() if re.match("FFMA|HFMA2|v_(pk_)?fma", n)
         )
@@ -114,18 +118,59 @@ def test_every_product_is_matrix_instructions(target, backward, deterministic, r
 
 
 def test_slots_of_the_backward_pass():
-    """The fused kernel takes one exponential for each score and 0.75 of the pair's issue slots at most."""
+    """The fused kernel takes 0.75 of the issue slots of the pair at most."""
     fused, pair = (
         [k for k in compiled_kernels("sm_90", deterministic=d) if k.name.startswith("_backward")]
         for d in (False, True)
     )
-    (kernel,) = fused
-    block_m, block_n = kernel.constants["BLOCK_M"], kernel.constants["BLOCK_N"]
-    exponentials = sum(c for n, c in kernel.instructions.items() if n.startswith("MUFU.EX2"))
-    assert exponentials == 2 * block_m * block_n // (32 * kernel.warps)  # in two loops
     for loop in range(2):
         slots = [sum(issue_slots(k)[loop] for k in kernels) for kernels in (fused, pair)]
         assert slots[0] <= 0.75 * slots[1], slots
+
+
+def test_two_forward_programs_share_a_multiprocessor():
+    """One computes while the other waits; a multiprocessor has 2**16 registers."""
+    kernel = next(k for k in compiled_kernels("sm_90", backward=False) if k.name == "_forward")
+    assert 2 * kernel.registers * kernel.warps * 32 <= 2**16
+
+
+def exponentials(kernel) -> list[int]:
+    """Of each inner loop over tiles, how many every thread takes."""
+    counts = [
+        sum(name.startswith("MUFU.EX2") for name in loop) for loop in inner_loops(kernel.listing)
+    ]
+    return [count for count in counts if count]
+
+
+@pytest.mark.parametrize("deterministic", [False, True], ids=["fused", "deterministic"])
+@pytest.mark.parametrize(
+    ("target", "call", "head_dim"),
+    [
+        ("sm_90", "causal", 64),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (
+                ("sm_80", "causal", 64),
+                ("sm_80", "dropout", 64),
+                *itertools.product(("sm_90",), ("dropout", "every option"), (64, 128)),
+                ("sm_90", "causal", 128),
+            )
+        ),
+    ],
+)
+def test_no_warp_repeats_the_scores_of_another(target, call, head_dim, deterministic):
+    """One exponential for each score and thread's share of a tile, and in the forward one for each row."""
+    kernels = compiled_kernels(target, call, head_dim, deterministic=deterministic)
+    attention = [k for k in kernels if k.name in DETERMINISTIC_PRODUCTS]
+    assert len(attention) >= 2
+    for kernel in attention:
+        block_m, block_n = kernel.constants["BLOCK_M"], kernel.constants["BLOCK_N"]
+        expected = block_m * block_n // (32 * kernel.warps)
+        if kernel.name == "_forward":
+            expected += max(1, block_m // (8 * kernel.warps))
+        found = exponentials(kernel)
+        assert found, kernel.name
+        assert set(found) == {expected}, f"{kernel.name} {kernel.constants}: {found}"
 
 
 @pytest.mark.parametrize(

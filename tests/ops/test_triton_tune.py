@@ -1,4 +1,6 @@
-"""The choice of a tile by time: what is timed, remembered and passed over."""
+"""The choice of a tile: by the tables, or by time and then remembered."""
+
+import itertools
 
 import pytest
 
@@ -6,6 +8,7 @@ pytest.importorskip("triton")
 
 from triton.runtime.errors import OutOfResources
 
+from ptmkernels.ops.attention import triton_config
 from ptmkernels.ops.triton_tune import Tile, Tuner
 
 TILES = [Tile(64, 64, 4, 2), Tile(32, 64, 4, 2), Tile(32, 32, 4, 1)]
@@ -41,3 +44,17 @@ def test_tiles_that_the_device_cannot_run_are_passed_over(tmp_path):
     assert tuner.best("a kernel", TILES, run) == TILES[1]
     with pytest.raises(RuntimeError, match="none of 1 tiles runs"):
         tuner.best("another kernel", TILES[2:], run)
+
+
+@pytest.mark.parametrize("number_type", ["half", "tf32", "ieee"])
+@pytest.mark.parametrize("target", ["sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "gfx942"])
+def test_every_call_has_tiles(target, number_type):
+    """Only the fused backward kernel may have none, which the pair stands in for."""
+    for block_d, extras in itertools.product((16, 64, 128, 256), range(5)):
+        for kernel in triton_config.KERNELS:
+            tile = triton_config._tile_for(target, kernel, block_d, number_type, extras, False)
+            assert isinstance(tile, Tile) or kernel == "backward", (kernel, block_d, extras)
+        for kernel in triton_config.RELATIVE_KERNELS:
+            tile = triton_config._tile_for(target, kernel, block_d, number_type, extras, True)
+            assert isinstance(tile, Tile), (kernel, block_d, extras)
+    assert triton_config._tile_for(target, "backward", 64, number_type, 0, False) is not None

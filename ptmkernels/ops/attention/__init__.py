@@ -10,11 +10,13 @@ from ptmkernels.ops.attention import autograd, triton_ops
 from ptmkernels.ops.attention.call import autocast, call_attention, draw_seed
 from ptmkernels.ops.attention.options import BucketedBias, t5_buckets
 from ptmkernels.ops.attention.relative import relative_attention
+from ptmkernels.ops.attention.stream_order import StreamOrder
 from ptmkernels.ops.attention.two_stream import two_stream_attention
 from ptmkernels.ops.attention.weights import attention_weights
 
 __all__ = [
     "BucketedBias",
+    "StreamOrder",
     "attention_weights",
     "draw_seed",
     "masked_attention",

@@ -7,7 +7,7 @@ the Triton backend is a second pair of ops of the same schema.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from torch import Tensor
 from ptmkernels.ops.attention import reference
 from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions
 
-_library = torch.library.Library("ptmkernels", "FRAGMENT")
 _NAMES = AttentionOptions._fields
 _PLACES = [_NAMES.index(name) for name in DIFFERENTIABLE]
 _QKV = 3  # the options follow query, key and value in the forward op
@@ -85,7 +84,13 @@ def _register_gradient(op: torch._ops.OpOverload, save: Callable, backward: Call
             return Differentiable.apply(*inputs, keyset)
         return below(keyset, *inputs)
 
-    _library.impl(op, run, "Autograd", with_keyset=True)
+    _library_of(op.namespace).impl(op, run, "Autograd", with_keyset=True)
+
+
+@cache
+def _library_of(namespace: str) -> torch.library.Library:
+    """Where the ops of a namespace get their gradients; it has to live as long as they."""
+    return torch.library.Library(namespace, "FRAGMENT")
 
 
 def wanted_places(wanted: int) -> list[int]:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ptmkernels.ops.attention.triton_row_terms import make_row_terms
 from ptmkernels.ops.attention.triton_tile import (
-    LOG2_E,
     Rows,
     Sizes,
     Terms,
@@ -54,64 +54,6 @@ def _tile_gradient(
         dropped = tl.where(keep, weight, 0.0)
         grad_weight = tl.where(keep, grad_weight * terms.dropout.scale, 0.0)
     return dropped, weight * (grad_weight - delta)
-
-
-@triton.jit
-def make_row_terms(
-    output, grad_rows, lse, grad_lse, row_terms, b, h, first_query, sizes,
-    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """What the gradients need of each query of a block, also written to `row_terms`.
-
-    Args:
-        grad_rows: (BLOCK_M, BLOCK_D), do of the block.
-
-    Returns:
-        (lse to the base 2, +inf where the query saw nothing; delta), (BLOCK_M,) both.
-    """
-    output_rows = load_rows(
-        head_start(output, b, h, first_query), output.row, sizes.query_len - first_query,
-        HEAD_DIM, BLOCK_M, BLOCK_D, True,
-    )  # fmt: skip
-    own = first_query + tl.arange(0, BLOCK_M)
-    inside = own < sizes.query_len
-    place = (b * sizes.heads + h) * sizes.query_len + own
-    row_lse = tl.load(lse + place, mask=inside, other=float("-inf"))
-    row_lse = tl.where(row_lse == float("-inf"), float("inf"), row_lse * LOG2_E)
-    delta = tl.sum(output_rows.to(tl.float32) * grad_rows.to(tl.float32), 1)
-    if grad_lse is not None:
-        delta = delta - tl.load(grad_lse + place, mask=inside, other=0.0)
-    tl.store(row_terms + place, row_lse, mask=inside)
-    tl.store(row_terms + rows_in_all(sizes) + place, delta, mask=inside)
-    return row_lse, delta
-
-
-@triton.jit
-def _row_terms(
-    output: Rows,
-    grad_output: Rows,
-    lse,  # (B, H, L) float32
-    grad_lse,  # (B, H, L) float32 or None
-    row_terms,  # (2, B, H, L) float32, written: lse to the base 2 and delta
-    sizes: Sizes,
-    HEAD_DIM: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """The two numbers of each query that `_backward_key` needs; one program for BLOCK queries of a head."""
-    tiles = tl.cdiv(sizes.query_len, BLOCK)
-    program = tl.program_id(0)
-    first_query = program % tiles * BLOCK
-    h = (program // tiles % sizes.heads).to(tl.int64)
-    b = (program // tiles // sizes.heads).to(tl.int64)
-    grad_rows = load_rows(
-        head_start(grad_output, b, h, first_query), grad_output.row, sizes.query_len - first_query,
-        HEAD_DIM, BLOCK, BLOCK_D, True,
-    )  # fmt: skip
-    make_row_terms(
-        output, grad_rows, lse, grad_lse, row_terms, b, h, first_query, sizes,
-        HEAD_DIM, BLOCK, BLOCK_D,
-    )  # fmt: skip
 
 
 @triton.jit
@@ -212,16 +154,13 @@ def _backward_query(
         last = tl.cdiv(sizes.key_len, BLOCK_N)
     gradient = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if not ALL_FULL:
-        for side in range(0, 2):  # the tiles before the full ones and those behind them
-            begin = tl.where(side == 0, first, full_last)
-            end = tl.where(side == 0, full_first, last)
-            for mixed in range(begin, end):
-                gradient = _query_step(
-                    mixed, gradient,
-                    query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias,
-                    key_start, key.row, value_start, value.row, b, h, i, queries, terms, sizes,
-                    HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
-                )  # fmt: skip
+        for step in range(0, last - first - (full_last - full_first)):
+            gradient = _query_step(
+                mixed_tile(step, first, full_first, full_last), gradient,
+                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias,
+                key_start, key.row, value_start, value.row, b, h, i, queries, terms, sizes,
+                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
+            )  # fmt: skip
     if not NEVER_FULL:
         for full in range(full_first, full_last):
             gradient = _query_step(

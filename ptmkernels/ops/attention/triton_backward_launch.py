@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ptmkernels.ops.attention import triton_backward
+from ptmkernels.ops.attention import triton_backward, triton_row_terms
 from ptmkernels.ops.attention.triton_bias_launch import bias_gradient, table_gradient
 from ptmkernels.ops.attention.triton_call import Call
 from ptmkernels.ops.attention.triton_relative_launch import RelativeGradients
@@ -51,17 +51,18 @@ class Backward:
         if key_bias or "content_bias" in names:
             key_sums = self.lse.new_empty((batch, heads, key_len))
         found = {}
+        fused = not call.relative and self._fused()
         if call.relative:
             inputs = (rows(self.output), rows(self.grad_output), self.lse, self.grad_lse)
             inputs += (self.row_terms, grad_bias)
             relative = RelativeGradients(call, names, inputs, self.grad_output, grads, key_sums)
             start(relative)
             found = relative.options()
-        elif self._fused():
+        elif fused:
             start(_Fused(call, self, grads, grad_bias, key_sums))
         else:
             self._pair(grads, grad_bias, key_sums)
-        if call.negated and (call.relative or not self._fused()):
+        if call.negated and not fused:
             grads[0].neg_()
         grad_rows = rows(self.grad_output)
         if own_bias:
@@ -77,7 +78,7 @@ class Backward:
         return found
 
     def _fused(self) -> bool:
-        """Whether one kernel gives dq, dk and dv: not where it does not fit or its order would matter."""
+        """Whether one kernel gives dq, dk and dv: where it has a tile and its order does not matter."""
         if torch.are_deterministic_algorithms_enabled():
             return False
         return default_tile(self.call, "backward") is not None
@@ -142,7 +143,7 @@ class _Fused(TiledLaunch):
         batch, heads, length, _ = call.sizes
         block = min(64, 4096 // call.block_d)
         launch(
-            triton_backward._row_terms,
+            triton_row_terms._row_terms,
             (cdiv(length, block) * heads * batch,),
             (
                 *(rows(backward.output), grad_output, backward.lse, backward.grad_lse),

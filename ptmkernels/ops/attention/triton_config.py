@@ -1,9 +1,9 @@
 """Tile sizes of the Triton attention kernels: a table by architecture, kernel, head dimension and type.
 
-The defaults were chosen by what the compiler reports for each (`triton_report`): the largest tile without
-a spill. Checked so far: 16-bit types on sm_90, and D = 64 on sm_80, sm_100 and gfx942 (with relative keys not
-on sm_100); float32 and the other head dimensions there are by analogy. Nothing was measured on a GPU;
-`triton_tune` measures on the one at hand.
+The defaults were chosen by what the compiler reports for each (`triton_report`): no spill, no warp that
+repeats another's scores, and then the fewest instructions for a score. Checked so far: 16-bit types on
+sm_90, and D = 64 on sm_80, sm_100 and gfx942 (with relative keys not on sm_100); float32 and the other head
+dimensions there are by analogy. Nothing was measured on a GPU; `triton_tune` measures on the one at hand.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ RELATIVE_KERNELS = ("forward", "backward_query", "relative", "bias", "decode")
 # call without extras, with one of them, and with several; the last one serves all that follow. Extras are
 # what a score has beside the product and an interval mask, and cost registers: dropout, a bias, a tree, a
 # dense mask. Number types: "half" is bfloat16 and float16; "tf32" and "ieee" are float32 by torch's setting.
+# "backward" is the fused kernel. Where it would spill, or the pair of "backward_query" and "backward_key" has
+# fewer instructions, it has no row, and the pair serves.
 Row = tuple[int, tuple[Tile, ...]]
 Table = dict[str, dict[str, tuple[Row, ...]]]
 
@@ -58,14 +60,12 @@ HOPPER: Table = {
     },
 }
 
-# Without warpgroup instructions a tile of as many rows as on sm_90 would spill.
+# Without warpgroup instructions a tile as large as on sm_90 would spill, and with more than 64 dimensions the
+# fused kernel has more instructions for a score than the pair.
 AMPERE: Table = {
     **HOPPER,
     "backward": {
-        "half": (
-            (64, (Tile(32, 64, 4, 2), Tile(32, 64, 4, 1), Tile(16, 64, 4, 1))),
-            (128, (Tile(16, 64, 4, 1), None)),
-        ),
+        "half": ((64, (Tile(32, 64, 4, 2), Tile(32, 64, 4, 1), Tile(16, 64, 4, 1))),),
     },
 }
 
@@ -234,6 +234,10 @@ INTERPRETER = {
     "relative": Tile(32, 16),
 }
 
+# Tiles that serve instead of those of the tables, for measuring others: by kernel, and with relative keys by
+# "relative_" and the kernel.
+FORCED: dict[str, Tile] = {}
+
 _KEY_CANDIDATES = [
     Tile(m, n, warps, stages)
     for n, several in ((128, (128, 64, 32, 16)), (64, (64, 32, 16)), (32, (32, 16)))
@@ -274,8 +278,8 @@ CANDIDATES: dict[str, list[Tile]] = {
 
 def tile_for(
     kernel: str, block_d: int, number_type: str, extras: int, relative: bool = False
-) -> Tile:
-    """The default tile on the current device.
+) -> Tile | None:
+    """The default tile on the current device; None where the pair of backward kernels is better than one.
 
     Args:
         kernel: one of ``KERNELS``, or of ``RELATIVE_KERNELS`` where `relative`.
@@ -284,6 +288,10 @@ def tile_for(
         extras: how many of dropout, bias, tree, dense mask and relative values the call has.
         relative: whether the call has relative keys.
     """
+    if FORCED:
+        name = f"relative_{kernel}" if relative and kernel != "relative" else kernel
+        if name in FORCED:
+            return FORCED[name]
     return _tile_for(target_name(), kernel, block_d, number_type, extras, relative)
 
 

@@ -25,6 +25,8 @@ from ptmkernels.ops.attention.triton_tile import (
     head_start,
     key_side,
     load_rows,
+    mixed_steps,
+    mixed_tile,
     product,
     query_side,
     store_rows,
@@ -228,17 +230,20 @@ def _forward(
         full_last = 0 if NEVER_FULL else sizes.key_len // BLOCK_N
         last = tl.cdiv(sizes.key_len, BLOCK_N)
     SCORED: tl.constexpr = terms.relative.row_scores is not None
+    # What a tile keeps of the band serves the next tile only: then the tiles before the full ones and those
+    # behind them are two runs. Without a band they are one, which takes fewer registers.
+    SIDES: tl.constexpr = 1 if terms.relative.key is None else 2
     if not ALL_FULL:
-        for side in range(0, 2):  # the tiles before the full ones and those behind them
-            begin = tl.where(side == 0, first, full_last)
-            end = tl.where(side == 0, full_first, last)
+        for side in range(0, SIDES):
+            begin, end = mixed_steps(side, first, full_first, full_last, last, SIDES)
             kept = first_parts(
                 query_rows, band, terms.relative, begin * BLOCK_N, SCORED,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
             )  # fmt: skip
-            for mixed in range(begin, end):
+            for step in range(begin, end):
                 state, kept = _softmax_step(
-                    mixed, state, kept, query_rows,
+                    step if SIDES == 2 else mixed_tile(step, first, full_first, full_last),
+                    state, kept, query_rows,
                     key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
                     HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
                 )  # fmt: skip

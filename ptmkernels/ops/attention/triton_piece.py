@@ -83,8 +83,8 @@ def load_diagonals(
 ):  # fmt: skip
     """(BLOCK_M, BLOCK_R) of query tile `m`, a column for each row of r from `first_row` on.
 
-    Successive queries read along the diagonals. They may read BLOCK_M + BLOCK_R columns beyond the first and
-    the last key, where the margins are.
+    Successive queries read along the diagonals. Where their positions have no gaps they may read
+    BLOCK_M + BLOCK_R columns beyond the first and the last key, where the margins are.
     """
     m_index = tl.arange(0, BLOCK_M)[:, None]
     r = tl.arange(0, BLOCK_R)[None, :]
@@ -97,9 +97,10 @@ def load_diagonals(
     else:
         place = relative.position + b * relative.position_batch + own
         position = tl.load(place, mask=inside, other=0)
-        key = position + r + (first_row - relative.offset)
-        inside = inside & (key >= 0) & (key < sizes.key_len)
         place = start + m_index * piece.width + position + r
+        if relative.gapless is None:
+            key = position + r + (first_row - relative.offset)
+            inside = inside & (key >= 0) & (key < sizes.key_len)
     return tl.load(place, mask=inside, other=0.0)
 
 
@@ -113,3 +114,21 @@ def positions_of_tile(relative, b, m, sizes, BLOCK_M: tl.constexpr):
         position = tl.load(relative.position + b * relative.position_batch + own)
         least, most = tl.min(position, 0), tl.max(position, 0)
     return least, most
+
+
+@triton.jit
+def tiles_at_positions(relative, b, least, most, sizes, BLOCK_M: tl.constexpr):
+    """[first, last) of the query tiles with positions from `least` to `most`, which rise and have no gaps."""
+    CHUNK: tl.constexpr = 64
+    tiles = tl.cdiv(sizes.query_len, BLOCK_M)
+    positions = relative.position + tl.cast(b, tl.int64) * relative.position_batch
+    first, last = 0, 0
+    for chunk in range(0, tiles, CHUNK):
+        tile = chunk + tl.arange(0, CHUNK)
+        inside = tile < tiles
+        begin = tl.load(positions + tile * BLOCK_M, mask=inside, other=0)
+        end = tl.minimum((tile + 1) * BLOCK_M, sizes.query_len) - 1
+        end = tl.load(positions + end, mask=inside, other=0)
+        first += tl.sum((inside & (end < least)).to(tl.int32), 0)
+        last += tl.sum((inside & (begin <= most)).to(tl.int32), 0)
+    return first, last

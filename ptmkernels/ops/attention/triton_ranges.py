@@ -10,6 +10,8 @@ for as long as the mask's tensors live, and computed anew where they may have ch
 - While a CUDA graph is captured, nothing remembered is read, so that the graph computes the ranges whenever
   it is replayed, and nothing is remembered, because the memory is the graph's.
 - What was computed on one stream is used on that stream only.
+
+A change that torch does not count is not seen: through `.data`, a pointer, or the replay of a CUDA graph.
 """
 
 from __future__ import annotations

@@ -10,11 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ptmkernels.ops.attention.triton_backward import (
-    _tile_gradient,
-    make_row_terms,
-    store_bias_gradient,
-)
+from ptmkernels.ops.attention.triton_backward import _tile_gradient, store_bias_gradient
 from ptmkernels.ops.attention.triton_band import first_parts
 from ptmkernels.ops.attention.triton_piece import Piece, store_tile, store_zeros
 from ptmkernels.ops.attention.triton_relative import (
@@ -25,6 +21,7 @@ from ptmkernels.ops.attention.triton_relative import (
     row_sums,
     store_row_sums,
 )
+from ptmkernels.ops.attention.triton_row_terms import make_row_terms
 from ptmkernels.ops.attention.triton_tile import (
     Rows,
     Sizes,

@@ -18,6 +18,7 @@ from ptmkernels.ops.attention.triton_piece import (
     load_diagonals,
     load_tile,
     positions_of_tile,
+    tiles_at_positions,
     tiles_of_head,
 )
 from ptmkernels.ops.attention.triton_relative import (
@@ -214,12 +215,16 @@ def _relative_gradient(
     for b in range(first_b, last_b + 1):
         pair = b * sizes.heads + h
         first, last = tiles_of_head(piece, pair, tiles)
+        # The first and the last position with a key at such a distance.
+        least = relative.offset - first_row - (BLOCK_N - 1)
+        most = relative.offset - first_row + sizes.key_len - 1
         if relative.position is None:
-            # The first and the last query with a key at such a distance.
-            least = relative.offset - first_row - (BLOCK_N - 1)
-            most = relative.offset - first_row + sizes.key_len - 1
             first = tl.maximum(first, tl.maximum(least, 0) // BLOCK_M)
             last = tl.minimum(last, tl.maximum(most + BLOCK_M, 0) // BLOCK_M)
+        elif relative.gapless is not None:
+            begin, end = tiles_at_positions(relative, b, least, most, sizes, BLOCK_M)
+            first = tl.maximum(first, begin)
+            last = tl.minimum(last, end)
         start = head_start(vectors, tl.cast(b, tl.int64), tl.cast(h, tl.int64), 0)
         for m in range(first, last):
             tile = load_diagonals(

@@ -24,8 +24,9 @@ MATRIX = ("HMMA", "HGMMA", "UTCHMMA", "v_mfma")
 CALLS = (
     *("plain", "causal", "dropout", "bias", "table", "dense mask", "every option"),
     *("one tile", "one query"),  # sizes of 1, which Triton compiles in as constants
-    # XLNet's terms; the same with given positions; with relative values and dropout
-    *("relative", "positions", "relative values"),
+    # XLNet's terms; the same with given positions, of any kind or those of two streams; with relative values
+    # and dropout
+    *("relative", "positions", "two streams", "relative values"),
 )
 
 
@@ -86,7 +87,7 @@ def _options(call: str, query: torch.Tensor, key_len: int) -> AttentionOptions:
     elif call in ("table", "one tile"):
         bias = BucketedBias.t5(torch.zeros(32, heads), query_len, key_len)
     dropout_p = 0.1 if call in ("dropout", "relative values") or everything else 0.0
-    relative = call in ("relative", "positions", "relative values")
+    relative = call in ("relative", "positions", "two streams", "relative values")
     terms = _relative_terms(call, query, key_len) if relative else {}
     seed = torch.zeros(1, dtype=torch.int64)
     return AttentionOptions.of(query, mask, bias, None, dropout_p, seed, **terms)
@@ -103,8 +104,10 @@ def _relative_terms(call: str, query: torch.Tensor, key_len: int) -> dict:
         terms[name] = torch.zeros(1, length, dtype=torch.int32)
     if call == "relative values":
         terms["relative_value"] = table
-    if call == "positions":
+    if call in ("positions", "two streams"):
         terms["query_position"] = torch.zeros(1, query_len, dtype=torch.int32)
+    if call == "two streams":
+        terms["gapless_positions"] = key_len
     return terms
 
 

@@ -92,6 +92,7 @@ def relative_terms(given: AttentionOptions, query: Tensor, key: Tensor, negated:
             "position": given.query_position,
             "position_batch": batch_stride(given.query_position),
             "inside": 1 if _all_inside(given, length, key.shape[2]) else None,
+            "gapless": 1 if given.gapless_positions else None,
         }
     if given.relative_value is not None:
         found["value"] = _table(given.relative_value)
@@ -133,9 +134,10 @@ def _table(table: Tensor) -> Rows:
 
 
 def _all_inside(given: AttentionOptions, query_len: int, key_len: int) -> bool:
-    """Whether r has a row for every distance; positions are not looked at."""
-    first, last = given.relative_offset - (query_len - 1), given.relative_offset + key_len - 1
-    return given.query_position is None and first >= 0 and last < given.relative_key.shape[2]
+    """Whether r is known to have a row for every distance; positions are not looked at."""
+    ends = query_len if given.query_position is None else given.gapless_positions
+    first, last = given.relative_offset - (ends - 1), given.relative_offset + key_len - 1
+    return ends > 0 and first >= 0 and last < given.relative_key.shape[2]
 
 
 def _split_products(tensor: Rows, shape: torch.Size, vector: Tensor) -> Tensor:

@@ -292,3 +292,11 @@ def mixed_tile(step, first, full_first, full_last):
     """Number of the `step`-th tile of the run outside of its full part."""
     tile = first + step
     return tl.where(tile >= full_first, tile + (full_last - full_first), tile)
+
+
+@triton.jit
+def mixed_steps(side, first, full_first, full_last, last, SIDES: tl.constexpr):
+    """[begin, end) of the tiles on one side of the full part; with one side, of all steps of `mixed_tile`."""
+    if SIDES == 1:
+        return 0, last - first - (full_last - full_first)
+    return tl.where(side == 0, first, full_last), tl.where(side == 0, full_first, last)

@@ -78,7 +78,7 @@ def chosen_tile(launch: TiledLaunch) -> Tile:
 
 
 def default_tile(call: Call, kernel: str) -> Tile | None:
-    """That of the table; None where it says that the kernel does not fit."""
+    """That of the table; None where it has none for the kernel."""
     return tile_for(kernel, call.block_d, call.number_type, call.extras, call.relative)
 
 
