@@ -9,8 +9,10 @@ import torch
 
 from ptmkernels import AttentionMask
 from ptmkernels.ops import relative_attention, two_stream_attention
+from ptmkernels.ops.attention import triton_call, triton_config, triton_relative_launch
 from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions
 from ptmkernels.ops.attention.relative import relative_options
+from ptmkernels.ops.triton_tune import Tile
 from tests.ops.relative_cases import TERMS, RelativeCase, build, call
 from tests.ops.test_attention_runs import HARMLESS, Counter
 from tests.ops.test_attention_triton import DEVICE, pytestmark  # noqa: F401
@@ -41,6 +43,56 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_against_float64(case):
     check(case, "triton")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        case("xlnet", mask="causal", query_len=35, key_len=35, batch=2),
+        case("xl", ("relative_value", "position_bias"), "", mask="keys", key_heads=1, batch=2),
+        case("clip", TERMS, "bh", query_len=35, position="any"),
+    ],
+    ids=str,
+)
+def test_several_pieces(case):
+    """The scores' gradients in pieces of one and of three query tiles, which end within a head."""
+    before = triton_relative_launch.PIECE_BYTES
+    try:
+        for size in (1, 40_000):
+            triton_relative_launch.PIECE_BYTES = size
+            check(case, "triton")
+    finally:
+        triton_relative_launch.PIECE_BYTES = before
+
+
+def test_wide_tiles():
+    """Tiles as a GPU has them, where a chunk of a band is turned in two parts."""
+    tiles = triton_config.INTERPRETER
+    try:
+        triton_config.INTERPRETER = dict.fromkeys(tiles, Tile(64, 64))
+        triton_config._tile_for.cache_clear()
+        check(case("xlnet", mask="causal", query_len=70, key_len=70), "triton")
+        check(case("clip", ("relative_value",), query_len=70, key_len=130), "triton")
+    finally:
+        triton_config.INTERPRETER = tiles
+        triton_config._tile_for.cache_clear()
+
+
+@pytest.mark.parametrize("rows", ["xlnet", "clip"])
+def test_gapless_positions(rows):
+    """Positions that rise by 0 or 1: the bands of their tiles have a fixed number of chunks."""
+    leaves, rest = build(case(rows, query_len=45, key_len=35), "triton")
+    steps = torch.tensor([1, 1, 0, 1, 1, 1, 0, 0, 1], device=DEVICE).repeat(5)
+    rest["query_position"] = (steps.cumsum(0) - 1)[None]
+    expected = call(leaves, rest, "reference")
+    plain = triton_call.relative_terms
+    try:
+        triton_call.relative_terms = lambda *given: plain(*given)._replace(gapless=1)
+        actual = call(leaves, rest, "triton")
+    finally:
+        triton_call.relative_terms = plain
+    for name, found in actual.items():
+        torch.testing.assert_close(found, expected[name], rtol=1e-4, atol=2e-5, msg=name)
 
 
 @pytest.mark.parametrize(("batch", "query_len", "key_len"), [(0, 3, 5), (2, 0, 5), (2, 3, 0)])

@@ -62,12 +62,12 @@ def score_gradient(
     j = first_key + tl.arange(0, BLOCK_N)[None, :]
     band = load_band(terms.relative, b, h, first_query, sizes, BLOCK_M, BLOCK_N)
     raw, _ = raw_scores(
-        0, query_rows, key_rows, band, terms.relative, b, j, first_key, sizes, True, False, False,
+        0, query_rows, key_rows, band, terms.relative, b, j, first_key, sizes, True, False,
         HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
     )  # fmt: skip
     grad_weight = product(grad_rows, tl.trans(value_rows), None, PRECISION)
     grad_weight = add_value_gradient(
-        grad_weight, grad_rows, band, terms.relative, first_key, False,
+        grad_weight, grad_rows, band, terms.relative, first_key,
         HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
     )  # fmt: skip
     queries = query_side(terms.mask, b, i, sizes)

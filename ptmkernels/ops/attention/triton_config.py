@@ -133,16 +133,17 @@ COMPACT: Table = {
 
 
 _TINY = {number_type: ((256, (Tile(16, 16, 4, 1),)),) for number_type in ("tf32", "ieee")}
-COMPACT_SINGLE: Table = dict.fromkeys((*COMPACT, "relative"), _TINY)
+COMPACT_SINGLE: Table = dict.fromkeys({*KERNELS, *RELATIVE_KERNELS}, _TINY)
 
-# Calls with relative keys: a tile has the products of its band and their turning, too. No warp has fewer than
-# 16 rows of its own, or warps would compute the same. "backward_query" is the tile of the scores' gradients,
-# whose queries the products that follow take as well; "relative" says how many keys, or rows of r, those own.
+# Calls with relative keys: a tile has the products of its band and their turning, too. Each warp has 16 rows
+# of its own, or several would compute the same. "backward_query" is the tile of the scores' gradients, whose
+# queries the products that follow take as well; "relative" says how many keys, or rows of r, those own.
 HOPPER_RELATIVE: Table = {
     "forward": {
         "half": (
-            (64, (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2))),
-            (128, (Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
+            (32, (Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
+            (64, (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
+            (128, (Tile(64, 16, 4, 1),)),
             (256, (Tile(64, 16, 4, 1),)),
         )
     },
@@ -156,7 +157,11 @@ HOPPER_RELATIVE: Table = {
     "bias": {"half": ((256, (Tile(16, 16, 1, 1),)),)},
     "decode": {"half": ((128, (Tile(16, 64, 4, 2),)), (256, (Tile(16, 32, 4, 2),)))},
     "relative": {
-        "half": ((128, (Tile(64, 64, 4, 2),)), (256, (Tile(64, 32, 2, 1),))),
+        "half": (
+            (64, (Tile(64, 64, 4, 2),)),
+            (128, (Tile(64, 64, 4, 1),)),
+            (256, (Tile(64, 16, 1, 1),)),
+        )
     },
 }
 

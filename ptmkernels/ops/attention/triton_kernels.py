@@ -138,7 +138,7 @@ def _softmax_step(
         HEAD_DIM, BLOCK_N, BLOCK_D, MASKED,
     )  # fmt: skip
     raw, kept = raw_scores(
-        kept, query, key, band, terms.relative, b, j, first_key, sizes, MASKED, False, True,
+        kept, query, key, band, terms.relative, b, j, first_key, sizes, MASKED, True,
         HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
     )  # fmt: skip
     keys = key_side(terms.mask, b, j, sizes) if MASKED else 0
@@ -259,7 +259,8 @@ def _forward(
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, False,
             )  # fmt: skip
     result, log_sum = _finish(state[0], state[1], state[2], terms.dropout)
-    # The outputs are contiguous, so that little has to be kept for them while the loops run.
+    # The outputs are contiguous, and the program's number is asked for once more (in the second dimension it
+    # is 0), so that no registers keep anything for them while the loops run.
     program = tl.program_id(0) + tl.program_id(1)
     head = tl.cast(program // tiles, tl.int64)
     first_query = (tiles - 1 - program % tiles) * BLOCK_M

@@ -60,14 +60,14 @@ def same_segment(band, relative, b, j, sizes, MASKED: tl.constexpr):
 @triton.jit
 def raw_scores(
     kept, query, key, band, relative, b, j, first_key, sizes,
-    MASKED: tl.constexpr, TRANSPOSED: tl.constexpr, NEXT: tl.constexpr,
+    MASKED: tl.constexpr, NEXT: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """q_i.k_j, or its transpose, with the relative terms, and what a loop over the keys keeps.
+    """q_i.k_j with the relative terms, and what a loop over the keys keeps.
 
     Args:
         kept: with NEXT, from `first_parts` or the tile of keys before.
-        j: (1, BN) in either case.
+        j: (1, BN).
     """
     raw = None
     if relative.key is not None:
@@ -82,40 +82,31 @@ def raw_scores(
                 query, band.key, relative.key.row, band, relative, first_key, SCORED,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
             )  # fmt: skip
-        if TRANSPOSED:
-            raw = tl.trans(raw)
-    if TRANSPOSED:
-        raw = product(key, tl.trans(query), raw, PRECISION)
-    else:
-        raw = product(query, tl.trans(key), raw, PRECISION)
+    raw = product(query, tl.trans(key), raw, PRECISION)
     if relative.key_scores is not None:
         added = load_rows(
             band.key_scores + first_key * COLUMNS, COLUMNS, sizes.key_len - first_key,
             COLUMNS, BLOCK_N, COLUMNS, MASKED,
         )  # fmt: skip
-        if TRANSPOSED:
-            raw = product(added, tl.trans(ones(query.shape[0])), raw, PRECISION)
-        else:
-            raw = product(ones(query.shape[0]), tl.trans(added), raw, PRECISION)
+        raw = product(ones(query.shape[0]), tl.trans(added), raw, PRECISION)
     if relative.segment_scores is not None:
         same = same_segment(band, relative, b, j, sizes, MASKED)
-        added = tl.where(same, band.same, band.differ)
-        raw += tl.trans(added) if TRANSPOSED else added
+        raw += tl.where(same, band.same, band.differ)
     return raw, kept
 
 
 @triton.jit
 def add_value_gradient(
-    grad_weight, grad_output, band, relative, first_key, TRANSPOSED: tl.constexpr,
+    grad_weight, grad_output, band, relative, first_key,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """do_i.v_j, or its transpose, with do_i.rv_row(i,j)."""
+    """do_i.v_j with do_i.rv_row(i,j)."""
     if relative.value is not None:
         added = position_scores(
             grad_output, band.value, relative.value.row, band, relative, first_key, False,
             HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
         )  # fmt: skip
-        grad_weight += tl.trans(added) if TRANSPOSED else added
+        grad_weight += added
     return grad_weight
 
 

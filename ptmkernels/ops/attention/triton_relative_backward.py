@@ -53,12 +53,12 @@ def _gradient_step(
         value_start + offset * value_row, value_row, left, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED
     )
     raw, kept = raw_scores(
-        kept, query, key, band, terms.relative, b, j, first_key, sizes, MASKED, False, True,
+        kept, query, key, band, terms.relative, b, j, first_key, sizes, MASKED, True,
         HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
     )  # fmt: skip
     grad_weight = product(grad_output, tl.trans(value), None, PRECISION)
     grad_weight = add_value_gradient(
-        grad_weight, grad_output, band, terms.relative, first_key, False,
+        grad_weight, grad_output, band, terms.relative, first_key,
         HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
     )  # fmt: skip
     keys = key_side(terms.mask, b, j, sizes) if MASKED else 0
