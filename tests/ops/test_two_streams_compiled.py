@@ -22,13 +22,16 @@ def slots(call):
     return found
 
 
-def test_a_row_of_two_streams_costs_what_a_content_row_does():
-    """So that both streams cost 1 + P / L times the content stream, with at most a tenth more."""
+def test_both_streams_cost_their_share_of_rows():
+    """A tile of both streams' rows takes at most a tenth more than one of content rows, both ways together.
+
+    The forward alone has more: where rows stand is not known before the call, so each picks its part of a
+    band by its own test. The backward has less.
+    """
     content, both = slots("relative"), slots("two streams")
-    ratios = {mode: both[mode] / content[mode] for mode in content}
-    assert ratios["forward"] <= 1.12, ratios
-    assert ratios["backward"] <= 1.10, ratios
-    assert sum(both.values()) <= 1.10 * sum(content.values())
+    assert sum(both.values()) <= 1.10 * sum(content.values()), (content, both)
+    assert both["forward"] <= 1.30 * content["forward"]
+    assert both["backward"] <= 1.00 * content["backward"]
 
 
 @pytest.mark.parametrize(("length", "predicted"), [(512, 85), (1024, 170), (1536, 256)])
