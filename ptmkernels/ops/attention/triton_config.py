@@ -3,8 +3,8 @@
 The defaults were chosen by what the compiler reports for each (`triton_report`): no spill, no warp that
 repeats another's scores, and then the fewest instructions for a score. Checked so far: 16-bit types on
 sm_90, and D = 64 on sm_80, sm_100 and gfx942 (with relative keys too); float32 and the other head
-dimensions there are by analogy. Relative calls of D = 128
-still spill on sm_90: 8 bytes forward, 120 backward. Nothing was measured on a GPU; `triton_tune` measures on the one at hand.
+dimensions there are by analogy. Relative calls of D = 128 still spill on sm_90: 8 bytes forward, 120
+backward. Nothing was measured on a GPU; `triton_tune` measures on the one at hand.
 """
 
 from __future__ import annotations
