@@ -35,6 +35,35 @@ def check_integers(name: str, value: Tensor) -> None:
         raise TypeError(f"{name} has dtype {value.dtype}; expected integers or booleans")
 
 
+def token_mask(name: str, mask: Tensor) -> Tensor:
+    """A mask in which 1 = a token and 0 = padding, as booleans.
+
+    Floating masks are mostly meant to be added to the scores, 0 = a token: to read such a one as this kind
+    would turn it round. So their values are looked at on any device, those of integers on the CPU.
+
+    Raises:
+        ValueError: it holds anything but 0 and 1, or floating zeros only.
+        TypeError: it is floating, or complex, and its values cannot be looked at.
+    """
+    if mask.dtype == torch.bool:
+        return mask
+    if mask.is_complex() or (mask.is_floating_point() and not readable(mask)):
+        raise TypeError(
+            f"{name} has dtype {mask.dtype}; expected booleans or integers, 1 = a token, 0 = padding"
+        )
+    real = mask == 1
+    if (mask.is_floating_point() or mask.is_cpu) and readable(mask) and mask.numel():
+        other = ~(real | (mask == 0))
+        added = mask.is_floating_point() and not real.any()
+        if added or bool(other.any()):
+            found = mask[other][0].item() if bool(other.any()) else "only 0.0"
+            raise ValueError(
+                f"{name} holds {found}; expected 1 = a token and 0 = padding (of a mask that is added to "
+                f"the scores, 0 = a token: {name} == 0)"
+            )
+    return real
+
+
 def to_int32(name: str, value: Tensor) -> Tensor:
     check_integers(name, value)
     if value.dtype == torch.int64 and readable(value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ptmkernels._mask_tensors import token_mask
 from ptmkernels.backbones.transformer import FeedForward, LayerConfig
 from ptmkernels.masks import AttentionMask
 
@@ -55,7 +56,8 @@ def with_padding(
     """
     if attention_mask is None:
         return mask
-    real = nn.functional.pad(attention_mask.bool(), (memory_len, 0), value=True)
+    real = token_mask("attention_mask", attention_mask)
+    real = nn.functional.pad(real, (memory_len, 0), value=True)
     keys = AttentionMask.keys(real, query_len)
     return keys if mask is None else mask & keys
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ptmkernels._mask_tensors import readable
+from ptmkernels._mask_tensors import readable, token_mask
 from ptmkernels.backbones.embeddings import check_ids
 from ptmkernels.backbones.encoder import Encoded
 from ptmkernels.backbones.layout import Padded
@@ -279,11 +279,11 @@ def _positions(target_mapping: Tensor | None, length: int) -> Tensor | None:
 
 def _padded(attention_mask: Tensor | None) -> Tensor | None:
     """(B, L), true where there is no token; None = nowhere, as far as one can look."""
-    if attention_mask is None or (
-        readable(attention_mask) and attention_mask.device.type == "cpu" and attention_mask.all()
-    ):
+    if attention_mask is None:
         return None
-    return attention_mask == 0
+    padded = ~token_mask("attention_mask", attention_mask)
+    looked_at = readable(padded) and padded.is_cpu
+    return None if looked_at and not padded.any() else padded
 
 
 def _segments(token_type_ids: Tensor | None, memory_len: int) -> tuple[Tensor, Tensor] | None:

@@ -307,10 +307,8 @@ struct RelativeGradientKernel {
     const int64_t matrix = static_cast<int64_t>(item.batch) * p.heads + work.head;
     float lse[2], delta[2];
     load_statistics<1>(p, matrix, item.query0() + warp_row0(), lse, delta);
-    const float highest = p.options.scale_first ? 0.0f : kInfinity;
     for_each(change, [&](float& value, int r, int c) {
-      const float exponent = score[0][c / 2][r * 2 + c % 2] * factor - lse[r];
-      const float weight = exp2_fast(fminf(exponent, highest));
+      const float weight = weight_of(p.options, score[0][c / 2][r * 2 + c % 2], factor, lse[r]);
       value = p.of_value ? weight : weight * (value * p.options.keep_scale - delta[r]);
     });
     if (drops && p.of_value) replace(change, dropped, 0.0f);

@@ -50,11 +50,16 @@ def _tile_gradient(
 
     Args:
         grad_weight: do_i.v_j.
-        lse: log-sum-exp to the base 2, +inf where the query saw nothing, shaped as `i`.
+        lse: log-sum-exp to the base 2, but natural where there is a bias; +inf where the query saw
+            nothing; shaped as `i`.
         keep: from `dropout_keep`, where there is dropout.
     """
     score = tile_scores(raw, b, h, i, j, queries, keys, terms, sizes, MASKED)
-    weight = tl.exp2(score * terms.exponent - lse)
+    if terms.bias.data is not None:
+        # The scores of a large bias may be rounded otherwise than in the forward pass.
+        weight = tl.exp2(tl.minimum(score - lse, 0.0) * terms.exponent)
+    else:
+        weight = tl.exp2(score * terms.exponent - lse)
     dropped = weight
     if terms.dropout.seed is not None:
         dropped = tl.where(keep, weight, 0.0)
@@ -120,7 +125,7 @@ def _backward_query(
     grad_query: Rows,
     lse,  # (B, H, L) float32
     grad_lse,  # (B, H, L) float32 or None
-    row_terms,  # (2, B, H, L) float32, written: lse to the base 2 and delta
+    row_terms,  # (2, B, H, L) float32, written: lse as `_tile_gradient` has it and delta
     grad_bias,  # (B, H, L, S) for a bias of that shape whose gradient is asked for, or None
     sums: RowSums,
     ranges,
@@ -160,7 +165,9 @@ def _backward_query(
     inside = own < sizes.query_len
     place = (b * sizes.heads + h) * sizes.query_len + own
     row_lse = tl.load(lse + place, mask=inside, other=float("-inf"))
-    row_lse = tl.where(row_lse == float("-inf"), float("inf"), row_lse * LOG2_E)
+    row_lse = tl.where(row_lse == float("-inf"), float("inf"), row_lse)
+    if terms.bias.data is None:
+        row_lse = row_lse * LOG2_E
     delta = tl.sum(output_rows.to(tl.float32) * grad_rows.to(tl.float32), 1)
     if grad_lse is not None:
         delta = delta - tl.load(grad_lse + place, mask=inside, other=0.0)

@@ -8,7 +8,13 @@ import torch
 import triton
 from torch import Tensor
 
-from ptmkernels.ops.attention import triton_backward, triton_bias, triton_decode, triton_kernels
+from ptmkernels.ops.attention import (
+    triton_backward,
+    triton_bias,
+    triton_decode,
+    triton_kernels,
+    triton_normal,
+)
 from ptmkernels.ops.attention.autograd import wanted_places
 from ptmkernels.ops.attention.options import DIFFERENTIABLE, AttentionOptions
 from ptmkernels.ops.attention.triton_call import Call
@@ -81,17 +87,17 @@ def _forward(call: Call, output: Tensor, lse: Tensor, tile: Tile) -> None:
 def _decode(call: Call, output: Tensor, lse: Tensor, tile: Tile) -> None:
     batch, heads, length, head_dim = call.query.shape
     spans, span_len = _spans(call, tile.n)
-    parts, part_lse = output, lse
+    parts, part_lse, totals = output, lse, None
     if spans > 1:
         parts = output.new_empty((batch, heads, length, spans, head_dim), dtype=torch.float32)
-        part_lse = lse.new_empty((batch, heads, length, spans))
+        part_lse, totals = (lse.new_empty((batch, heads, length, spans)) for _ in range(2))
     launch(
         triton_decode._decode,
         (spans * call.key.shape[1] * batch,),
         (
             *(rows(t) for t in (call.query, call.key, call.value)),
             *(rows(parts), Rows(part_lse, *part_lse.stride()[:3])),
-            *(head_dim, 1),
+            *(totals, head_dim, 1),
             *(call.terms, call.sizes, spans, span_len),
         ),
         {
@@ -107,7 +113,7 @@ def _decode(call: Call, output: Tensor, lse: Tensor, tile: Tile) -> None:
         launch(
             triton_decode._combine,
             (batch * heads * length,),
-            (parts, part_lse, output, lse, spans),
+            (parts, part_lse, totals, output, lse, spans),
             {
                 "HEAD_DIM": head_dim,
                 "BLOCK_SPANS": triton.next_power_of_2(spans),
@@ -141,12 +147,39 @@ class _Backward:
     ) -> None:
         self.call = call
         self.names = names  # of the options whose gradient is wanted
-        self.grad_output = grad_output
         self.output = rows_tensor(output)
         self.lse = lse.contiguous()
         self.grad_lse = None if grad_lse is None else grad_lse.contiguous()
+        self.grad_output, self.grad_lse_terms = grad_output, self.grad_lse
+        if call.terms.bias.data is not None:
+            self._normalise()
         self.row_terms = lse.new_empty((2, *lse.shape))
         self.shared = SharedGradients(call, names)
+
+    def _normalise(self) -> None:
+        """Scales the gradients of each row, to which all others are proportional, so that its weights,
+        recomputed from a log-sum-exp whose digits a large bias took, need not sum to 1."""
+        factors = torch.empty_like(self.lse)
+        self.call.run("backward_query", partial(self._factors, factors))
+        self.grad_output = rows_tensor(
+            (self.grad_output * factors[..., None]).to(self.output.dtype)
+        )
+        if self.grad_lse is not None:
+            self.grad_lse_terms = self.grad_lse * factors
+
+    def _factors(self, factors: Tensor, tile: Tile) -> None:
+        call = self.call
+        ranges, ranges_batch = call.ranges(tile)
+        batch, heads, length, _ = call.query.shape
+        call.launch(
+            triton_normal._row_factors,
+            triton.cdiv(length, tile.m) * heads * batch,
+            (
+                *(rows(call.query), rows(call.key), self.lse, factors),
+                *(ranges, ranges_batch, call.terms, call.sizes),
+            ),
+            tile,
+        )
 
     def run(self, grads: list[Tensor]) -> dict[str, Tensor]:
         """Fills the gradients of query, key and value; those of the wanted options by name."""
@@ -185,7 +218,7 @@ class _Backward:
             (
                 *self._inputs(),
                 *(rows(t) for t in (self.output, self.grad_output, grad_query)),
-                *(self.lse, self.grad_lse, self.row_terms, grad_bias, self.shared.row_sums),
+                *(self.lse, self.grad_lse_terms, self.row_terms, grad_bias, self.shared.row_sums),
                 *(ranges, ranges_batch, call.terms, call.sizes, self.lse.numel()),
             ),
             tile,
