@@ -31,7 +31,7 @@ def positive(default: float) -> Any:
 
 def dropout(default: float | None) -> Any:
     """A field for a dropout probability."""
-    return _checked(default, lambda p: 0.0 <= p < 1.0, "a probability p, 0 <= p < 1")
+    return _checked(default, lambda p: 0.0 <= p <= 1.0, "a probability p, 0 <= p <= 1")
 
 
 def choice(default: str | None, names: Mapping[str, Any] | tuple[str, ...]) -> Any:

@@ -231,5 +231,5 @@ def _mask_and_layout(
 def _padded_right(keep: Tensor) -> bool:
     """Whether the kept tokens of each row come first; column 0 is kept in any case."""
     keep = keep.clone()
-    keep[:, 0] = True
+    keep[:, :1] = True
     return bool((keep[:, :-1] | ~keep[:, 1:]).all())

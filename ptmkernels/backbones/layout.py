@@ -28,8 +28,8 @@ class Padded:
         return mask
 
     def first(self, values: Tensor) -> Tensor:
-        """(B, ...): column 0 of each batch row."""
-        return values[:, 0]
+        """(B, ...): column 0 of each batch row; zeros where rows have none."""
+        return values[:, :1].sum(1)
 
 
 class Row:
@@ -41,7 +41,7 @@ class Row:
 
     def __init__(self, keep: Tensor) -> None:
         keep = keep.clone()
-        keep[:, 0] = True
+        keep[:, :1] = True
         self.shape = keep.shape
         self.index = keep.flatten().nonzero().squeeze(1)  # (T,)
         self.rows = self.index // keep.shape[1]

@@ -12,7 +12,7 @@ from ptmkernels.masks import AttentionMask
 __all__ = ["FeedForwardBlock", "check_tokens", "distance_encoding", "remember", "with_padding"]
 
 
-def distance_encoding(distances: Tensor, width: int) -> Tensor:
+def distance_encoding(distances: Tensor, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """The fixed encoding of distances: sines of all frequencies, then cosines.
 
     [sin(d / 10000^(2n/E)), cos(d / 10000^(2n/E))], n = 0..E/2 - 1 (Dai et al. 2019, section 3.3; the order is
@@ -21,13 +21,15 @@ def distance_encoding(distances: Tensor, width: int) -> Tensor:
     Args:
         distances: (..., R) numbers.
         width: E, even.
+        dtype: of the result; computed in float32, or in float64 for float64.
 
     Returns:
-        (..., R, E) float32.
+        (..., R, E).
     """
-    steps = torch.arange(0, width, 2, dtype=torch.float32, device=distances.device)
-    angles = distances.float()[..., None] / 10000 ** (steps / width)
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+    wide = torch.promote_types(dtype, torch.float32)
+    steps = torch.arange(0, width, 2, dtype=wide, device=distances.device)
+    angles = distances.to(wide)[..., None] / 10000 ** (steps / width)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
 
 
 def remember(memory: Tensor | None, hidden: Tensor, length: int | None) -> Tensor:

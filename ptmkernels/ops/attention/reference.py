@@ -98,6 +98,8 @@ def dropped(weights: Tensor, options: AttentionOptions) -> Tensor:
     """The weights after dropout."""
     if options.dropout_p == 0.0:
         return weights
+    if options.dropout_p == 1.0:
+        return weights * 0.0
     keep = dropout_keep(options.seed, options.dropout_p, *weights.shape)
     return torch.where(keep, weights, 0.0) / (1.0 - options.dropout_p)
 
