@@ -42,26 +42,33 @@ def token_mask(name: str, mask: Tensor) -> Tensor:
     would turn it round. So their values are looked at on any device, those of integers on the CPU.
 
     Raises:
-        ValueError: it holds anything but 0 and 1, or floating zeros only.
-        TypeError: it is floating, or complex, and its values cannot be looked at.
+        ValueError: it holds anything but 0 and 1, or floating zeros only; a RuntimeError from within a graph
+            that was traced.
+        TypeError: it is complex, or floating under a transform of torch.func.
     """
     if mask.dtype == torch.bool:
         return mask
-    if mask.is_complex() or (mask.is_floating_point() and not readable(mask)):
+    floating = mask.is_floating_point()
+    transformed = torch._C._are_functorch_transforms_active()
+    if mask.is_complex() or (floating and transformed):
         raise TypeError(
             f"{name} has dtype {mask.dtype}; expected booleans or integers, 1 = a token, 0 = padding"
         )
     real = mask == 1
-    if (mask.is_floating_point() or mask.is_cpu) and readable(mask) and mask.numel():
-        other = ~(real | (mask == 0))
-        added = mask.is_floating_point() and not real.any()
-        if added or bool(other.any()):
+    if transformed or mask.numel() == 0 or not (floating or mask.is_cpu):
+        return real
+    other = ~(real | (mask == 0))
+    if readable(mask):
+        if bool(other.any()) or (floating and not real.any()):
             found = mask[other][0].item() if bool(other.any()) else "only 0.0"
-            raise ValueError(
-                f"{name} holds {found}; expected 1 = a token and 0 = padding (of a mask that is added to "
-                f"the scores, 0 = a token: {name} == 0)"
-            )
+            raise ValueError(f"{name} holds {found}; {_TOKEN_MASK.format(name)}")
+    elif floating:
+        right = real.any() & ~other.any()
+        torch._assert_async(right, f"{name} holds other numbers; {_TOKEN_MASK.format(name)}")
     return real
+
+
+_TOKEN_MASK = "expected 1 = a token and 0 = padding (of a mask that is added to the scores, 0 = a token: {} == 0)"
 
 
 def to_int32(name: str, value: Tensor) -> Tensor:

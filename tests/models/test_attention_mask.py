@@ -60,12 +60,19 @@ def test_matrices_that_are_added_are_refused():
         states(model, added.expand(2, 6, 6))
 
 
-def test_a_floating_mask_whose_values_nobody_sees_is_refused():
+def test_a_floating_mask_in_a_traced_graph():
     model = ptm.create_model("bert-tiny", vocab_size=50, num_hidden_layers=1).eval()
-    with pytest.raises(Exception, match=r"attention_mask has dtype torch.float32"):
-        torch.compile(model, backend="eager", fullgraph=True)(
-            torch.full((2, 6), 7), attention_mask=REAL.float()
-        )
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    real = states(compiled, REAL.float())[REAL == 1]
+    torch.testing.assert_close(real, states(model, REAL)[REAL == 1])
+    with pytest.raises(RuntimeError, match=r"attention_mask holds other numbers; expected 1 = a"):
+        states(compiled, (1 - REAL) * -10000.0)
+
+
+def test_a_floating_mask_under_a_transform_is_refused():
+    model = ptm.create_model("bert-tiny", vocab_size=50, num_hidden_layers=1).eval()
+    with pytest.raises(TypeError, match=r"attention_mask has dtype torch.float32"):
+        torch.func.vmap(lambda mask: states(model, mask.expand(2, 6)))(REAL.float())
 
 
 def test_keys_refuses_integers_that_are_added():
