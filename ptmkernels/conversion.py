@@ -31,7 +31,8 @@ def convert(source: str | Path, output: str | Path | None = None) -> list[str]:
     """Write model.safetensors for a folder with pytorch_model.bin, or for one pickled file.
 
     Names take today's spelling: nothing before them that wrappers put there (`module.`, `_orig_mod.`,
-    `model.`), norms have weight and bias in place of gamma and beta. Tied copies that the model makes itself are left out.
+    `model.`), norms have weight and bias in place of gamma and beta. Tied copies that the model makes itself
+    are left out.
 
     Args:
         source: the folder, or the file.
