@@ -17,6 +17,7 @@ OPS = {
     "hierarchical_softmax": "the loss beside padded paths in PyTorch, and training beside gensim",
     "masked_attention": "attention over interval masks, beside SDPA, FlexAttention and eager PyTorch",
     "negative_sampling": "the loss beside plain PyTorch, and training beside gensim",
+    "neighbors": "the nearest of 200,000 words, of one and of a thousand, beside gensim",
     "relative_attention": "Transformer-XL's and XLNet's attention, beside Transformers' and SDPA",
     "two_stream_attention": "XLNet's two streams, beside two calls of Transformers' and our content stream",
 }

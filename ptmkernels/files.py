@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ptmkernels.compressed import read_bytes
+
 __all__ = [
     "BYTE_ORDER_MARK",
     "atomic_file",
@@ -99,7 +101,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 def read_utf8(path: str | os.PathLike) -> str:
-    """The text of a file, without a byte-order mark at its head.
+    """The text of a file (.gz and .bz2: compressed), without a byte-order mark.
 
     Raises:
         ValueError: it is not UTF-8, or a pointer of git-lfs; the message names file and byte.
@@ -107,7 +109,7 @@ def read_utf8(path: str | os.PathLike) -> str:
     """
     refuse_lfs_pointer(path)
     try:
-        return Path(path).read_bytes().decode("utf-8").removeprefix(BYTE_ORDER_MARK)
+        return read_bytes(path).decode("utf-8").removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
 

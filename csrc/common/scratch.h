@@ -25,6 +25,13 @@ class Scratch {
   size_t used_ = 0;
 };
 
+// An array of zeros; `real`: the block is not null.
+inline float* take_zeros(Scratch& scratch, int64_t count, bool real) {
+  float* const array = scratch.take<float>(count);
+  if (real) __builtin_memset(array, 0, static_cast<size_t>(count) * sizeof(float));
+  return array;
+}
+
 // Runs task(index, scratch) for each index in [0, count).
 template <class Task>
 void parallel(const CpuRuntime& runtime, int64_t count, size_t scratch_bytes, const Task& task) {

@@ -53,12 +53,14 @@ PTMKERNELS_INLINE Vec load_elements(const Float16* p) {
 #elif defined(__F16C__) && PTMKERNELS_SIMD_WIDTH == 8
   return (Vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
-  // The exponent is rebiased by a product, which also turns subnormal halves into normal floats.
   const UintVec half = widen(load_as<HalfVec>(p));
-  const UintVec magnitude = (half & 0x7fff) << 13;
-  const Vec scaled = (Vec)magnitude * splat(0x1p112f);
-  const IntVec special = magnitude >= splat(uint32_t{0x7c00u << 13});
-  const UintVec bits = special ? magnitude | 0x7f800000u : (UintVec)scaled;
+  // Normal halves are rebiased; subnormal ones are whole multiples of 2^-24.
+  const UintVec magnitude = half & 0x7fff;
+  const UintVec normal = (magnitude << 13) + (112u << 23);
+  const Vec subnormal = __builtin_convertvector((IntVec)magnitude, Vec) * splat(0x1p-24f);
+  const UintVec finite = magnitude < splat(uint32_t{0x400}) ? (UintVec)subnormal : normal;
+  const UintVec bits =
+      magnitude >= splat(uint32_t{0x7c00}) ? magnitude << 13 | 0x7f800000u : finite;
   return (Vec)(bits | (half & 0x8000) << 16);
 #endif
 }

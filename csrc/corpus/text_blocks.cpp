@@ -20,6 +20,7 @@ namespace ptmkernels {
 namespace {
 
 constexpr size_t kBlock = size_t{1} << 20;
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 // One past the last newline, else past the last white space, else 0.
 size_t cut(std::string_view text) {
@@ -85,6 +86,10 @@ bool TextBlocks::read(TextBlock& block) {
 
 bool TextBlocks::next(TextBlock& block) {
   if (!read(block)) return false;
+  if (block.offset == 0 && block.text.starts_with(kByteOrderMark)) {
+    // A sign of the encoding, no part of the first word. Spaces, so that places stay as they are.
+    block.text.replace(0, kByteOrderMark.size(), kByteOrderMark.size(), ' ');
+  }
   if (const size_t bad = find_invalid_utf8(block.text); bad != std::string_view::npos) {
     throw std::invalid_argument(path_ + ": not UTF-8 at byte " +
                                 std::to_string(block.offset + static_cast<int64_t>(bad)));

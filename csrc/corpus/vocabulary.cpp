@@ -120,6 +120,11 @@ int64_t Encoder::encode_file(const std::string& path, const std::string& output,
     at_line_start = own.back() == line_end;
   };
   for_each_block(path, threads, progress, work, commit);
+  // The last line ends with the text, whether or not a newline follows it.
+  if (!at_line_start) {
+    if (std::fwrite(&line_end, sizeof(line_end), 1, file.get()) != 1) throw_file_error(output);
+    ++total;
+  }
   if (std::fflush(file.get())) throw_file_error(output);
   return total;
 }

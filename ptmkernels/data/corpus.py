@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ptmkernels.compressed import open_bytes
 from ptmkernels.data.python_topics import python_topics
 from ptmkernels.data.sentences import split_sentences
 
@@ -25,6 +26,7 @@ LAYOUTS = ("auto", "sentences", "text")
 LONGEST_FREE_DOCUMENT = 256  # sentences
 
 _PROBE_LINES = 1000
+_ENDINGS = (".txt", ".txt.gz", ".txt.bz2")
 
 
 class Corpus:
@@ -74,10 +76,10 @@ class Corpus:
 
 
 def text_files(path: Path) -> list[Path]:
-    """The file itself, or the `*.txt` of a folder in the order of their names."""
+    """The file itself, or the `*.txt` of a folder, compressed or not, in the order of their names."""
     if not path.is_dir():
         return [path]
-    files = sorted(path.glob("*.txt"))
+    files = sorted(file for ending in _ENDINGS for file in path.glob(f"*{ending}"))
     if not files:
         raise ValueError(f"the folder {path} has no *.txt")
     return files
@@ -91,7 +93,7 @@ def read_lines(path: Path) -> Iterator[str]:
         OSError: the file cannot be read.
     """
     offset = 0
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         for line in file:
             try:
                 text = line.decode("utf-8")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ptmkernels._corpus import Encoder, VocabularyCounter
+from ptmkernels.compressed import plain_path
 
 __all__ = ["Vocabulary", "WordStream"]
 
@@ -47,19 +48,21 @@ class Vocabulary:
         """Count the words of a text file, or of sentences given as lists of words.
 
         Args:
-            source: a path to UTF-8 text, or sentences.
+            source: a path to UTF-8 text (.gz and .bz2: compressed), or sentences.
             min_count: rarer words are left out.
             max_words: a larger table drops its rarest words while counting; 0 = never.
             threads: for a file.
             progress: called with the bytes done.
 
         Raises:
-            ValueError: not UTF-8 (file and byte are named), a pipe, or no word is frequent enough.
+            ValueError: not UTF-8 (file and byte, or sentence and word, are named), a pipe, or no word is
+                frequent enough.
             TypeError: a sentence is no list of words, or the sentences can be read only once.
         """
         counter = VocabularyCounter(max_words)
         if (path := _path(source)) is not None:
-            counter.add_file(path, threads=threads, progress=progress)
+            with plain_path(path) as plain:
+                counter.add_file(plain, threads=threads, progress=progress)
         else:
             for line in _lines(source):
                 counter.add_line(line)
@@ -88,10 +91,11 @@ def _path(source: Source) -> str | None:
     return os.fspath(source)
 
 
-def _lines(sentences: Iterable[Iterable[str]]) -> Iterator[str]:
-    """Each sentence as a line.
+def _lines(sentences: Iterable[Iterable[str]]) -> Iterator[bytes]:
+    """Each sentence as a line of UTF-8.
 
     Raises:
+        ValueError: a word is no text.
         TypeError: a sentence is no list of words (the characters of a string would count as words), or the
             sentences can be read only once (they are counted, then encoded).
     """
@@ -100,18 +104,36 @@ def _lines(sentences: Iterable[Iterable[str]]) -> Iterator[str]:
     for number, sentence in enumerate(sentences):
         if isinstance(sentence, str):
             raise TypeError(f"sentence {number} of source is a string; expected a list of words")
+        words = list(sentence)
         try:
-            line = " ".join(sentence)
+            yield " ".join(words).encode()
         except TypeError as error:
             raise TypeError(f"sentence {number} of source is no list of words: {error}") from None
-        yield line
+        except UnicodeEncodeError:
+            raise ValueError(_no_text(number, words)) from None
+
+
+def _no_text(number: int, words: list[str]) -> str:
+    """Which word of a sentence UTF-8 does not know."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            reason = error.reason
+            break
+    return (
+        f"sentence {number} of source holds {word!r}, no text ({reason}); lines that are not clean are read "
+        'with open(path, errors="replace") or "ignore"'
+    )
 
 
 class WordStream:
     """The ids of a corpus, int32 with -1 at the end of each sentence, in a temporary file.
 
+    The file goes when the stream is closed: a context manager.
+
     Args:
-        source: a path to UTF-8 text, or sentences.
+        source: a path to UTF-8 text (.gz and .bz2: compressed), or sentences.
         vocabulary: words that are not in it are left out.
         threads: for a file.
         progress: called with the bytes done.
@@ -121,15 +143,32 @@ class WordStream:
         self, source: Source, vocabulary: Vocabulary, threads: int = 1, progress: Progress = None
     ):
         self._folder = tempfile.TemporaryDirectory(prefix="ptmkernels-")
-        self._path = ids = Path(self._folder.name) / "ids"
-        encoder = Encoder(vocabulary.words)
+        self._path = Path(self._folder.name) / "ids"
+        try:
+            self._encode(source, Encoder(vocabulary.words), threads, progress)
+        except BaseException:
+            self.close()
+            raise
+        self.length = self._path.stat().st_size // 4
+
+    def _encode(self, source: Source, encoder: Encoder, threads: int, progress: Progress) -> None:
         if (path := _path(source)) is not None:
-            self.length = encoder.encode_file(path, str(ids), threads=threads, progress=progress)
-        else:
-            with ids.open("wb") as file:
-                for line in _lines(source):
-                    file.write(encoder.encode(line + "\n").tobytes())
-            self.length = ids.stat().st_size // 4
+            with plain_path(path) as plain:
+                encoder.encode_file(plain, str(self._path), threads=threads, progress=progress)
+            return
+        with self._path.open("wb") as file:
+            for line in _lines(source):
+                file.write(encoder.encode(line + b"\n").tobytes())
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._folder.cleanup()
+
+    def __enter__(self) -> WordStream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def __len__(self) -> int:
         return self.length

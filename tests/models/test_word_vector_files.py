@@ -162,10 +162,12 @@ FILES = [
     (b"2 3\na 1 2 3\nb 1 2\n", "file: line 3 has 2 numbers; expected 3"),
     (b"9999999999999 300\na 1 2\n", "tells of 9999999999999 words of 300 numbers, but 6 bytes"),
     (b"2 3\nnew york 1 2 3\na 1 2 3\n", "file: line 2 has 4 numbers; expected 3"),
-    (b"2 3\na 1 2 3\na 4 5 6\n", "file: words holds 'a' twice"),
     (b"-5 3\na 1 2 3\n", "tells of -5 words of 3 numbers"),
     (b"", "the first line is b''"),
-    (b"a 1 2\n", "the first line is b'a 1 2'"),
+    (b"a b\n", r"the first line is b'a b\\n'; expected 'words width', or a word and its numbers"),
+    (b"a 1 2\nb 1\n", "file: line 2 has 1 numbers; expected 2"),
+    (b"a 1 2\nb 1 2 3\n", "file: line 2 has 3 numbers; expected 2"),
+    (b"a 1 2\nb 1 x\n", "file: line 2: could not convert"),
 ]
 
 

@@ -71,7 +71,9 @@ PTMKERNELS_NOINLINE void write_elements(const float* from, int64_t count, float 
   int64_t column = 0;
   for (; column + kWidth <= count; column += kWidth)
     store_elements(to + column, load(from + column) * scale);
-  if (column < count) store_first(to + column, load(from + column) * scale, count - column);
+  if (column == count) return;
+  const int64_t rest = count - column;
+  store_first(to + column, load_first(from + column, rest) * scale, rest);
 }
 
 // to[c] = scale · from[c] for c < count; the rest of the last vector of `to` becomes 0.
@@ -90,7 +92,7 @@ inline void read_row(DType dtype, const void* from, int64_t count, float scale, 
   }
 }
 
-// to[c] = scale · from[c] for c < count; reads whole vectors of `from`.
+// to[c] = scale · from[c] for c < count.
 inline void write_row(DType dtype, const float* from, int64_t count, float scale, void* to) {
   switch (dtype) {
     case DType::kFloat32:

@@ -70,7 +70,7 @@ PTMKERNELS_INLINE void add_row(const float* from, float* to) {
     store(to + v * kWidth, load(to + v * kWidth) + load(from + v * kWidth));
 }
 
-// to[j] = from[j] + (lane l: band[j + kLanes - l]) for `keys` keys, rounded up to kWidth.
+// to[j] = from[j] + (lane l: band[j + kLanes - l]) for `keys` keys.
 PTMKERNELS_NOINLINE inline void add_diagonals(const float* band, const float* from, int64_t stride,
                                               int64_t keys, float* to) {
   for (int v = 0; v < kVectors; ++v) {
@@ -81,11 +81,18 @@ PTMKERNELS_NOINLINE inline void add_diagonals(const float* band, const float* fr
       PTMKERNELS_UNROLL
       for (int r = 0; r < kWidth; ++r) rows[r] = load(row + r * kLanes);
       delay.pass(rows);
-      if (j < 0) continue;
-      PTMKERNELS_UNROLL
-      for (int r = 0; r < kWidth; ++r) {
+      const auto add = [&](int r) __attribute__((always_inline)) {
         const Vec sum = load(from + (j + r) * stride + v * kWidth) + rows[r];
         store(to + (j + r) * kLanes + v * kWidth, sum);
+      };
+      if (j >= 0 && j + kWidth <= keys) {
+        PTMKERNELS_UNROLL
+        for (int r = 0; r < kWidth; ++r) add(r);
+      } else if (j >= 0) {  // rows beyond the last key were written by nobody
+        PTMKERNELS_UNROLL
+        for (int r = 0; r < kWidth; ++r) {
+          if (j + r < keys) add(r);
+        }
       }
     }
   }

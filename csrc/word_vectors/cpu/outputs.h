@@ -15,16 +15,15 @@ class Outputs {
   // Most that a word has.
   int32_t most() const { return options_.alias ? options_.negatives + 1 : kMaxPath; }
 
-  // pitch: of the tile's arrays of pairs.
+  // pitch: of the tile's arrays of pairs, of which whole vectors are computed on.
   void carve(Scratch& scratch, int32_t pitch, bool real) {
     merged_ = scratch.take<void*>(most());
-    merged_labels_ = scratch.take<float>(pitch);
-    merged_weights_ = scratch.take<float>(pitch);
-    first_is_true_ = scratch.take<float>(pitch);
-    rates_ = scratch.take<float>(pitch);
+    merged_labels_ = take_zeros(scratch, pitch, real);
+    merged_weights_ = take_zeros(scratch, pitch, real);
+    first_is_true_ = take_zeros(scratch, pitch, real);
+    rates_ = take_zeros(scratch, pitch, real);
     pitch_ = pitch;
-    if (!real) return;
-    for (int32_t o = 0; o < pitch; ++o) first_is_true_[o] = o == 0;
+    if (real) first_is_true_[0] = 1;
   }
 
   void set_rate(float rate) {

@@ -65,13 +65,6 @@ class Trainer {
 
   bool has_hot_rows() const { return options_.threads > 1 && in_place_; }
 
-  // Copies keep zeros between the end of a row and that of its last line.
-  float* take_rows(Scratch& scratch, int64_t count, bool zero) {
-    float* rows = scratch.take<float>(count * pitch_);
-    if (zero) __builtin_memset(rows, 0, static_cast<size_t>(count * pitch_) * sizeof(float));
-    return rows;
-  }
-
   void carve(char* block) {
     Scratch scratch(block);
     const int64_t negatives = options_.alias ? options_.negatives : 0;
@@ -89,18 +82,20 @@ class Trainer {
     tile_.pair_pitch = (most + 7 + kLine - 1) / kLine * kLine;
     outputs_.carve(scratch, tile_.pair_pitch, block);
     if (!in_place_) output_work_ = scratch.take<void*>(most);
-    tile_.product = scratch.take<float>(kTileRows * tile_.pair_pitch);
+    // Whole vectors of pairs are computed on, though a tile seldom fills the last ones.
+    tile_.product = take_zeros(scratch, kTileRows * tile_.pair_pitch, block);
     tile_.gradient = scratch.take<float>(kTileRows * tile_.pair_pitch);
     rows_ = scratch.take<void*>((2 * options_.window + 1) * options_.max_subwords);
-    tile_.change = take_rows(scratch, 1, block);
-    hidden_ = take_rows(scratch, 1, block);
+    tile_.change = take_zeros(scratch, pitch_, block);
+    hidden_ = take_zeros(scratch, pitch_, block);
+    // Copies keep zeros between the end of a row and that of its last line.
     if (!in_place_) {
-      output_copies_ = take_rows(scratch, most, block);
-      input_copies_ = take_rows(scratch, kTileRows, block);
+      output_copies_ = take_zeros(scratch, most * pitch_, block);
+      input_copies_ = take_zeros(scratch, kTileRows * pitch_, block);
     }
     if (options_.subword_offsets && !options_.cbow) {
-      staged_ = take_rows(scratch, ring(), block);
-      staged_from_ = take_rows(scratch, ring(), block);
+      staged_ = take_zeros(scratch, ring() * pitch_, block);
+      staged_from_ = take_zeros(scratch, ring() * pitch_, block);
     }
     if (has_hot_rows()) hot_rows_.carve(scratch, pitch_);
     used_ = scratch.used();

@@ -94,7 +94,7 @@ class FastTextClassifier:
             ValueError: the text has no label or no word often enough, or is not UTF-8 (file and byte are
                 named).
         """
-        lines = _lines(read_utf8(path))
+        lines = _lines(read_utf8(path).removesuffix("\n") + "\n")
         check_whole("epochs", epochs, 1)
         check_whole("batch_size", batch_size, 1)
         self._begin(lines)

@@ -26,3 +26,9 @@ def load_any(path: str | os.PathLike) -> WordVectors | FastText | Word2Vec | Glo
             raise ValueError(f"{path} holds {name!r}; expected one of {sorted(models)}")
         return models[name].load(path)
     return FastText.load_fasttext(path) if is_fasttext(path) else WordVectors.load_word2vec(path)
+
+
+def load_vectors(path: str | os.PathLike) -> WordVectors:
+    """The vectors by word of any file that :func:`load_any` reads."""
+    found = load_any(path)
+    return found if isinstance(found, WordVectors) else found.wv

@@ -81,7 +81,7 @@ class GloVe:
         if self.vocabulary is None:
             raise RuntimeError("the model has no vocabulary yet: call fit first")
         total = self.parameters["word"] + self.parameters["context"]
-        return WordVectors(self.vocabulary.words, total.numpy())
+        return WordVectors(self.vocabulary.words, total.numpy(), self.vocabulary.counts)
 
     def most_similar(self, positive, negative=(), count: int = 10) -> list[tuple[str, float]]:
         """See :meth:`WordVectors.most_similar`."""
@@ -116,8 +116,10 @@ class GloVe:
         if self.vocabulary is None:
             self.vocabulary = Vocabulary.count(source, config.min_count, 0, threads)
             self._begin()
-        stream = WordStream(source, self.vocabulary, threads)
-        with tempfile.TemporaryDirectory(prefix="ptmkernels-") as folder:
+        with (
+            WordStream(source, self.vocabulary, threads) as stream,
+            tempfile.TemporaryDirectory(prefix="ptmkernels-") as folder,
+        ):
             counter = CooccurrenceCounter(
                 config.window, config.symmetric, True, config.memory, folder
             )

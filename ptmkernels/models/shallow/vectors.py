@@ -1,20 +1,22 @@
-"""Word vectors by word: look-up, neighbours, and the text and binary files of word2vec."""
+"""Word vectors by word: look-up, neighbours and other comparisons, a map."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Collection, Sequence
-from pathlib import Path
+import warnings
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
+import torch
 
-from ptmkernels.files import atomic_file
+from ptmkernels.models.shallow import evaluation
+from ptmkernels.models.shallow.vector_file import read_vectors, write_vectors
 from ptmkernels.ops.word_vectors.checks import check_whole
 
 __all__ = ["WordVectors"]
 
-_SPACE = re.compile("[ \\t\\n\\v\\f\\r]")
+_QUERIES = 128  # that are compared with all words at once
+_ALMOST_ZERO = 1e-6  # of most_similar_cosmul: Levy and Goldberg 2014, equation 4
 
 
 class WordVectors:
@@ -22,23 +24,47 @@ class WordVectors:
 
     Args:
         words: V words, each once.
-        vectors: float32 (V, D).
+        vectors: float32 (V, D). Their norms are kept from when they are first needed: give changed vectors
+            to a new object, or set the attribute anew.
+        counts: int64 (V,), how often each word occurs; None = not known.
+
+    A vector of zeros has the cosine 0 with any other.
 
     Raises:
-        ValueError: the numbers of words and vectors differ, or a word occurs twice.
+        ValueError: the numbers of words, vectors and counts differ, or a word occurs twice.
     """
 
-    def __init__(self, words: Sequence[str], vectors: np.ndarray):
+    def __init__(self, words: Sequence[str], vectors: np.ndarray, counts: np.ndarray | None = None):
         self.words = list(words)
-        self.vectors = np.asarray(vectors, dtype=np.float32)
+        self.vectors = vectors
         if self.vectors.ndim != 2 or len(self.words) != len(self.vectors):
             raise ValueError(
                 f"vectors has shape {self.vectors.shape}; expected ({len(self.words)}, D), a row a word"
             )
+        self.counts = None if counts is None else np.asarray(counts, np.int64)
+        if counts is not None and self.counts.shape != (len(self.words),):
+            raise ValueError(f"counts has shape {self.counts.shape}; expected ({len(self.words)},)")
         self.index = {word: i for i, word in enumerate(self.words)}
         if len(self.index) != len(self.words):
             twice = next(word for i, word in enumerate(self.words) if self.index[word] != i)
             raise ValueError(f"words holds {twice!r} twice")
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """float32 (V, D)."""
+        return self._vectors
+
+    @vectors.setter
+    def vectors(self, vectors: np.ndarray) -> None:
+        self._vectors = np.asarray(vectors, dtype=np.float32)
+        self._inverse_norms: np.ndarray | None = None
+
+    @property
+    def inverse_norms(self) -> np.ndarray:
+        """float32 (V,): 1 / the norm of each vector, 0 for a vector of zeros."""
+        if self._inverse_norms is None:
+            self._inverse_norms = _inverse_norms(self.vectors)
+        return self._inverse_norms
 
     def __len__(self) -> int:
         return len(self.words)
@@ -48,102 +74,231 @@ class WordVectors:
 
     def __getitem__(self, word: str) -> np.ndarray:
         """The vector of a word, (D,). Raises KeyError where it is unknown."""
+        return self.vectors[self._place(word)]
+
+    def _place(self, word: str) -> int:
         if word not in self.index:
             raise KeyError(f"{word!r} is not in the vocabulary of {len(self)} words")
-        return self.vectors[self.index[word]]
+        return self.index[word]
+
+    def _places(self, words: Iterable[str]) -> list[int]:
+        return [self._place(word) for word in words]
+
+    def units(self, words: Sequence[str]) -> np.ndarray:
+        """The vectors of words at length 1, (n, D); zeros stay zeros."""
+        places = self._places(words)
+        return self.vectors[places] * self.inverse_norms[places, None]
+
+    def count(self, word: str) -> int:
+        """How often a word occurs in the text. Raises KeyError where it is unknown."""
+        place = self._place(word)
+        if self.counts is None:
+            raise ValueError("the counts of these words are not known: their file has none")
+        return int(self.counts[place])
 
     def similarity(self, first: str, second: str) -> float:
         """The cosine of two words' vectors."""
-        a, b = self[first], self[second]
-        return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+        a, b = self.units([first, second])
+        return float(a @ b)
+
+    def n_similarity(self, first: Sequence[str], second: Sequence[str]) -> float:
+        """The cosine of the means of two sets of words' vectors."""
+        means = []
+        for name, words in (("first", as_words(first)), ("second", as_words(second))):
+            if not words:
+                raise ValueError(f"{name} is empty; expected at least one word")
+            means.append(self.vectors[self._places(words)].mean(0))
+        return float(np.prod(_inverse_norms(np.stack(means))) * (means[0] @ means[1]))
+
+    def distances(self, word: str | np.ndarray, others: Sequence[str] | None = None) -> np.ndarray:
+        """1 - cosine of a word (or a vector, (D,)) and each of others, (n,); None = all words."""
+        query = self[word] if isinstance(word, str) else np.asarray(word, np.float32)
+        if others is None:
+            return 1 - self._cosines(_unit(self._checked(query)))
+        return 1 - self.units(others) @ _unit(self._checked(query))
+
+    def rank(self, word: str, other: str) -> int:
+        """The place of `other` among the neighbours of `word`: 1 = nobody is nearer."""
+        distances = self.distances(word)
+        nearer = distances < distances[self._place(other)]
+        nearer[self._place(word)] = False
+        return int(nearer.sum()) + 1
+
+    def doesnt_match(self, words: Sequence[str]) -> str:
+        """The word that is farthest from the mean of all. Unknown ones are left out, with a warning."""
+        known = [word for word in words if word in self]
+        if len(known) < len(words):
+            unknown = sorted({*words} - {*known})
+            warnings.warn(f"not in the vocabulary, left out: {', '.join(unknown)}", stacklevel=2)
+        if not known:
+            raise ValueError("words holds no word of the vocabulary; expected at least one")
+        units = self.units(known)
+        return min(zip((units @ _unit(units.mean(0))).tolist(), known, strict=True))[1]
 
     def most_similar(
-        self, positive: str | Sequence[str], negative: Sequence[str] = (), count: int = 10
+        self,
+        positive: str | Sequence[str],
+        negative: str | Sequence[str] = (),
+        count: int = 10,
+        restrict_vocab: int | None = None,
     ) -> list[tuple[str, float]]:
         """The words nearest to a sum of normalised vectors, with their cosines.
 
         ``most_similar(["king", "woman"], ["man"])`` is the analogy of Mikolov et al. 2013. The given words
         are left out.
+
+        Args:
+            count: of the words found.
+            restrict_vocab: of the first words, the most frequent ones, which alone are looked at; None = all.
         """
         positive, negative = as_words(positive), as_words(negative)
         query = sum_of_units([self[w] for w in positive], [self[w] for w in negative])
-        return self.nearest(query, count, {*positive, *negative})
+        return self.nearest(query, count, {*positive, *negative}, restrict_vocab)
+
+    def most_similar_cosmul(
+        self, positive: str | Sequence[str], negative: str | Sequence[str] = (), count: int = 10
+    ) -> list[tuple[str, float]]:
+        """The words with the largest product of cosines to `positive` divided by that to `negative`.
+
+        Levy and Goldberg, "Linguistic Regularities in Sparse and Explicit Word Representations" (CoNLL
+        2014), equation 4, cosines moved to 0 ... 1. The given words are left out.
+        """
+        check_whole("count", count, 0)
+        positive, negative = as_words(positive), as_words(negative)
+        if not positive:
+            raise ValueError("positive is empty; expected at least one word")
+
+        def product(words: list[str]) -> np.ndarray:
+            factors = ((1 + self._cosines(unit)) / 2 for unit in self.units(words))
+            return np.prod(list(factors), axis=0) if words else np.float32(1)
+
+        score = product(positive) / (product(negative) + _ALMOST_ZERO)
+        return self._best(score, count, self._places([*positive, *negative]))
 
     def nearest(
-        self, query: np.ndarray, count: int = 10, leave_out: Collection[str] = ()
+        self,
+        query: np.ndarray,
+        count: int = 10,
+        leave_out: Collection[str] = (),
+        restrict_vocab: int | None = None,
     ) -> list[tuple[str, float]]:
         """The words whose vectors have the largest cosines with `query` (D,), some left out."""
         check_whole("count", count, 0)
+        score = self._cosines(_unit(self._checked(query)), restrict_vocab)
+        return self._best(score, count, [self.index[w] for w in leave_out if w in self.index])
+
+    def neighbors(self, words: Sequence[str], count: int = 10) -> list[list[tuple[str, float]]]:
+        """:meth:`most_similar` of each of many words, all at once."""
+        check_whole("count", count, 0)
+        found = []
+        for word, places, scores in zip(
+            words, *self.best_of(self.units(words), count + 1), strict=True
+        ):
+            pairs = ((self.words[i], score) for i, score in zip(places, scores, strict=True))
+            found.append([pair for pair in pairs if pair[0] != word][:count])
+        return found
+
+    def best_of(
+        self, units: np.ndarray, count: int, restrict_vocab: int | None = None
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Places and cosines of the `count` words nearest to each row of `units` (n, D), best first."""
+        vectors, norms = self.vectors[:restrict_vocab], self.inverse_norms[:restrict_vocab]
+        places: list[list[int]] = []
+        scores: list[list[float]] = []
+        for start in range(0, len(units), _QUERIES):
+            cosines = units[start : start + _QUERIES] @ vectors.T
+            cosines *= norms
+            best = torch.from_numpy(cosines).topk(min(count, len(vectors)))
+            places += best.indices.tolist()
+            scores += best.values.tolist()
+        return places, scores
+
+    def evaluate_word_analogies(
+        self,
+        path: str | os.PathLike,
+        restrict_vocab: int = 300_000,
+        case_insensitive: bool = True,
+        dummy4unknown: bool = False,
+    ) -> tuple[float, list[dict]]:
+        """See :func:`ptmkernels.models.shallow.evaluation.word_analogies`."""
+        return evaluation.word_analogies(
+            self, path, restrict_vocab, case_insensitive, dummy4unknown
+        )
+
+    def evaluate_word_pairs(
+        self,
+        path: str | os.PathLike,
+        delimiter: str = "\t",
+        restrict_vocab: int = 300_000,
+        case_insensitive: bool = True,
+        dummy4unknown: bool = False,
+    ) -> evaluation.WordPairs:
+        """See :func:`ptmkernels.models.shallow.evaluation.word_pairs`."""
+        return evaluation.word_pairs(
+            self, path, delimiter, restrict_vocab, case_insensitive, dummy4unknown
+        )
+
+    def _checked(self, query: np.ndarray) -> np.ndarray:
         if np.shape(query) != self.vectors.shape[1:]:
             raise ValueError(
                 f"query has shape {np.shape(query)}; expected {self.vectors.shape[1:]}"
             )
-        norms = np.sqrt(np.einsum("vd,vd->v", self.vectors, self.vectors))
-        score = (
-            self.vectors @ (query / max(np.linalg.norm(query), 1e-12)) / np.maximum(norms, 1e-12)
-        )
-        order = np.argsort(-score)[: count + len(leave_out)]
-        found = [(self.words[i], float(score[i])) for i in order if self.words[i] not in leave_out]
-        return found[:count]
+        return query
+
+    def _cosines(self, unit: np.ndarray, restrict_vocab: int | None = None) -> np.ndarray:
+        cosines = self.vectors[:restrict_vocab] @ unit
+        cosines *= self.inverse_norms[:restrict_vocab]
+        return cosines
+
+    def _best(
+        self, score: np.ndarray, count: int, leave_out: Collection[int]
+    ) -> list[tuple[str, float]]:
+        best = torch.from_numpy(score).topk(min(count + len(leave_out), len(score)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [(self.words[i], value) for i, value in pairs if i not in leave_out][:count]
 
     def save_word2vec(self, path: str | os.PathLike, binary: bool = False) -> None:
         """Write the file that word2vec.c, gensim and fastText read: a line "V D", then word and numbers.
 
+        Numbers have the fewest digits that read back the same. A name that ends with .gz or .bz2 makes a
+        compressed file.
+
         Raises:
-            ValueError: a word is empty or holds white space, which ends it in the file.
+            ValueError: a word is empty, is no text (it holds a lone surrogate), or holds white space, which
+                ends it in the file.
         """
-        for i, word in enumerate(self.words):
-            if not word or _SPACE.search(word):
-                raise ValueError(f"words[{i}] is {word!r}; white space ends a word in {path}")
-        with atomic_file(path) as temporary, temporary.open("wb") as file:
-            file.write(f"{len(self)} {self.vectors.shape[1]}\n".encode())
-            for word, vector in zip(self.words, self.vectors, strict=True):
-                if binary:
-                    file.write(word.encode() + b" " + vector.astype("<f4").tobytes() + b"\n")
-                else:
-                    numbers = " ".join(repr(float(x)) for x in vector)
-                    file.write(f"{word} {numbers}\n".encode())
+        write_vectors(path, self.words, self.vectors, binary)
 
     @staticmethod
-    def load_word2vec(path: str | os.PathLike, binary: bool | None = None) -> WordVectors:
-        """Read a word2vec file.
+    def load_word2vec(
+        path: str | os.PathLike,
+        binary: bool | None = None,
+        *,
+        limit: int | None = None,
+        errors: str = "strict",
+    ) -> WordVectors:
+        """Read a word2vec file, or one of GloVe's, which is text without a first line "V D".
+
+        A word that comes again is left out, with a warning that tells how many are. A byte-order mark at the
+        start is none of the first word. Names that end with .gz or .bz2 are those of compressed files.
 
         Args:
             path: of the file.
             binary: None = found out from its second line.
+            limit: of the words, the first ones; None = all.
+            errors: what becomes of words that are not UTF-8: "strict" (refused), "ignore" or "replace", as
+                bytes.decode has them.
 
         Raises:
-            ValueError: the file is none, with the line or word where it breaks off, a word is not UTF-8
-                (file and byte are named), or occurs twice.
+            ValueError: the file is none, with the line or word where it breaks off, or a word is not UTF-8
+                (file and byte are named).
         """
-        data = Path(path).read_bytes()
-        header, _, body = data.partition(b"\n")
-        try:
-            count, width = map(int, header.split())
-        except ValueError:
-            raise ValueError(
-                f"{path}: the first line is {header[:40]!r}; expected 'words width'"
-            ) from None
-        # The least that so many words take: each number at least " 0" or four bytes.
-        if count < 1 or width < 1 or count * (1 + 2 * width) > len(body):
-            raise ValueError(
-                f"{path}: the first line tells of {count} words of {width} numbers, but {len(body)} "
-                "bytes follow"
-            )
-        if binary is None:
-            binary = not _is_text(body)
-        words, vectors = (_read_binary if binary else _read_text)(
-            path, body, len(header) + 1, count, width
-        )
-        try:
-            return WordVectors(words, vectors)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return WordVectors(*read_vectors(path, binary, limit, errors))
 
     def project(self, words: Sequence[str] | None = None) -> tuple[list[str], np.ndarray]:
         """Words and their places (n, 2) on the two main axes of their normalised vectors."""
         words = self.words[:300] if words is None else list(words)
-        rows = np.stack([self[w] / max(np.linalg.norm(self[w]), 1e-12) for w in words])
+        rows = self.units(words)
         centred = rows - rows.mean(0)
         _, _, axes = np.linalg.svd(centred, full_matrices=False)
         places = np.zeros((len(words), 2), np.float32)
@@ -173,58 +328,15 @@ def sum_of_units(positive: Sequence[np.ndarray], negative: Sequence[np.ndarray])
     """The sum of normalised vectors, those of `negative` subtracted."""
     if not len(positive) + len(negative):
         raise ValueError("positive and negative are empty; expected at least one word")
-    units = [v / max(np.linalg.norm(v), 1e-12) for v in (*positive, *negative)]
+    units = [_unit(vector) for vector in (*positive, *negative)]
     return np.sum(units[: len(positive)], axis=0) - np.sum(units[len(positive) :], axis=0)
 
 
-def _is_text(body: bytes) -> bool:
-    """Whether what follows the first word in its line is ASCII and ends with a number in digits."""
-    numbers = body.partition(b"\n")[0].split()[1:]
-    if not numbers or not b"".join(numbers).isascii():
-        return False
-    try:
-        float(numbers[-1])
-    except ValueError:
-        return False
-    return True
+def _inverse_norms(vectors: np.ndarray) -> np.ndarray:
+    norms = np.sqrt(np.einsum("vd,vd->v", vectors, vectors))
+    return np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
 
 
-def _word(path, data: bytes, at: int) -> str:
-    """`data` in UTF-8; it begins at byte `at` of the file."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {at + error.start}") from None
-
-
-def _read_text(path, body: bytes, start: int, count: int, width: int):
-    words, vectors = [], np.empty((count, width), dtype=np.float32)
-    lines = body.split(b"\n")
-    at = start
-    for i in range(count):
-        line = lines[i] if i < len(lines) else b""
-        word, *numbers = line.split(b" ")
-        numbers = [x for x in numbers if x.strip()]
-        if len(numbers) != width:
-            raise ValueError(f"{path}: line {i + 2} has {len(numbers)} numbers; expected {width}")
-        words.append(_word(path, word, at))
-        try:
-            vectors[i] = [float(x) for x in numbers]
-        except ValueError as error:
-            raise ValueError(f"{path}: line {i + 2}: {error}") from None
-        at += len(line) + 1
-    return words, vectors
-
-
-def _read_binary(path, body: bytes, start: int, count: int, width: int):
-    words, vectors, at = [], np.empty((count, width), dtype=np.float32), 0
-    for i in range(count):
-        end = body.find(b" ", at)
-        numbers = end + 1
-        if end < 0 or numbers + 4 * width > len(body):
-            raise ValueError(f"{path}: breaks off at word {i} of {count}")
-        word = body[at:end].lstrip(b"\n")
-        words.append(_word(path, word, start + end - len(word)))
-        vectors[i] = np.frombuffer(body, "<f4", width, numbers)
-        at = numbers + 4 * width
-    return words, vectors
+def _unit(vector: np.ndarray) -> np.ndarray:
+    vector = np.asarray(vector, np.float32)
+    return vector * _inverse_norms(vector[None])[0]

@@ -104,7 +104,7 @@ class Word2Vec:
         """The trained vectors by word: a copy, made when it is first asked for after training."""
         words = self._trained().words
         if self._vectors is None:
-            self._vectors = WordVectors(words, self.word_matrix())
+            self._vectors = WordVectors(words, self.word_matrix(), self.vocabulary.counts)
         return self._vectors
 
     def word_matrix(self) -> np.ndarray:
@@ -160,17 +160,17 @@ class Word2Vec:
         check_whole("threads", threads, 1)
         if self.vocabulary is None:
             self.build_vocabulary(source, threads)
-        stream = WordStream(source, self.vocabulary, threads)
-        if len(stream) == 0:
-            raise ValueError("source holds no word of the vocabulary")
-        material = Material(len(stream), stream.checksum())
-        check_goes_on(self.done, self.material, material, epochs, "tokens")
-        self.material = material
-        self.input, self.output = self.input.to(place), self.output.to(place)
-        try:
-            self._train(stream, epochs, threads, progress)
-        finally:
-            self.input, self.output = self.input.cpu(), self.output.cpu()
+        with WordStream(source, self.vocabulary, threads) as stream:
+            if len(stream) == 0:
+                raise ValueError("source holds no word of the vocabulary")
+            material = Material(len(stream), stream.checksum())
+            check_goes_on(self.done, self.material, material, epochs, "tokens")
+            self.material = material
+            self.input, self.output = self.input.to(place), self.output.to(place)
+            try:
+                self._train(stream, epochs, threads, progress)
+            finally:
+                self.input, self.output = self.input.cpu(), self.output.cpu()
         return self
 
     def _trained(self) -> Vocabulary:
