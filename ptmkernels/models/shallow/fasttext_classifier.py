@@ -186,7 +186,7 @@ class FastTextClassifier:
     def _begin(self, lines: Iterable[list[str]]) -> None:
         counter = VocabularyCounter()
         for line in lines:
-            counter.add_line(" ".join(line))
+            counter.add_words(line)
         found = counter.most_common()
         labels = {word: count for word, count in found if word.startswith(LABEL)}
         words = {

@@ -143,7 +143,8 @@ class Word2Vec:
         stopped when it is given the same text and number of epochs.
 
         Args:
-            source: the text. A word of a sentence that holds white space counts as several.
+            source: the text. Words of sentences that are given as lists stay as they are, white space in them
+                included.
             epochs: passes over it, those of interrupted training included.
             threads: of the CPU; on a GPU they only read the text.
             device: "cpu", or "cuda" ("cuda:1", ...): the matrices are there until `fit` returns.
