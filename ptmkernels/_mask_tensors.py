@@ -68,7 +68,10 @@ def token_mask(name: str, mask: Tensor) -> Tensor:
     return real
 
 
-_TOKEN_MASK = "expected 1 = a token and 0 = padding (a mask that is added to the scores says 0 = a token: give {} == 0)"
+_TOKEN_MASK = (
+    "expected 1 = a token and 0 = padding (of a mask that is added to the scores, where 0 = a token, give "
+    "{} == 0)"
+)
 
 
 def to_int32(name: str, value: Tensor) -> Tensor:

@@ -51,6 +51,8 @@ class Config:
     """
 
     model_type: ClassVar[str]
+    # What Transformers' Trainer does not gather in an evaluation.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["mems"]
     # Entries of a config.json that change what a model computes, with the only value that we can serve.
     only: ClassVar[Mapping[str, Any]] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ def match_weights(model: Model, entries: list[Entry], ignore_shapes: bool) -> Ma
     """
     architecture = model.architecture
     wanted = {architecture.published_name(name): name for name in model.state_dict()}
-    found = _by_full_name(entries, architecture, set(wanted))
+    found = _by_full_name(entries, architecture, wanted)
     left = sorted(p for p in set(found) - set(wanted) if not architecture.is_redundant(p))
     missing = set(wanted) - set(found)
     backbone, known = set(), set()
@@ -96,11 +97,18 @@ def plain_name(name: str) -> str:
 
 
 def _by_full_name(
-    entries: list[Entry], architecture: Architecture, wanted: set[str]
+    entries: list[Entry], architecture: Architecture, wanted: Mapping[str, str]
 ) -> dict[str, Entry]:
-    """The entries by the names that they would have beside a head."""
+    """The entries by the names that they would have beside a head.
+
+    Args:
+        wanted: our names of the weights by the published ones; a file may have either, since Transformers'
+            Trainer saves a module's weights under its own names.
+    """
     prefix = architecture.prefix
+    published = {ours: name for name, ours in wanted.items()}
     plain = [plain_name(entry.name) for entry in entries]
+    plain = [published.get(name, name) for name in plain]
     bare = not any(name.startswith(prefix) for name in plain)
     found: dict[str, Entry] = {}
     for entry, name in zip(entries, plain, strict=True):

@@ -159,7 +159,6 @@ class TransformerXLLanguageModel(Model):
         attention_mask=None,
         *,
         labels: Tensor | None = None,
-        shift_labels: bool = True,
         **inputs: Any,
     ) -> CausalLMOutput:
         """
@@ -173,6 +172,8 @@ class TransformerXLLanguageModel(Model):
             Without labels `logits` (B, L, V), the log-probabilities of all words; with them `losses`
             (B, L - 1), or (B, L) where nothing is shifted, 0 where there is no label, and their mean `loss`.
         """
+        # Not in the signature, from which Transformers' Trainer reads the names of labels.
+        shift_labels = inputs.pop("shift_labels", True)
         if labels is not None:
             _check_labels(labels, input_ids, inputs.get("inputs_embeds"), self.config.vocab_size)
         encoded = self.backbone(input_ids, attention_mask, **inputs)
