@@ -2,9 +2,9 @@
 
 Every forward takes the arguments of :meth:`ptmkernels.backbones.encoder.Encoder.forward` and labels, and
 computes losses as Transformers does: means over the labels that are not -100. Heads run on the tokens as
-they lay in the layers; logits at padded positions are those of a zero state. Arguments with "label" in their
-names that hold no labels are taken from the keywords: Transformers' Trainer reads the names of labels from the
-signature.
+they lay in the layers; logits at padded positions are those of a zero state.
+Arguments with "label" in their names that hold no labels are taken from the keywords: Transformers' Trainer
+reads the names of the labels from the signature.
 Shapes: B batch, L length, E hidden size, V vocabulary, C labels.
 """
 

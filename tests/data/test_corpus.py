@@ -205,7 +205,7 @@ def test_free_text_of_other_scripts_is_free_text(tmp_path):
 
 
 def test_lines_that_were_broken_at_a_width(tmp_path):
-    words = "some words without any mark at all go on and on over many lines of text here".split()
+    words = ["some", "words", "without", "any", "mark", "go", "on", "over", "many", "lines"]
     lines = [" ".join((words * 3)[i : i + 12]) for i in range(6)] + ["and end"]
     path = write(tmp_path / "wrapped.txt", "\n".join([*lines, "", *lines]))
     assert guess_layout(path) == "text"

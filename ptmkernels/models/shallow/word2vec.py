@@ -7,6 +7,7 @@ representations of words and phrases and their compositionality" (NeurIPS 2013).
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable
@@ -223,6 +224,7 @@ class Word2Vec:
             "threads": threads,
         }
         step = cbow_step_ if config.architecture == "cbow" else skipgram_step_
+        loss = math.nan
         while self.done < options["total"]:
             epoch_start = self.done - self.done % len(stream)
             for place, ids in stream.pieces(_PIECE, self.done - epoch_start):
@@ -232,9 +234,10 @@ class Word2Vec:
                 with deferred_interrupt():
                     seen = step(self.input, self.output, tokens, position=position, **options)
                     self.done, self._vectors = position + len(ids), None
-                if progress:
+                loss = loss if math.isnan(seen.loss) else seen.loss
+                if progress and not math.isnan(loss):
                     rate = len(ids) / (time.perf_counter() - started)
-                    progress(FitProgress(self.done, options["total"], seen.loss, rate))
+                    progress(FitProgress(self.done, options["total"], loss, rate))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything, the state of the training too, to a safetensors file, atomically."""
