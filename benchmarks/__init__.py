@@ -19,7 +19,9 @@ OPS = {
     "negative_sampling": "the loss beside plain PyTorch, and training beside gensim",
     "neighbors": "the nearest of 200,000 words, of one and of a thousand, beside gensim",
     "relative_attention": "Transformer-XL's and XLNet's attention, beside Transformers' and SDPA",
+    "t5": "T5's encoder, training step, beside the same with Transformers' attention",
     "two_stream_attention": "XLNet's two streams, beside two calls of Transformers' and our content stream",
+    "xlnet": "XLNet-base, training step, beside Transformers'",
 }
 
 

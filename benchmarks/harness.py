@@ -1,5 +1,8 @@
 """The one harness: check every answer, then time all providers in turns, and write a row for each.
 
+On a GPU the calls are recorded as graphs and their replays timed; a call that cannot be recorded is timed as
+it is, and its row says so.
+
 A benchmark says what its cases are, which providers run them, and what is to be reached. A provider whose
 answer is wrong, or that does not run, gets no time but the reason; where our own answer is wrong, no
 ratio is reported at all.
@@ -17,9 +20,11 @@ import torch
 from torch import Tensor
 
 from ptmkernels import _environment
-from ptmkernels.benchmarks.machine import Work, floor_seconds, seconds
+from ptmkernels.benchmarks.machine import Work, floor_seconds
 from ptmkernels.benchmarks.memory import peak_bytes, peak_resident_bytes
+from ptmkernels.benchmarks.replay import Replay, recording_stream
 from ptmkernels.benchmarks.report import Row
+from ptmkernels.benchmarks.timing import issue_seconds, time_in_turns
 
 FORWARD, BACKWARD, BOTH = MODES = ("forward", "backward", "forward+backward")
 
@@ -28,12 +33,6 @@ FORWARD, BACKWARD, BOTH = MODES = ("forward", "backward", "forward+backward")
 # may round the attention weights and every partial result. Errors of layers in a row add up like a
 # random walk's steps.
 ANSWER_BOUND = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
-
-MIN_SAMPLE_SECONDS = (
-    1e-3  # shorter calls are repeated within a sample, or the clock is what is measured
-)
-ROUNDS = (5, 60)
-FLUSH_BYTES = 2**28  # written before each sample on a GPU, so that nothing starts in its L2 cache
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,12 @@ class Options:
     budget: float = 3.0
 
 
-class _Call:
-    """A provider's function bound to the inputs of a case and a mode."""
+class Call:
+    """A provider's function bound to the inputs of a case and a mode.
+
+    Args:
+        grad: the gradient of its result.
+    """
 
     def __init__(self, function: Callable[..., Tensor], inputs: dict, grad: Tensor, mode: str):
         self.function, self.inputs, self.grad, self.mode = function, inputs, grad, mode
@@ -156,8 +159,11 @@ class _Call:
 
     def answers(self) -> dict[str, Tensor]:
         """What the call computes, by name; an input that it does not depend on has no gradient."""
+        return self.named(self())
+
+    def named(self, results: Sequence[Tensor | None]) -> dict[str, Tensor]:
         names = ["output"] if self.mode == FORWARD else [f"gradient of {n}" for n in self.leaves]
-        return {n: t for n, t in zip(names, self(), strict=True) if t is not None}
+        return {n: t for n, t in zip(names, results, strict=True) if t is not None}
 
 
 @dataclass
@@ -165,11 +171,17 @@ class _Trial:
     """A provider in one case, mode and thread count, on its way from check to row."""
 
     provider: Provider
-    call: _Call | None = None
+    call: Call | None = None
     reason: str = ""
     status: str = "ok"
     error: float | None = None
+    replay: Replay | None = None
     samples: list[float] = field(default_factory=list)
+
+    @property
+    def timed(self) -> Callable[[], object]:
+        """What is timed: the recording, where there is one."""
+        return self.replay or self.call
 
 
 def run(
@@ -187,11 +199,14 @@ def run(
         for case in benchmark.cases(options):
             for mode in wanted_modes(case, options):
                 torch.set_num_threads(max(options.threads))
-                problem = _Problem(benchmark, case, mode, options)
+                with recording_stream(case.device):
+                    problem = _Problem(benchmark, case, mode, options)
                 for threads in options.threads:
                     torch.set_num_threads(threads)
                     on_start(describe(case, mode, threads))
-                    yield problem.measure(options.budget)
+                    with recording_stream(case.device):
+                        rows = problem.measure(options.budget)
+                    yield rows
         for comparison in benchmark.comparisons(options):
             on_start(comparison.name)
             yield [
@@ -238,14 +253,14 @@ class _Problem:
 
     def _answers_of(self, reference: Callable[..., Tensor]) -> dict[str, Tensor]:
         grad = self.grad.to(torch.promote_types(self.grad.dtype, torch.float32))
-        return _Call(reference, _wide(self.inputs), grad, self.mode).answers()
+        return Call(reference, _wide(self.inputs), grad, self.mode).answers()
 
     def _trial(self, provider: Provider, case: Case) -> _Trial:
         try:
             function = provider.build(case)
         except Exception as error:  # a peer may fail in any way, and that is a result
-            return _Trial(provider, status="failed", reason=_first_line(error))
-        return _Trial(provider, _Call(function, self.inputs, self.grad, self.mode))
+            return _Trial(provider, status="failed", reason=first_line(error))
+        return _Trial(provider, Call(function, self.inputs, self.grad, self.mode))
 
     def measure(self, budget: float) -> list[Row]:
         """Check and time with the present number of threads."""
@@ -264,17 +279,35 @@ class _Problem:
                 warnings.simplefilter("ignore")
                 answers = trial.call.answers()
         except Exception as error:  # as above
-            return _Trial(trial.provider, status="failed", reason=_first_line(error))
-        errors = {name: _rms_error(answers.get(name), right) for name, right in expected.items()}
+            return _Trial(trial.provider, status="failed", reason=first_line(error))
+        checked = _Trial(trial.provider, trial.call)
+        self._judge(checked, answers, expected)
+        if _is_gpu(self.case.device) and checked.status == "ok":
+            self._record(checked, expected)
+        return checked
+
+    def _judge(
+        self, trial: _Trial, answers: dict[str, Tensor], expected: dict[str, Tensor], how: str = ""
+    ) -> None:
+        """Sets the error of a trial, and its status where that is too large."""
+        errors = {name: relative_rms(answers.get(name), right) for name, right in expected.items()}
         worst = max(errors, key=errors.__getitem__)
         bound = ANSWER_BOUND[self.case.dtype] * self.case.depth**0.5
-        checked = _Trial(trial.provider, trial.call, error=errors[worst])
-        if not checked.error <= bound:
-            checked.status = "wrong"
-            checked.reason = (
-                f"{worst} is off by {checked.error:.2g} (relative RMS); right is up to {bound:.2g}"
-            )
-        return checked
+        trial.error = errors[worst]
+        if not trial.error <= bound:
+            trial.status = "wrong"
+            found = f"{worst}{how} is off by {trial.error:.2g} (relative RMS)"
+            trial.reason = f"{found}; right is up to {bound:.2g}"
+
+    def _record(self, trial: _Trial, expected: dict[str, Tensor]) -> None:
+        """The call as a graph, whose answer is checked too; it stays as it is where it has no graph."""
+        try:
+            trial.replay = Replay(trial.call)
+        except Exception as error:  # whatever a peer does that cannot be recorded
+            trial.reason = f"not recorded: {first_line(error)}"
+            return
+        results = trial.replay.poisoned([*self.inputs.values(), self.grad])
+        self._judge(trial, trial.call.named(results), expected, " of the recording")
 
 
 def _wanted(provider: Provider, options: Options) -> bool:
@@ -292,7 +325,7 @@ def _wide(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: widened(t) for name, t in inputs.items()}
 
 
-def _rms_error(answer: Tensor | None, expected: Tensor) -> float:
+def relative_rms(answer: Tensor | None, expected: Tensor) -> float:
     """RMS(answer - expected) / RMS(expected); infinite where something is missing or not finite."""
     if answer is None or not bool(torch.isfinite(answer).all()):
         return float("inf")
@@ -300,46 +333,20 @@ def _rms_error(answer: Tensor | None, expected: Tensor) -> float:
     return ((answer.float() - expected.float()).norm() / norm).item() if norm > 0 else 0.0
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Type and first line of an error."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200] if text else ''}"
 
 
 def _time(trials: list[_Trial], device: torch.device, budget: float) -> None:
-    """Samples of all trials in turns, so that a change of the machine's speed meets all alike."""
-    if not trials:
-        return
-    single = [min(seconds(t.call, device) for _ in range(2)) for t in trials]
-    inner = [_repeats(s, device) for s in single]
-    round_seconds = sum(s * n for s, n in zip(single, inner, strict=True))
-    rounds = int(np.clip(budget / max(round_seconds, 1e-9), *ROUNDS))
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device) if _is_gpu(device) else None
-    for round_index in range(rounds):
-        shift = round_index % len(trials)
-        for trial, n in _rotated(list(zip(trials, inner, strict=True)), shift):
-            if flush is not None:
-                flush.zero_()
-            trial.samples.append(seconds(_repeated(trial.call, n), device) / n)
+    samples = time_in_turns([t.timed for t in trials], device, budget)
+    for trial, of_trial in zip(trials, samples, strict=True):
+        trial.samples = of_trial
 
 
 def _is_gpu(device: torch.device) -> bool:
     return device.type == "cuda"
-
-
-def _repeats(single: float, device: torch.device) -> int:
-    return 1 if _is_gpu(device) else max(1, int(np.ceil(MIN_SAMPLE_SECONDS / max(single, 1e-7))))
-
-
-def _rotated(items: list, shift: int) -> list:
-    return items[shift:] + items[:shift]
-
-
-def _repeated(call: Callable[[], object], times: int) -> Callable[[], None]:
-    def repeated() -> None:
-        for _ in range(times):
-            call()
-
-    return repeated
 
 
 def _row(benchmark: Benchmark, case: Case, mode: str, trial: _Trial, trials: list[_Trial]) -> Row:
@@ -367,6 +374,9 @@ def _row(benchmark: Benchmark, case: Case, mode: str, trial: _Trial, trials: lis
         np.quantile(trial.samples, (0.2, 0.5, 0.8)) * 1e3
     ).tolist()
     row.samples = len(trial.samples)
+    if _is_gpu(case.device):
+        row.timing = "graph" if trial.replay else "calls"
+        row.host_ms = issue_seconds(trial.call) * 1e3
     row.peak_bytes = peak_bytes(trial.call, case.device)
     row.peak_resident_bytes = None if _is_gpu(case.device) else peak_resident_bytes(trial.call)
     row.floor_ms = floor_seconds(case.work[mode], case.device, case.dtype) * 1e3

@@ -33,7 +33,17 @@ from ptmkernels.ops.attention import BucketedBias, masked_attention, t5_buckets
 
 DOCUMENT = 128  # tokens of a packed document
 BUCKETS = 32  # of T5's bias
-SERIES = ("full", "causal", "prefix", "half-padded", "documents", "t5-bias", "dense-bias", "cached")
+SERIES = (
+    "full",
+    "causal",
+    "prefix",
+    "half-padded",
+    "documents",
+    "ragged-documents",
+    "t5-bias",
+    "dense-bias",
+    "cached",
+)
 QUICK_SERIES = ("full", "causal", "half-padded", "documents", "t5-bias")
 CACHE_LEN = 1024  # keys of the one-query case
 SIZES = {"cpu": (128, 512, 1024, 2048), "cuda": (128, 512, 1024, 2048, 4096)}
@@ -109,7 +119,7 @@ def _case(series: str, length: int, dtype: torch.dtype, device: torch.device) ->
 
     return Case(
         *(series, length, shape, dtype, device, inputs),
-        reference=_ours(setup, backend="reference"),
+        reference=ours(setup, backend="reference"),
         work=_work(shape, setup, dtype),
         setup=setup,
         modes=(FORWARD,) if series == "cached" else (FORWARD, BACKWARD, BOTH),
@@ -136,8 +146,10 @@ def _setup(series: str, batch: int, length: int, device: torch.device) -> Setup:
         lengths = quarters * length // 4
         real = torch.arange(length, device=device) < lengths[:, None]
         setup = Setup(lambda: AttentionMask.keys(real), flex=lambda b, h, i, j: j < lengths[b])
-    elif series == "documents":
+    elif series in ("documents", "ragged-documents"):
         ids = (torch.arange(length, device=device) // DOCUMENT).expand(batch, length)
+        if series == "ragged-documents":  # of DOCUMENT tokens on average
+            ids = (torch.rand(batch, length, device=device) * DOCUMENT < 1).cumsum(1)
         setup = Setup(
             lambda: AttentionMask.documents(ids), flex=lambda b, h, i, j: ids[b, i] == ids[b, j]
         )
@@ -170,16 +182,16 @@ def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, in each backend that runs here, and the peers."""
     setup = case.setup
     found = [
-        Provider("ptmkernels", from_setup(_ours), against=None),
-        *by_backend("masked_attention", case, _ours),
+        Provider("ptmkernels", from_setup(ours), against=None),
+        *by_backend("masked_attention", case, ours),
     ]
     if setup.bias:
         plain = replace(setup, bias="")
         found.append(
             Provider(
                 "ptmkernels, no bias",
-                lambda c: _ours(plain),
-                reference=_ours(plain, backend="reference"),
+                lambda c: ours(plain),
+                reference=ours(plain, backend="reference"),
             )
         )
     found += [
@@ -194,7 +206,7 @@ def providers(case: Case, options: Options) -> Sequence[Provider]:
         found.append(Provider("flex", lambda c: _flex(c)))
         if case.series == "documents":
             found += [
-                Provider("ptmkernels, new mask", from_setup(_ours, new_mask=True)),
+                Provider("ptmkernels, new mask", from_setup(ours, new_mask=True)),
                 Provider("flex, new mask", lambda c: _flex(c, True), "ptmkernels, new mask"),
             ]
     return found
@@ -210,9 +222,7 @@ def _sdpa_backends(case: Case) -> list[tuple[str, SDPBackend]]:
     return list(names.items())
 
 
-def _ours(
-    setup: Setup, backend: str | None = None, new_mask: bool = False
-) -> Callable[..., Tensor]:
+def ours(setup: Setup, backend: str | None = None, new_mask: bool = False) -> Callable[..., Tensor]:
     make_mask = setup.make_mask or (lambda: None)
     kept = make_mask()
 
@@ -313,6 +323,8 @@ def _cpu_goal(case: Case) -> float | None:
         return 1.0
     table = CPU_GOALS.get(case.dtype, {})
     if case.size not in (512, 1024, 2048) or not table or case.setup.bias:
+        return None
+    if case.series == "ragged-documents":
         return None
     index = (512, 1024, 2048).index(case.size)
     if case.series in table:

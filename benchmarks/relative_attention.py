@@ -92,7 +92,7 @@ def _case(series: str, length: int, dtype: torch.dtype, device: torch.device) ->
     return Case(
         *(series, length, shape, dtype, device),
         inputs=lambda: tensors(shape, rows, dtype, device, segments=xlnet),
-        reference=_ours(setup, backend="reference"),
+        reference=ours(setup, backend="reference"),
         work=work(shape, rows, visible, dtype),
         setup=setup,
         modes=MODES,
@@ -136,8 +136,8 @@ def work(shape: dict[str, int], rows: int, visible: float, dtype: torch.dtype) -
 def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, ours without positions, and the peers."""
     found = [
-        Provider("ptmkernels", from_setup(_ours), against=None),
-        *by_backend("relative_attention", case, _ours),
+        Provider("ptmkernels", from_setup(ours), against=None),
+        *by_backend("relative_attention", case, ours),
         Provider(PLAIN, from_setup(_plain), reference=_plain(case.setup, "reference")),
         Provider(TRANSFORMERS, from_setup(_transformers)),
         Provider("sdpa, built scores", from_setup(_sdpa)),
@@ -150,7 +150,7 @@ def providers(case: Case, options: Options) -> Sequence[Provider]:
     return found
 
 
-def _ours(setup: Setup, backend: str | None = None) -> Callable[..., Tensor]:
+def ours(setup: Setup, backend: str | None = None) -> Callable[..., Tensor]:
     def attention(
         query: Tensor, key: Tensor, value: Tensor, relative_key: Tensor, **terms: Tensor
     ) -> Tensor:

@@ -45,19 +45,26 @@ class Row:
     quality: str = ""  # of what was trained
     versions: str = ""
     commit: str = ""
+    timing: str = ""  # on a GPU: of the replays of a graph, or of calls
+    host_ms: float | None = None  # on a GPU: until a call returns
 
 
 def write(rows: Sequence[Row], folder: Path, stem: str) -> list[Path]:
     """`stem`.csv and `stem`.json in `folder`, one record a row; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     records = [asdict(row) for row in rows]
-    csv_path, json_path = folder / f"{stem}.csv", folder / f"{stem}.json"
+    csv_path = folder / f"{stem}.csv"
     with csv_path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Row)])
         writer.writeheader()
         writer.writerows(records)
-    json_path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    return [csv_path, json_path]
+    return [csv_path, write_json(rows, folder / f"{stem}.json")]
+
+
+def write_json(rows: Sequence[Row], path: Path) -> Path:
+    """The rows as a list of records; returns the path."""
+    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -1,7 +1,9 @@
 """`two_stream_attention` beside two calls of Transformers' attention of XLNet, and beside our own attention
 of the content rows alone.
 
-XLNet's pre-training: an order of its own for each row, one token in six to be predicted, two segments.
+XLNet's pre-training: a permutation of its own for each row, one token in six is to be predicted, two
+segments. Both masks have one rank; the order of the rows is made beforehand, as a model makes it once for
+all of its layers.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from ptmkernels.benchmarks.relative_attention import (
     work,
 )
 from ptmkernels.masks import AttentionMask
-from ptmkernels.ops.attention import relative_attention, two_stream_attention
+from ptmkernels.ops.attention import StreamOrder, relative_attention, two_stream_attention
 
 SERIES = ("xlnet",)
 PREDICTED = 6  # one token in so many is a target
@@ -43,12 +45,14 @@ class Setup:
 
     Args:
         content_mask, stream_mask: what the rows of each stream see.
+        order: of the rows of both.
         targets: (B, P) positions of the predicted rows.
         segments: (1, L) segment ids of the tokens.
     """
 
     content_mask: AttentionMask
     stream_mask: AttentionMask
+    order: StreamOrder
     targets: Tensor
     segments: Tensor
 
@@ -77,7 +81,7 @@ def _case(length: int, dtype: torch.dtype, device: torch.device) -> Case:
     both_streams = shape | {"L": length + predicted}
     return Case(
         *("xlnet", length, shape | {"P": predicted}, dtype, device, inputs),
-        reference=_ours(setup, backend="reference"),
+        reference=ours(setup, backend="reference"),
         work=_work(both_streams, dtype),
         setup=setup,
         modes=MODES,
@@ -91,22 +95,25 @@ def _work(shape: dict[str, int], dtype: torch.dtype) -> dict[str, Work]:
 
 def _setup(batch: int, length: int, device: torch.device) -> Setup:
     generator = torch.Generator().manual_seed(1)
-    order = torch.rand(batch, length, generator=generator).argsort(1)
-    rank = order.argsort(1).to(device)
-    last = order[:, length - max(1, length // PREDICTED) :].sort(1).values.to(device)
+    permutation = torch.rand(batch, length, generator=generator).argsort(1)
+    rank = permutation.argsort(1).to(device)
+    last = permutation[:, length - max(1, length // PREDICTED) :].sort(1).values.to(device)
     is_target = torch.zeros(batch, length, dtype=torch.bool, device=device).scatter(1, last, True)
     content, stream = (
         AttentionMask.permutation(rank, is_target, each, query_index=index)
         for each, index in (("content", None), ("query", last))
     )
-    return Setup(content, stream, last, halves(length, device))
+    order = StreamOrder.of(
+        content, stream, last, sizes=(batch, length, last.shape[1]), key_len=length
+    )
+    return Setup(content, stream, order, last, halves(length, device))
 
 
 def providers(case: Case, options: Options) -> Sequence[Provider]:
     """Ours, ours for the content rows alone, and Transformers'."""
     found = [
-        Provider("ptmkernels", from_setup(_ours), against=None),
-        *by_backend("relative_attention", case, _ours),
+        Provider("ptmkernels", from_setup(ours), against=None),
+        *by_backend("relative_attention", case, ours),
         Provider(CONTENT, from_setup(_content), reference=_content(case.setup, "reference")),
         Provider(TRANSFORMERS, from_setup(_transformers)),
     ]
@@ -115,8 +122,8 @@ def providers(case: Case, options: Options) -> Sequence[Provider]:
     return found
 
 
-def _ours(setup: Setup, backend: str | None = None) -> Callable[..., Tensor]:
-    """Both streams, the predicted rows below the content rows: (B, H, L + P, D)."""
+def ours(setup: Setup, backend: str | None = None) -> Callable[..., Tensor]:
+    """Both streams, the predicted rows behind the content rows: (B, H, L + P, D)."""
 
     def attention(
         query: Tensor,
@@ -129,9 +136,7 @@ def _ours(setup: Setup, backend: str | None = None) -> Callable[..., Tensor]:
         by_head = (t.transpose(1, 2) for t in (query, stream_query, key, value, relative_key))
         streams = two_stream_attention(
             *by_head,
-            mask=setup.content_mask,
-            stream_mask=setup.stream_mask,
-            target_mapping=setup.targets,
+            order=setup.order,
             query_segment=setup.segments,
             key_segment=setup.segments,
             backend=backend,

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptmkernels.benchmarks.planted_topics import sentences_with_topics
 from ptmkernels.data.word_stream import Vocabulary
 from ptmkernels.models.shallow import Word2Vec
 from ptmkernels.ops import (
@@ -89,12 +90,7 @@ def planted_topics(
         topics, words: number of topics, and words of each ("t3w7").
         head: words that all sentences share ("c12").
     """
-    rng = np.random.default_rng(1)
-    share = 1 / (np.arange(head) + 2.7)
-    topic = rng.integers(topics, size=(sentences, 1))
-    own = head + topic * words + rng.integers(words, size=(sentences, length))
-    common = rng.choice(head, (sentences, length), p=share / share.sum())
-    ids = np.where(rng.random((sentences, length)) < 0.5, common, own)
+    ids = sentences_with_topics(topics, words, head, sentences, length)
     names = [f"c{i}" for i in range(head)]
     names += [f"t{t}w{w}" for t in range(topics) for w in range(words)]
     return _split(folder / "topics.txt", [[names[i] for i in row] for row in ids.tolist()], epochs)

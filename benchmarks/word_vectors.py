@@ -1,10 +1,10 @@
-"""word2vec's training beside gensim's: the speed, and in the same run the quality of both."""
+"""word2vec's training beside gensim's, on a GPU its step beside PyTorch's: speed and quality in one run."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
 
@@ -30,15 +30,21 @@ from ptmkernels.benchmarks.word_vector_quality import (
     train,
     train_gensim,
 )
+from ptmkernels.benchmarks.word_vector_steps import pytorch_rates, step_rates, topics_of
 from ptmkernels.data.word_stream import Vocabulary
 from ptmkernels.ops.refusals import refusals
 
-TRAINING, COUNTING = "training", "counting"
+TRAINING, COUNTING, STEP = "training", "counting", "training step"
 SIZES = (100, 300)  # D
 SEEDS = (1, 2)  # of trainings that are compared
 OURS, PEER, ALONE = "ptmkernels", "gensim", "ptmkernels, 1 thread"
 THREADS_GOAL = 1.5  # two threads or more beside one, both ours
 COUNTING_GOAL = 10.0
+PYTORCH_GOAL, THREAD_GOAL = (
+    10.0,
+    20.0,
+)  # of the step on a GPU, beside PyTorch there and one CPU thread
+QUICK_TOPICS = (200_000, 5000)  # words, different ones
 
 
 class Corpora:
@@ -91,10 +97,13 @@ def comparisons(
     Args:
         goals: times as fast as gensim with one thread, by architecture and width.
     """
-    if options.device.type != "cpu" or torch.float32 not in options.dtypes:
+    if torch.float32 not in options.dtypes:
+        return
+    sizes = options.sizes or (SIZES[:1] if options.quick else SIZES)
+    if options.device.type != "cpu":
+        yield from step_comparisons(op, loss, sizes, options)
         return
     corpora = _corpora(options.quick)
-    sizes = options.sizes or (SIZES[:1] if options.quick else SIZES)
     for architecture in ("skip-gram", "cbow"):
         if options.series and architecture not in options.series:
             continue
@@ -105,6 +114,57 @@ def comparisons(
                     f"{architecture} {width}, {TRAINING}, threads: {threads}",
                     partial(compare, op, task, threads, goal, corpora),
                 )
+
+
+def step_comparisons(
+    op: str, loss: str, sizes: Sequence[int], options: Options
+) -> Iterator[Comparison]:
+    """On a GPU: the training step on words that lie there, beside compiled PyTorch and one CPU thread."""
+    for architecture in ("skip-gram", "cbow"):
+        if options.series and architecture not in options.series:
+            continue
+        for width in sizes:
+            task = Task(architecture, loss, width)
+            yield Comparison(
+                f"{architecture} {width}, {STEP}", partial(compare_steps, op, task, options)
+            )
+
+
+def compare_steps(op: str, task: Task, options: Options) -> list[Row]:
+    """Rows of a million words each: ours for each backend and bound, then the peers."""
+    topics = topics_of(*QUICK_TOPICS if options.quick else ())
+    on_device = topics.to(options.device)
+    backends = [n for n in ("cuda", "triton") if _serves(n, task, options.device)]
+    asked = {"architecture": task.architecture, "losses": (task.loss,), "widths": (task.width,)}
+    found = list(step_rates(on_device, backends=backends, **asked))
+    ours, goals = found[0], {"pytorch": PYTORCH_GOAL, "ptmkernels, cpu": THREAD_GOAL}
+    if task.architecture == "skip-gram":
+        found += pytorch_rates(on_device, losses=asked["losses"], widths=asked["widths"])
+    found += step_rates(topics, backends=("cpu",), **asked)
+    return [_step_row(op, row, ours, goals.get(row["provider"])) for row in found]
+
+
+def _serves(backend: str, task: Task, device: torch.device) -> bool:
+    op = "cbow_step_" if task.architecture == "cbow" else "skipgram_step_"
+    reason = refusals(op, (backend,), torch.empty(1, 1, device=device))[backend]
+    return not (reason or unavailable(backend))
+
+
+def _step_row(op: str, found: dict, ours: dict, goal: float | None) -> Row:
+    """Its time is that of a million words."""
+    device = torch.device(found["device"])
+    bound = found.get("max_in_flight", f"batches of {found.get('batch')}")
+    milliseconds = 1e9 / found["words_per_second"]
+    row = Row(
+        op=op, provider=f"{found['provider']}, {bound}", mode=STEP, series=found["architecture"],
+        size=found["width"], shape=f"V={found['vocabulary']} words={found['words']}",
+        dtype="float32", device=device.type, device_name=_environment.device_name(device),
+        threads=1, status="ok", q20_ms=milliseconds, q50_ms=milliseconds, q80_ms=milliseconds,
+        samples=1, speedup=ours["words_per_second"] / found["words_per_second"], goal=goal,
+        quality=f"precision {found['precision']:.3f}, held-out loss {found['held_out_loss']:.4f}",
+    )  # fmt: skip
+    row.goal_met = None if goal is None else row.speedup >= goal
+    return row
 
 
 def counting_comparisons(op: str, options: Options) -> Iterator[Comparison]:

@@ -15,7 +15,7 @@ const std::string kAttentionOptions =
     "float scale, float dropout_p, Tensor? seed, "
     "Tensor? relative_key, Tensor? relative_value, int relative_offset, Tensor? content_bias, "
     "Tensor? position_bias, Tensor? segment_bias, Tensor? segment_key, Tensor? query_segment, "
-    "Tensor? key_segment, Tensor? query_position";
+    "Tensor? key_segment, Tensor? query_position, int gapless_positions";
 
 // Bit n of wanted_grads asks for the gradient of the n-th of the options below; the others come
 // back empty.
@@ -48,7 +48,7 @@ STABLE_TORCH_LIBRARY(ptmkernels, m) {
       "Tensor? keep, Tensor? alias, Tensor? tree_offsets, Tensor? tree_path, "
       "Tensor? subword_offsets, Tensor? subwords, int max_subwords, bool cbow, int window, "
       "int negatives, float learning_rate, float min_learning_rate, int position, int total, "
-      "Tensor seed, int threads) -> Tensor statistics");
+      "Tensor seed, int workers) -> Tensor statistics");
   m.def(
       "word2vec_exact_step_(Tensor(a!) input_weight, Tensor(b!) output_weight, Tensor tokens, "
       "Tensor counts, Tensor(c!) state, Tensor? noise_ends, Tensor? tree_offsets, "
@@ -68,10 +68,10 @@ STABLE_TORCH_LIBRARY(ptmkernels, m) {
       "Tensor ids, bool dense) -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
   m.def(
       "hierarchical_softmax_forward(Tensor hidden, Tensor target, Tensor node_weight, "
-      "Tensor offsets, Tensor path, bool sparse) -> Tensor loss");
+      "Tensor offsets, Tensor path, int depth, bool sparse) -> Tensor loss");
   m.def(
       "hierarchical_softmax_backward(Tensor grad, Tensor hidden, Tensor target, "
-      "Tensor node_weight, Tensor offsets, Tensor path, bool dense) "
+      "Tensor node_weight, Tensor offsets, Tensor path, int depth, bool dense) "
       "-> (Tensor grad_hidden, Tensor grad_weight)");
   m.def(
       "hierarchical_softmax_log_prob_forward(Tensor logits, Tensor steps, Tensor levels) "

@@ -8,7 +8,10 @@ and the zoo (`ptm.create_model`, `ptm.from_pretrained`). Everything is loaded wh
 
 from importlib import import_module
 
+from ptmkernels import _checkout
 from ptmkernels._version import __version__
+
+_checkout.install()
 
 _ATTRIBUTES = {
     "AttentionMask": "ptmkernels.masks",

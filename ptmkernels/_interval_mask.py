@@ -17,10 +17,11 @@ from ptmkernels._mask_tensors import (
     int32_rows,
     normal_tree,
     one_row,
-    readable,
     to_int32,
     tree_visible,
+    within,
 )
+from ptmkernels._rank_source import Source, rank_source
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,7 +36,7 @@ NAMES = ("key_rank", "query_low", "query_high", "branches", "allowed")  # of the
 class IntervalMask:
     """What a mask is and can do; :class:`ptmkernels.AttentionMask` describes the tensors and names masks."""
 
-    __slots__ = ("_order", "allowed", "branches", "key_rank", "query_high", "query_low")
+    __slots__ = ("_order", "_source", "allowed", "branches", "key_rank", "query_high", "query_low")
 
     def __init__(
         self,
@@ -48,21 +49,19 @@ class IntervalMask:
     ) -> None:
         self.key_rank = int32_rows("key_rank", key_rank)
         self.query_low = int32_rows("query_low", query_low)
-        self.query_high = int32_rows("query_high", query_high)
+        kept = "; 2**31 - 1 is kept for padded keys"
+        high = int32_rows("query_high", query_high)
+        self.query_high = within("query_high", high, LOWEST, PADDED - 1, kept)
         self.branches = None if branches is None else self._checked_branches(branches)
         self.allowed = None if allowed is None else self._checked_allowed(allowed)
         self._order = OWN
+        self._source = rank_source("given", key_rank)
         if self.query_low.shape[1] != self.query_high.shape[1]:
             raise ValueError(
                 f"query_low has {self.query_low.shape[1]} queries and query_high "
                 f"{self.query_high.shape[1]}; expected the same number"
             )
         check_same_batch(dict(zip(NAMES, self._tensors(), strict=True)))
-        if readable(self.query_high) and bool((self.query_high == PADDED).any()):
-            raise ValueError(
-                "query_high holds 2**31 - 1, which is kept for padded keys; "
-                "expected values of at most 2**31 - 2"
-            )
 
     def _checked_branches(self, branches: Tensor) -> Tensor:
         branches = to_int32("branches", branches)
@@ -120,7 +119,20 @@ class IntervalMask:
         moved = [
             None if t is None else t.to(device, non_blocking=non_blocking) for t in self._tensors()
         ]
-        return self._of(moved, self._order)
+        return self._of(moved, self._order, self._source)
+
+    def __reduce__(self) -> tuple:
+        return self._of, (self._tensors(), self._order)
+
+    def ranks_like(self, other: Self) -> bool:
+        """Whether both masks rank the keys alike, as far as that is known without looking at the values.
+
+        It is where both have one and the same `key_rank`, where their ranks are positions, and where the same
+        constructors made them from the same tensors.
+        """
+        if self.key_rank is other.key_rank:
+            return True
+        return self._source is not None and self._source == other._source
 
     def __repr__(self) -> str:
         extra = "".join(f", {n}" for n in ("branches", "allowed") if getattr(self, n) is not None)
@@ -130,20 +142,25 @@ class IntervalMask:
         )
 
     @classmethod
-    def _of(cls, tensors: Sequence[Tensor | None], order: int = OWN) -> Self:
+    def _of(
+        cls, tensors: Sequence[Tensor | None], order: int = OWN, source: Source | None = None
+    ) -> Self:
         """A mask of tensors that are known to be right."""
         mask = cls.__new__(cls)
         rows = [None if t is None else t.contiguous() for t in tensors]
         mask.key_rank, mask.query_low, mask.query_high, mask.branches, mask.allowed = rows
         mask._order = order
+        mask._source = source
         return mask
 
     def _expanded(self, *, tree: bool, allowed: bool, heads: int) -> list[Tensor | None]:
         """The tensors with the whole batch size; `tree` and `allowed` filled in where asked for."""
         rows = list(self._tensors())
         if tree and self.branches is None:
-            trunk = self.key_rank.new_tensor([1, PADDED, LOWEST])
-            rows[3] = trunk[None, :, None].expand(1, 3, self.key_len)
+            one = torch.ones_like(self.key_rank[:1])
+            rows[3] = normal_tree(
+                torch.stack([one, one, one - 1], dim=1)
+            )  # on the trunk, no branch
         if allowed:
             sizes = (1, 1, self.query_len, self.key_len)
             dense = self.key_rank.new_ones(sizes, dtype=torch.bool)
@@ -180,7 +197,8 @@ class IntervalMask:
         tree = self.branches if self.branches is not None else other.branches
         dense = [m.allowed for m in (self, other) if m.allowed is not None]
         allowed = dense[0] & dense[1] if len(dense) == 2 else dense[0] if dense else None
-        return self._of([rank, low, high, tree, allowed], first._order)
+        source = rank_source("hidden", first._source, second._source)
+        return self._of([rank, low, high, tree, allowed], first._order, source)
 
     def gather(self, rows: Tensor, columns: Tensor) -> Self:
         """This mask for tokens picked from a batch and laid out as one row.
@@ -216,7 +234,8 @@ class IntervalMask:
         tree = self.branches
         if tree is not None:
             tree = tree[rows if tree.shape[0] > 1 else rows * 0, :, columns].T[None]
-        return self._of([*one_row(*vectors, rows, columns), tree, None], OWN)
+        row = one_row(tuple(vectors), rows, columns, unbounded=self._order == OWN)
+        return self._of([*row, tree, None], OWN)
 
     def to_dense(self) -> Tensor:
         """(B or 1, L, S) booleans, true = may see; (B or 1, H, L, S) where the mask differs by head."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 
 import torch
@@ -12,12 +13,53 @@ LOWEST = torch.iinfo(torch.int32).min
 
 
 def readable(*tensors: Tensor) -> bool:
-    """False where values cannot be looked at: fake and meta tensors, compiling, vmap, capturing a graph."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    if any(type(t) is not Tensor or t.is_meta for t in tensors):
+    """True where values can be looked at without waiting: on the CPU, and not while a graph is traced.
+
+    What cannot be read is clamped instead (:func:`within`) or left to an assertion on the device, so that no
+    mask makes the CPU wait for a GPU.
+    """
+    return not _traced(*tensors) and all(t.is_cpu for t in tensors)
+
+
+def concrete(*tensors: Tensor) -> bool:
+    """True where there are values at all, for the few who would wait for them.
+
+    False for fake and meta tensors, while a graph is traced or captured, and under vmap.
+    """
+    if _traced(*tensors) or any(t.is_meta for t in tensors):
         return False
     return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def _traced(*tensors: Tensor) -> bool:
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return any(type(t) is not Tensor for t in tensors)
+
+
+def within(name: str, value: Tensor, least: int, most: int, why: str = "") -> Tensor:
+    """`value`, whose numbers are `least` to `most`: on the CPU it is looked at, elsewhere it is clamped.
+
+    Raises:
+        ValueError: a number is outside; `why` is added to the message.
+    """
+    if not readable(value):
+        return value.clamp(least, most)
+    found = [int(end) for end in value.aminmax()] if value.numel() else []
+    for number in found:
+        if not least <= number <= most:
+            raise ValueError(f"{name} holds {number}; expected numbers from {least} to {most}{why}")
+    return value
+
+
+def given_numbers(values: Tensor | Sequence[int]) -> Tensor:
+    """A tensor as it is, a list as one on the CPU, where nobody waits for its numbers."""
+    return values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
+
+
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """`tensor` on `device`, without waiting for it where the tensor comes from the CPU."""
+    return tensor.to(device, non_blocking=tensor.is_cpu)
 
 
 def check_length(name: str, value: int) -> None:
@@ -76,18 +118,14 @@ _TOKEN_MASK = (
 
 def to_int32(name: str, value: Tensor) -> Tensor:
     check_integers(name, value)
-    if value.dtype == torch.int64 and readable(value):
-        outside = (value > PADDED) | (value < LOWEST)
-        if bool(outside.any()):
-            raise ValueError(
-                f"{name} holds {int(value[outside][0])}, which does not fit into int32"
-            )
+    if value.dtype == torch.int64:
+        value = within(name, value, LOWEST, PADDED, ", those of int32")
     return value.to(torch.int32).contiguous()
 
 
 def check_places(name: str, index: Tensor, stop: int) -> None:
-    """Indices below `stop`; looked at on the CPU only, since on a GPU that would wait for it."""
-    if index.is_cpu and readable(index) and index.numel():
+    """Indices below `stop`; looked at on the CPU only: on a GPU, indexing has an assertion of its own."""
+    if readable(index) and index.numel():
         least, most = (int(value) for value in index.aminmax())
         if least < 0 or most >= stop:
             raise ValueError(f"{name} holds {least} to {most}; expected 0 to {stop - 1}")
@@ -167,22 +205,23 @@ def tree_visible(tree: Tensor, query_len: int) -> Tensor:
 
 
 def one_row(
-    rank: Tensor, low: Tensor, high: Tensor, rows: Tensor, columns: Tensor
+    vectors: tuple[Tensor, Tensor, Tensor], rows: Tensor, columns: Tensor, unbounded: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The vectors (1, T) of a mask for tokens picked from a batch, whose rows do not see each other.
 
     Args:
-        rank, low, high: (B, S); B = 1 stands for every row.
+        vectors: rank, low and high, (B, S) each; B = 1 stands for every row.
         rows, columns: (T,) where token t comes from.
+        unbounded: the ranks may be any int32 numbers, not only places of keys.
 
     Raises:
-        ValueError: the ranks take more than int32.
+        ValueError: the ranks take more than int32 (on a GPU, an assertion there).
     """
-    batch, length = rank.shape
+    batch, length = vectors[0].shape
     if length == 0:
-        return rank[:1], low[:1], high[:1]
+        return tuple(t[:1] for t in vectors)
     source = (rows if batch > 1 else rows * 0, columns)
-    rank, low, high = rank.long(), low.long(), high.long()
+    rank, low, high = (t.long() for t in vectors)
     real = rank != PADDED
     least = torch.where(real, rank, PADDED).amin(1)
     most = torch.where(real, rank, LOWEST).amax(1).maximum(least - 1)
@@ -190,11 +229,21 @@ def one_row(
     # The ranks of a batch row start where those of the row before it end.
     start = (span.cumsum(0) - span)[rows] if batch > 1 else span * rows
     least, most, span = least[source[0]], most[source[0]], span[source[0]]
-    if readable(rows) and bool((start + span >= PADDED).any()):
-        raise ValueError("the ranks of the mask spread over more than 2**31 values")
+    if unbounded:
+        _check_spread(start + span)
     offset = start - least
     rank = torch.where(real[source], rank[source] + offset, PADDED)
     low = low[source].maximum(least).minimum(most + 1) + offset
     high = high[source].minimum(most).maximum(least - 1) + offset
     rank, low, high = (t[None].to(torch.int32) for t in (rank, low, high))
     return rank, low, high
+
+
+def _check_spread(ends: Tensor) -> None:
+    """Raises where the last ranks, one for each token, are beyond int32; on a GPU, an assertion there."""
+    message = "the ranks of the mask spread over more than 2**31 values"
+    fits = (ends < PADDED).all()
+    if not readable(ends):
+        torch._assert_async(fits, message)
+    elif not fits:
+        raise ValueError(message)

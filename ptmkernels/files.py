@@ -21,6 +21,7 @@ __all__ = [
     "BYTE_ORDER_MARK",
     "atomic_file",
     "atomic_files",
+    "check_writable",
     "flush",
     "flush_tree",
     "read_utf8",
@@ -98,6 +99,29 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     with atomic_files(path.parent) as at:
         yield at(path.name)
+
+
+def check_writable(path: str | Path) -> None:
+    """Find out now whether :func:`atomic_file` could write a file later; its folder is made.
+
+    Raises:
+        OSError: it could not; names the file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return
+    real = Path(os.path.realpath(path))
+    probe = real.with_name(f".{real.name}.{os.getpid()}.tmp")
+    try:
+        real.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
 def read_utf8(path: str | os.PathLike) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment of our choosing."""
+"""Ctrl-C, and SIGTERM where it means the same, at a moment of our choosing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["deferred_interrupt"]
+__all__ = ["deferred_interrupt", "sigterm_interrupts"]
 
 
 @contextmanager
@@ -15,17 +15,34 @@ def deferred_interrupt() -> Iterator[None]:
     """Ctrl-C within the block takes effect at its end, so that all of the block is done or nothing.
 
     Python delivers it at the first instruction after a long call, where the caller has not yet noted that
-    the call is done. Outside of the main thread, which alone gets signals, this does nothing.
+    the call is done. The same holds for SIGTERM where Python handles it. Outside of the main thread, which
+    alone gets signals, this does nothing.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is None:
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if callable(handler)}
     caught = []
-    signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    for number in before:
+        signal.signal(number, lambda number, frame: caught.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if caught:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(caught[0])
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM, which batch systems and containers send, does in the block what Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

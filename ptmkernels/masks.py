@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ptmkernels._interval_mask import ANY, NAMES, POSITION, IntervalMask
+from ptmkernels._interval_mask import ANY, NAMES, OWN, POSITION, IntervalMask
 from ptmkernels._mask_tensors import (
     LOWEST,
     PADDED,
@@ -22,14 +22,18 @@ from ptmkernels._mask_tensors import (
     check_length,
     check_places,
     check_same_batch,
+    given_numbers,
     int32_rows,
+    moved,
     normal_tree,
     positions,
     readable,
     refuse_split_documents,
     to_int32,
     token_mask,
+    within,
 )
+from ptmkernels._rank_source import rank_source
 
 __all__ = ["AttentionMask"]
 
@@ -49,7 +53,8 @@ class AttentionMask(IntervalMask):
     """Which keys each query may see: ``query_low <= key_rank <= query_high``.
 
     Immutable; holds int32 tensors of O(L + S) only, unless a dense part is given. The named constructors
-    (:meth:`causal`, :meth:`keys`, :meth:`documents`, ...) say the masks of the field.
+    (:meth:`causal`, :meth:`keys`, :meth:`documents`, ...) say the masks of the field. No value is read back
+    from a GPU: what raises on the CPU is clamped into its range there, where the message does not say else.
 
     Args:
         key_rank: (B or 1, S) integers, the rank of each key; a padded key has rank 2**31 - 1.
@@ -97,7 +102,8 @@ class AttentionMask(IntervalMask):
         query_len = key_len if query_len is None else query_len
         full = AttentionMask.full(query_len, key_len, device=allowed.device)
         rank = torch.where(allowed, full.key_rank, PADDED)
-        return AttentionMask._of([rank, full.query_low, full.query_high, None, None], ANY)
+        tensors = [rank, full.query_low, full.query_high, None, None]
+        return AttentionMask._of(tensors, ANY, rank_source("keys", allowed))
 
     @staticmethod
     def causal(
@@ -151,17 +157,18 @@ class AttentionMask(IntervalMask):
             prefix_lengths: (B,) how many tokens of each row everyone may see; 0 = causal.
             length: L = S.
         """
-        lengths = torch.as_tensor(prefix_lengths, device=device)
+        lengths = given_numbers(prefix_lengths)
+        if device is None:
+            given = isinstance(prefix_lengths, Tensor)
+            device = lengths.device if given else torch.get_default_device()
+        lengths = moved(lengths, device)
         if lengths.numel() == 0:
             lengths = lengths.to(torch.int32)  # an empty list comes as float32
         lengths = to_int32("prefix_lengths", lengths)
         if lengths.dim() != 1:
             raise ValueError(f"prefix_lengths has shape {tuple(lengths.shape)}; expected (B,)")
         position, _ = positions(length, length, lengths.device)
-        if readable(lengths) and bool(((lengths < 0) | (lengths > length)).any()):
-            raise ValueError(
-                f"prefix_lengths holds {lengths.tolist()}; expected numbers from 0 to {length}"
-            )
+        lengths = within("prefix_lengths", lengths, 0, length)
         high = torch.maximum(position, lengths[:, None] - 1)
         return _of_positions(length, torch.zeros_like(high), high)
 
@@ -174,7 +181,8 @@ class AttentionMask(IntervalMask):
             causal: see only what stands before, too.
 
         Raises:
-            ValueError: an id comes back after another; use :meth:`dense` for such a mask.
+            ValueError: an id comes back after another (looked at on the CPU; elsewhere each run is a document
+                of its own); use :meth:`dense` for such a mask.
         """
         check_integers("ids", ids)
         ids = ids[None] if ids.dim() == 1 else ids
@@ -238,9 +246,8 @@ class AttentionMask(IntervalMask):
         if stream not in ("content", "query"):
             raise ValueError(f"stream is {stream!r}; expected 'content' or 'query'")
         check_length("memory_len", memory_len)
-        rank = int32_rows("rank", rank)
-        if readable(rank) and bool(((rank == LOWEST) | (rank == PADDED)).any()):
-            raise ValueError("rank holds -2**31 or 2**31 - 1; expected values between them")
+        given, rank = rank, int32_rows("rank", rank)
+        rank = within("rank", rank, LOWEST + 1, PADDED - 1)
         high = rank
         if stream == "query":
             if targets is None:
@@ -252,7 +259,9 @@ class AttentionMask(IntervalMask):
             high = high.expand(max(high.shape[0], index.shape[0]), -1)
             high = high.gather(1, index.expand(high.shape[0], -1))
         memory = rank.new_full((rank.shape[0], memory_len), LOWEST)
-        return AttentionMask(torch.cat([memory, rank], 1), torch.full_like(high, LOWEST), high)
+        tensors = [torch.cat([memory, rank], 1), torch.full_like(high, LOWEST), high, None, None]
+        check_same_batch(dict(zip(NAMES, tensors, strict=True)))
+        return AttentionMask._of(tensors, OWN, rank_source("permutation", given, memory_len))
 
     @staticmethod
     def tree(trunk: Tensor, branch_low: Tensor, branch_high: Tensor) -> AttentionMask:
@@ -274,7 +283,7 @@ class AttentionMask(IntervalMask):
         stacked = torch.stack(torch.broadcast_tensors(*rows.values()), dim=1)
         full = AttentionMask.full(stacked.shape[2], device=stacked.device)
         tensors = [full.key_rank, full.query_low, full.query_high, normal_tree(stacked), None]
-        return AttentionMask._of(tensors, ANY)
+        return AttentionMask._of(tensors, ANY, full._source)
 
     @staticmethod
     def dense(allowed: Tensor) -> AttentionMask:
@@ -287,7 +296,8 @@ class AttentionMask(IntervalMask):
                 "(B or 1, H or 1, L, S)"
             )
         full = AttentionMask.full(*allowed.shape[-2:], device=allowed.device)
-        return AttentionMask._of([*full._tensors()[:4], full._checked_allowed(allowed)], ANY)
+        tensors = [*full._tensors()[:4], full._checked_allowed(allowed)]
+        return AttentionMask._of(tensors, ANY, full._source)
 
     @staticmethod
     def cat(masks: Sequence[AttentionMask]) -> AttentionMask:
@@ -316,15 +326,16 @@ class AttentionMask(IntervalMask):
 
         Args:
             lengths: (B,) the number of real tokens of each row, which come first in it. B is the batch
-                size of the mask, or any where that is 1.
+                size of the mask, or any where that is 1. The length of the row is their sum: on a GPU they
+                are waited for, on the CPU (or as a list) nothing is, wherever the mask lies.
 
         Returns:
             A mask (1, sum of lengths); other layouts: :meth:`gather`.
 
         Raises:
-            ValueError: a length is negative or more than L; or as :meth:`gather`.
+            ValueError: a length is negative or more than L (on a GPU, it is clamped); or as :meth:`gather`.
         """
-        lengths = torch.as_tensor(lengths, device=None if self is None else self.device)
+        lengths = given_numbers(lengths)
         if lengths.numel():
             check_integers("lengths", lengths)
         if self is None:
@@ -334,20 +345,16 @@ class AttentionMask(IntervalMask):
             raise ValueError(
                 f"lengths has shape {tuple(lengths.shape)}; expected (B,), B = {self.batch_size}"
             )
-        lengths = lengths.to(torch.int64)
-        if readable(lengths) and bool(((lengths < 0) | (lengths > self.query_len)).any()):
-            raise ValueError(
-                f"lengths holds {lengths.tolist()}; expected numbers from 0 to {self.query_len}"
-            )
-        index = torch.arange(lengths.shape[0], device=lengths.device)
-        rows = torch.repeat_interleave(index, lengths)
+        lengths = within("lengths", lengths.to(torch.int64), 0, self.query_len)
+        rows = torch.repeat_interleave(lengths)
         starts = lengths.cumsum(0) - lengths
-        return self.gather(rows, torch.arange(rows.shape[0], device=rows.device) - starts[rows])
+        columns = torch.arange(rows.shape[0], device=rows.device) - starts[rows]
+        return self.gather(moved(rows, self.device), moved(columns, self.device))
 
 
 def _of_positions(key_len: int, low: Tensor, high: Tensor, order: int = POSITION) -> AttentionMask:
     rank = torch.arange(key_len, dtype=torch.int32, device=low.device)[None]
-    return AttentionMask._of([rank, low, high, None, None], order)
+    return AttentionMask._of([rank, low, high, None, None], order, rank_source("position", key_len))
 
 
 def _like_rank(name: str, value: Tensor, rank: Tensor) -> Tensor:

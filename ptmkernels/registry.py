@@ -201,7 +201,8 @@ def _check_complete(name: str, build: Callable[..., Any], values: Mapping[str, A
     if missing := [n for n in needed if n not in values]:
         example = ", ".join(f"{n}=…" for n in missing)
         raise ValueError(
-            f"{name} needs {' and '.join(missing)}, which no preset can know: create_model({name!r}, {example})"
+            f"{name} needs {' and '.join(missing)}, which no preset can know: "
+            f"create_model({name!r}, {example})"
         )
 
 

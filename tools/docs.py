@@ -12,6 +12,7 @@ import matplotlib
 import torch
 
 import ptmkernels as ptm
+from ptmkernels.ops import StreamOrder
 from ptmkernels.ops.attention.options import AttentionOptions
 from ptmkernels.ops.attention.reference import relative_rows
 
@@ -68,7 +69,9 @@ def draw_streams() -> Path:
     index = targets[0].nonzero()[:, 0]
     content = ptm.AttentionMask.permutation(order, targets)
     stream = ptm.AttentionMask.permutation(order, targets, "query", query_index=index[None])
-    seen = torch.cat([mask.to_dense()[0].float() for mask in (content, stream)])
+    rows = StreamOrder.of(content, stream, index[None], sizes=(1, length, 4), key_len=length)
+    predicted = rows.order[0, :, None] >= length
+    seen = rows.mask.to_dense()[0] * torch.where(predicted, 1.0, 0.6)
 
     figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), width_ratios=(1, 1.5, 0.9))
     axes[0].imshow(distance, cmap="viridis")
@@ -79,9 +82,8 @@ def draw_streams() -> Path:
     axes[1].imshow(band, cmap="Blues", aspect="auto")
     axes[1].set(title="what the tile's queries read of (q + v) rᵀ", xlabel="row of r", yticks=[])
     axes[2].imshow(seen, cmap="Blues", vmin=0, vmax=1)
-    axes[2].axhline(length - 0.5, color="black", lw=1)
-    axes[2].set(title="two streams, one call", xlabel="key", yticks=[])
-    axes[2].set_ylabel("predicted rows | content rows")
+    axes[2].set(title="two streams, one call", xlabel="key")
+    axes[2].set_yticks(predicted[:, 0].nonzero()[:, 0], ["predicted"] * 4)
     return _saved(figure, "streams.png")
 
 

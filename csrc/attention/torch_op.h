@@ -1,5 +1,8 @@
 // What the torch ops of attention share, whatever runs them: their signatures
 // (csrc/registration.cpp) and what they return.
+//
+// gapless_positions tells kernels what query_position holds where they must know it before they are
+// compiled, as Triton's. Those here look at the positions.
 #pragma once
 
 #include <array>
@@ -62,7 +65,7 @@ Attended attention_forward(
     const OptionalTensor& content_bias, const OptionalTensor& position_bias,
     const OptionalTensor& segment_bias, const OptionalTensor& segment_key,
     const OptionalTensor& query_segment, const OptionalTensor& key_segment,
-    const OptionalTensor& query_position) {
+    const OptionalTensor& query_position, int64_t /*gapless_positions*/) {
   return kForward(query, key, value, Arguments{
       key_rank, query_low, query_high, tree, allowed, bias, bias_table, bias_bucket,
       scale, dropout_p, seed, relative_key, relative_value, relative_offset,
@@ -84,7 +87,7 @@ Gradients attention_backward(
     const OptionalTensor& content_bias, const OptionalTensor& position_bias,
     const OptionalTensor& segment_bias, const OptionalTensor& segment_key,
     const OptionalTensor& query_segment, const OptionalTensor& key_segment,
-    const OptionalTensor& query_position,
+    const OptionalTensor& query_position, int64_t /*gapless_positions*/,
     int64_t wanted_grads) {
   const Tensor incoming =
       grad_output.stride(3) == 1 ? grad_output : torch::stable::contiguous(grad_output);

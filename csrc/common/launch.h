@@ -2,7 +2,6 @@
 //
 //   launch<Kernel>(queue, blocks, params)
 //   queue.multiprocessors()
-//   read_number(queue, address)   an int64 on the device, waiting for it
 //
 // With nvcc these go to CUDA, with a host compiler to the emulation of the tests.
 #pragma once

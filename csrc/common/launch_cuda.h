@@ -31,16 +31,6 @@ inline int Queue::multiprocessors() const {
   return count;
 }
 
-// A number on the device, when all work queued before has been done.
-inline int64_t read_number(const Queue& queue, const int64_t* address) {
-  int64_t number = 0;
-  check_cuda(
-      cudaMemcpyAsync(&number, address, sizeof(number), cudaMemcpyDeviceToHost, queue.stream),
-      "reading back a number");
-  check_cuda(cudaStreamSynchronize(queue.stream), "reading back a number");
-  return number;
-}
-
 template <typename Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kMinBlocks)
     simt_kernel(const __grid_constant__ typename Kernel::Params params) {

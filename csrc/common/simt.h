@@ -18,7 +18,8 @@
 //   warp_barrier()                every thread of the warp; orders shared memory within it
 //   shuffle(x, lane), shuffle_xor(x, mask), ballot(condition)
 //   shared_memory<T>(offset)      a Shared<T> at a byte offset of the block's dynamic shared memory
-//   Shared<T>: load(i), store(i, x), load_as<V>(i), store_as<V>(i, x); V has 2, 4, 8 or 16 bytes
+//   Shared<T>: load(i), store(i, x), load_as<V>(i), store_as<V>(i, x); V has 2, 4, 8 or 16 bytes;
+//                                 behind(n), what begins n elements later
 //   copy_async<V>(shared, i, p)   global to shared memory while the thread goes on; V as above, at
 //                                 least 4 bytes; what is invalid is filled with zeros
 //   copy_commit(), copy_wait<N>() close a group of copies; wait until at most N groups are open.

@@ -66,18 +66,27 @@ SIMT_FN T load_current(const T* address) {
   return __ldcg(address);
 }
 
-template <typename T>
-SIMT_FN void atomic_add(T* address, T value) {
-  atomicAdd(address, value);
+// Reductions, which give no old value back, are written out: for a pointer whose address space the
+// compiler does not know, atomicAdd waits for one.
+SIMT_FN void atomic_add(double* address, double value) {
+  asm volatile("red.relaxed.gpu.global.add.f64 [%0], %1;" ::"l"(__cvta_generic_to_global(address)),
+               "d"(value)
+               : "memory");
 }
-
+SIMT_FN void atomic_add(float* address, float value) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(__cvta_generic_to_global(address)),
+               "f"(value)
+               : "memory");
+}
 SIMT_FN void atomic_add(float* address, const float (&values)[4]) {
 #if __CUDA_ARCH__ >= 900
-  atomicAdd(reinterpret_cast<float4*>(address),
-            make_float4(values[0], values[1], values[2], values[3]));
+  asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(
+                   __cvta_generic_to_global(address)),
+               "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3])
+               : "memory");
 #else
   SIMT_UNROLL
-  for (int i = 0; i < 4; ++i) atomicAdd(address + i, values[i]);
+  for (int i = 0; i < 4; ++i) atomic_add(address + i, values[i]);
 #endif
 }
 
@@ -92,6 +101,7 @@ template <typename T>
 struct Shared {
   T* data;
 
+  SIMT_FN Shared behind(int count) const { return {data + count}; }
   SIMT_FN T load(int index) const { return data[index]; }
   SIMT_FN void store(int index, T value) const { data[index] = value; }
 

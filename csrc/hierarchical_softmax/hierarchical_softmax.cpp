@@ -56,10 +56,11 @@ struct Paths {
   }
 };
 
-// -> loss (B,). `sparse` is the autograd formula's: which form the gradient of `node_weight` has.
+// -> loss (B,). `depth`, the length of the longest path, is for other backends; `sparse` is the
+// autograd formula's: which form the gradient of `node_weight` has.
 Tensor hierarchical_softmax_forward(const Tensor& hidden, const Tensor& target,
                                     const Tensor& node_weight, const Tensor& offsets,
-                                    const Tensor& path, bool sparse) {
+                                    const Tensor& path, int64_t depth, bool sparse) {
   const Paths paths(hidden, target, node_weight, offsets, path);
   Tensor loss = torch::stable::empty({paths.batch}, ScalarType::Float);
   auto* losses = static_cast<float*>(loss.data_ptr());
@@ -81,7 +82,7 @@ std::tuple<Tensor, Tensor> hierarchical_softmax_backward(const Tensor& grad, con
                                                          const Tensor& target,
                                                          const Tensor& node_weight,
                                                          const Tensor& offsets, const Tensor& path,
-                                                         bool dense) {
+                                                         int64_t depth, bool dense) {
   const Paths paths(hidden, target, node_weight, offsets, path);
   const int64_t width = paths.width;
   const auto* upstream = static_cast<const float*>(grad.data_ptr());

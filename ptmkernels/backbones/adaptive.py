@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptmkernels._mask_tensors import concrete
 from ptmkernels.backbones.embeddings import check_ids
 
 __all__ = ["AdaptiveEmbedding", "AdaptiveSoftmax"]
@@ -141,11 +142,12 @@ class AdaptiveSoftmax(nn.Module):
     ) -> Tensor:
         """Add log p(label | cluster n) where the label is in it.
 
-        While a graph is traced no shape may depend on the labels, so all rows are computed.
+        While a graph is traced or captured no shape may depend on the labels, so all rows are computed.
+        Elsewhere the rows are counted, for which a GPU is waited for: all of them would cost far more.
         """
         low, high = self.clusters[n]
         inside = (low <= labels) & (labels < high)
-        if not torch.compiler.is_compiling():
+        if concrete(labels):
             rows = inside.nonzero().squeeze(1)
             within = self._log_prob(hidden[rows], n, embedding)
             return result.index_add(0, rows, within.gather(1, labels[rows, None] - low).squeeze(1))

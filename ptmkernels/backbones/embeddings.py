@@ -103,7 +103,7 @@ def check_ids(name: str, ids: Tensor, rows: int) -> None:
     """
     if ids.is_floating_point():
         raise TypeError(f"{name} has dtype {ids.dtype}; expected integers")
-    if not ids.is_cpu or not ids.numel() or not readable(ids):
+    if not ids.numel() or not readable(ids):
         return
     least, most = (int(value) for value in ids.aminmax())
     if least < 0 or most >= rows:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ptmkernels._mask_tensors import PADDED, readable, token_mask
+from ptmkernels._mask_tensors import PADDED, concrete, readable, token_mask
 from ptmkernels._shapes import has_shape
 from ptmkernels.backbones.embeddings import InputEmbeddings
 from ptmkernels.backbones.layout import Padded, Row
@@ -45,6 +45,9 @@ class Encoder(nn.Module):
         embeddings: the input embeddings.
         stack: the layers.
         pooler: of the first token's state (B, E), or None.
+
+    Attributes:
+        leave_out_padding: False = the layers compute padding too, and no value is read back from a GPU.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Encoder(nn.Module):
         self.embeddings = embeddings
         self.stack = stack
         self.pooler = pooler
+        self.leave_out_padding = True
 
     def forward(
         self,
@@ -71,7 +75,9 @@ class Encoder(nn.Module):
         """Run the layers, on the real tokens only where some are padding.
 
         Padding is left out when values can be looked at (not under torch.compile or torch.export) and no
-        attention weights are asked for. Results at the positions left out are zeros.
+        attention weights are asked for. Results at the positions left out are zeros. For it the number of
+        real tokens is read back from a GPU, once for each call with an `attention_mask` and nothing besides;
+        with `leave_out_padding` false nothing at all is.
 
         Args:
             input_ids: (B, L) token ids; or give `inputs_embeds`.
@@ -100,7 +106,7 @@ class Encoder(nn.Module):
             position_ids = self.default_positions(tokens, document_ids)
         mask, layout = _mask_and_layout(
             *(tokens, attention_mask, document_ids, needed),
-            movable=not output_attentions,
+            movable=self.leave_out_padding and not output_attentions,
             right_only=self.stack.relative,
         )
         hidden = self.embeddings(
@@ -210,26 +216,28 @@ def _mask_and_layout(
     if isinstance(attention_mask, Tensor) and attention_mask.dim() == 3:
         attention_mask = AttentionMask.dense(token_mask("attention_mask", attention_mask))
     if isinstance(attention_mask, Tensor):
-        real = token_mask("attention_mask", attention_mask)
-        if readable(real) and bool(real.all()):
-            return documents, Padded()
-        mask = AttentionMask.keys(real)
+        real, mask = token_mask("attention_mask", attention_mask), None
     else:
         mask = attention_mask
         real = (mask.key_rank != PADDED).expand(tokens.shape[0], length)
+        movable = movable and mask.allowed is None and mask.branches is None
+    keep = real.clone() if needed is None else real | needed
+    keep[:, :1] = True
+    every, count, padded_right = False, keep.numel(), True
+    if readable(real) or (movable and concrete(real)):
+        every, count, padded_right = _counted(real, keep)
+    if mask is None and every:
+        return documents, Padded()
+    mask = AttentionMask.keys(real) if mask is None else mask
     mask = mask if documents is None else mask & documents
-    movable = movable and readable(real) and mask.allowed is None and mask.branches is None
-    keep = real if needed is None else real | needed
-    if not movable or bool(keep.all()):
+    if not movable or count == keep.numel() or (right_only and not padded_right):
         return mask, Padded()
-    if right_only and not _padded_right(keep):
-        return mask, Padded()
-    row = Row(keep)
+    row = Row(keep, count)
     return row.mask(mask), row
 
 
-def _padded_right(keep: Tensor) -> bool:
-    """Whether the kept tokens of each row come first; column 0 is kept in any case."""
-    keep = keep.clone()
-    keep[:, :1] = True
-    return bool((keep[:, :-1] | ~keep[:, 1:]).all())
+def _counted(real: Tensor, keep: Tensor) -> tuple[bool, int, bool]:
+    """Whether every token is real, how many are kept, and whether those of each row come first: one read."""
+    first = (keep[:, :-1] | ~keep[:, 1:]).all()
+    every, count, padded_right = torch.stack([real.all(), keep.sum(), first]).tolist()
+    return bool(every), count, bool(padded_right)

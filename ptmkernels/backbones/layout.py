@@ -36,14 +36,13 @@ class Row:
     """The kept tokens of a batch as one row of T tokens, batch row after batch row.
 
     Args:
-        keep: (B, L) booleans. Column 0, which poolers read, is kept whether it is set or not.
+        keep: (B, L) booleans, true in column 0, which poolers read.
+        count: T, how many are kept.
     """
 
-    def __init__(self, keep: Tensor) -> None:
-        keep = keep.clone()
-        keep[:, :1] = True
+    def __init__(self, keep: Tensor, count: int) -> None:
         self.shape = keep.shape
-        self.index = keep.flatten().nonzero().squeeze(1)  # (T,)
+        self.index = torch.nonzero_static(keep.flatten(), size=count).squeeze(1)  # (T,)
         self.rows = self.index // keep.shape[1]
         self.columns = self.index % keep.shape[1]
         counts = keep.sum(1)
@@ -68,7 +67,7 @@ class Row:
         """For attention from this row to another row of the same batch: each sees its own batch row."""
         length = keys.rows.shape[0]
         first = keys.starts[self.rows]
-        ends = torch.cat([keys.starts[1:], keys.starts.new_tensor([length])])
+        ends = torch.nn.functional.pad(keys.starts[1:], (0, 1), value=length)
         rank = torch.arange(length, device=first.device)
         return AttentionMask(rank, first, ends[self.rows] - 1)
 

@@ -22,7 +22,8 @@ from ptmkernels.backbones.recurrence import (
 from ptmkernels.backbones.transformer import ACTIVATIONS, LayerConfig, run_layer
 from ptmkernels.masks import AttentionMask
 from ptmkernels.nn import TwoStreamAttention
-from ptmkernels.ops.attention.two_stream import one_hot_positions
+from ptmkernels.ops.attention import StreamOrder
+from ptmkernels.ops.attention.stream_order import one_hot_positions
 
 __all__ = ["SequenceSummary", "XLNet", "XLNetOptions"]
 
@@ -182,7 +183,16 @@ class XLNet(nn.Module):
         masks = self._masks(content, attention_mask, perm_rank, perm_mask, targets, memory_len)
         padded = None if perm_mask is not None else _padded(attention_mask)
         relative, offset = self._distances(content, memory_len)
+        order = None
+        if targets is not None:
+            order = StreamOrder.of(
+                *(*masks, targets),
+                sizes=(*content.shape[:2], targets.shape[1]),
+                key_len=memory_len + content.shape[1],
+                device=content.device,
+            )
         shared = {
+            "order": order,
             "seg_mat": _segments(token_type_ids, memory_len),
             "target_mapping": targets,
             "output_attentions": output_attentions,
@@ -284,8 +294,7 @@ def _padded(attention_mask: Tensor | None) -> Tensor | None:
     if attention_mask is None:
         return None
     padded = ~token_mask("attention_mask", attention_mask)
-    looked_at = readable(padded) and padded.is_cpu
-    return None if looked_at and not padded.any() else padded
+    return None if readable(padded) and not padded.any() else padded
 
 
 def _segments(token_type_ids: Tensor | None, memory_len: int) -> tuple[Tensor, Tensor] | None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ptmkernels.cli import app
+from ptmkernels.compressed import compression
+from ptmkernels.files import check_writable
+from ptmkernels.interrupts import sigterm_interrupts
 
 
 @app.command()
@@ -37,32 +41,50 @@ def embed(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, or cuda (not glove).")] = "cpu",
+    max_in_flight: Annotated[
+        int | None,
+        typer.Option(
+            help="With cuda: stretches of text trained at once; default: what keeps quality."
+        ),
+    ] = None,
     output: Annotated[
-        Path, typer.Option(help="Vectors: .txt, .bin (fasttext: its own form) or .safetensors.")
+        Path,
+        typer.Option(
+            help="Vectors: .txt, .bin (fasttext: its own form), .txt.gz, .bz2, or .safetensors."
+        ),
     ] = Path("vectors.txt"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where Ctrl-C stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it was stopped.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw a map of the words.")] = None,
 ) -> None:
-    """Train word vectors. Ctrl-C saves what there is; the same command with --resume goes on."""
+    """Train word vectors. Ctrl-C or SIGTERM saves what there is; the same command with --resume goes on."""
     options = {"vector_size": dim, "window": window, "min_count": min_count, "seed": seed}
     if model == "glove":
         if device != "cpu":
             raise ValueError(f"--device is {device!r}; glove trains on cpu only")
+        if max_in_flight is not None:
+            raise ValueError(f"--max-in-flight is {max_in_flight}; glove trains on cpu only")
     else:
         options |= {"architecture": architecture, "loss": loss}
         options |= {"negative": negative, "sample": sample}
     if output.is_dir():
         raise ValueError(f"--output is {output}, a folder; expected a file")
-    state = output.with_name(output.name + ".state.safetensors")
+    if model == "fasttext" and _kind(output) == ".bin" and compression(output):
+        raise ValueError(f"--output is {output}; fastText's own form is not compressed")
+    state = _state_of(output)
     trained = _model(model, {k: v for k, v in options.items() if v is not None}, state, resume)
     fit_options = {"threads": threads}
     if epochs is not None:
         fit_options["epochs"] = epochs
     if model != "glove":
-        fit_options["device"] = device
-    output.parent.mkdir(parents=True, exist_ok=True)  # before the hours of training
-    _fit(trained, corpus, state, fit_options)
-    _write(trained, output)
+        fit_options |= {"device": device, "max_in_flight": max_in_flight}
+    for path in filter(None, (output, state, plot)):
+        check_writable(path)  # before the hours of training
+    with sigterm_interrupts():
+        _fit(trained, corpus, output, fit_options)
+    try:
+        _write(trained, output)
+    except OSError as error:
+        raise OSError(f"{error}; {_keep_state(trained, output)}") from None
     state.unlink(missing_ok=True)
     if plot:
         trained.wv.plot(plot)
@@ -91,7 +113,26 @@ def _model(name: str, options: dict, state: Path, resume: bool):
     return found
 
 
-def _fit(model, corpus: Path, state: Path, options: dict) -> None:
+def _state_of(output: Path) -> Path:
+    return output.with_name(output.name + ".state.safetensors")
+
+
+def _keep_state(model, output: Path) -> str:
+    """Save the training beside the output or where else there is room; says where, and how to go on."""
+    folders = dict.fromkeys((output.parent, Path.cwd(), Path(tempfile.gettempdir()), Path.home()))
+    for folder in folders:
+        place = folder / output.name
+        try:
+            model.save(_state_of(place))
+        except (OSError, ValueError):  # no room here, either
+            continue
+        same = "the same command" if place == output else f"the same command with --output {place}"
+        joint = " with" if place == output else " and"
+        return f"saved to {_state_of(place)}: {same}{joint} --resume goes on"
+    return f"the training could not be saved in any of {', '.join(map(str, folders))}"
+
+
+def _fit(model, corpus: Path, output: Path, options: dict) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -113,8 +154,7 @@ def _fit(model, corpus: Path, state: Path, options: dict) -> None:
             if model.done == 0:
                 typer.echo("stopped before training began; nothing to save")
             else:
-                model.save(state)
-                typer.echo(f"stopped; saved to {state}: the same command with --resume goes on")
+                typer.echo(f"stopped; {_keep_state(model, output)}")
             raise typer.Exit(130) from None
 
 
@@ -124,4 +164,9 @@ def _write(model, output: Path) -> None:
     elif output.suffix == ".bin" and hasattr(model, "save_fasttext"):
         model.save_fasttext(output)
     else:
-        model.wv.save_word2vec(output, binary=output.suffix == ".bin")
+        model.wv.save_word2vec(output, binary=_kind(output) == ".bin")
+
+
+def _kind(output: Path) -> str:
+    """The ending of a name, that of a compression aside."""
+    return Path(output.name.removesuffix(compression(output))).suffix

@@ -26,4 +26,5 @@ def neighbors(
     except KeyError as error:
         raise ValueError(error.args[0]) from None
     for word, cosine in found:
-        typer.echo(f"{cosine:7.4f}  {word}")
+        readable = word.encode("utf-8", "replace").decode()  # bytes that are not UTF-8 become ?
+        typer.echo(f"{cosine:7.4f}  {readable}")

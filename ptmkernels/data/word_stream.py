@@ -145,7 +145,8 @@ class WordStream:
         self._folder = tempfile.TemporaryDirectory(prefix="ptmkernels-")
         self._path = Path(self._folder.name) / "ids"
         try:
-            self._encode(source, Encoder(vocabulary.words), threads, progress)
+            words = [word.encode("utf-8", "surrogateescape") for word in vocabulary.words]
+            self._encode(source, Encoder(words), threads, progress)
         except BaseException:
             self.close()
             raise

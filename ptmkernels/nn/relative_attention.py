@@ -14,11 +14,13 @@ from ptmkernels.nn.transformers_forms import (
     target_positions,
 )
 from ptmkernels.ops.attention import (
+    StreamOrder,
     attention_weights,
     draw_seed,
     relative_attention,
     two_stream_attention,
 )
+from ptmkernels.ops.attention.stream_order import at_positions
 
 __all__ = ["RelativeMultiheadAttention", "TwoStreamAttention"]
 
@@ -234,6 +236,7 @@ class TwoStreamAttention(_RelativeAttention):
         *,
         relative_offset: int | None = None,
         sees_itself: Tensor | None = None,
+        order: StreamOrder | None = None,
     ) -> tuple:
         """Attend.
 
@@ -256,6 +259,8 @@ class TwoStreamAttention(_RelativeAttention):
             relative_offset: the row of `r` for query 0 and key 0; None = L, for R = L + S.
             sees_itself: (B, L), true where a row of the content stream sees its own key, which its mask
                 hides: padding, to Transformers' XLNet. None = nowhere.
+            order: what :meth:`ptmkernels.ops.StreamOrder.of` makes of the masks and targets, where several
+                layers share them; None = made here.
 
         Returns:
             (content (L, B, E), query stream (P, B, E) or None), and the weights where asked for.
@@ -288,8 +293,15 @@ class TwoStreamAttention(_RelativeAttention):
             queries = (query, self._heads(g, self.q.flatten(1).t()))
             masks = stream_masks(attn_mask_h, attn_mask_g, target_mapping)
             positions = target_positions(target_mapping)
+            if order is None:
+                order = StreamOrder.of(
+                    *(*masks, positions),
+                    sizes=(batch, length, g.shape[1]),
+                    key_len=source.shape[1],
+                    device=g.device,
+                )
             streams, lse, weights = self._two(
-                queries, key_value, options, masks, positions, output_attentions
+                queries, key_value, options, masks, order, output_attentions
             )
         if sees_itself is not None:
             own = _own_weight(query, key_value[0], lse, options)
@@ -331,14 +343,12 @@ class TwoStreamAttention(_RelativeAttention):
             return [attended], lse, []
         return [attended], lse, [attention_weights(query, key_value[0], lse, **options)]
 
-    def _two(self, queries, key_value, options, masks, positions, need_weights) -> tuple:
+    def _two(self, queries, key_value, options, masks, order, need_weights) -> tuple:
         """Both streams: their outputs, the log-sum-exp of the content, and weights."""
         *streams, lse, stream_lse = two_stream_attention(
             *queries,
             *key_value,
-            mask=masks[0],
-            stream_mask=masks[1],
-            target_mapping=positions,
+            order=order,
             return_lse=True,
             **options,
             **self._dropout_options(self.dropout.p, queries[0].device),
@@ -346,15 +356,12 @@ class TwoStreamAttention(_RelativeAttention):
         if not need_weights:
             return streams, lse, []
         content = attention_weights(queries[0], key_value[0], lse, masks[0], **options)
-        of_stream = dict(options)
-        if positions is not None:
-            rows = positions.clamp(min=0)
-            of_stream["query_position"] = rows
-            if (segments := options.get("query_segment")) is not None:
-                of_stream["query_segment"] = segments.expand(rows.shape[0], -1).gather(1, rows)
+        rows = order.targets.clamp(min=0)
+        of_stream = options | {"query_position": rows}
+        if (segments := options.get("query_segment")) is not None:
+            of_stream["query_segment"] = at_positions(segments, rows)
         stream = attention_weights(queries[1], key_value[0], stream_lse, masks[1], **of_stream)
-        if positions is not None:
-            stream = stream.masked_fill((positions < 0)[:, None, :, None], 0.0)
+        stream = stream.masked_fill((order.targets < 0)[:, None, :, None], 0.0)
         return streams, lse, [content, stream]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ptmkernels.masks import AttentionMask
-from ptmkernels.ops.attention.two_stream import one_hot_positions
+from ptmkernels.ops.attention.stream_order import one_hot_positions
 
 Mask = AttentionMask | Tensor | None
 

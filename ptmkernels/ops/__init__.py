@@ -2,6 +2,7 @@
 
 from ptmkernels.ops.attention import (
     BucketedBias,
+    StreamOrder,
     attention_weights,
     masked_attention,
     relative_attention,
@@ -21,6 +22,7 @@ __all__ = [
     "AliasTable",
     "BucketedBias",
     "HuffmanTree",
+    "StreamOrder",
     "attention_weights",
     "cbow_step_",
     "glove_step_",

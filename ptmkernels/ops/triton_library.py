@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 
 import torch
@@ -18,8 +20,12 @@ def define(schema: str, module: str) -> None:
     """
     name = schema.partition("(")[0]
 
+    @cache
+    def function() -> Callable:
+        return getattr(import_module(module), name.removeprefix("triton_"))
+
     def run(*args):
-        return getattr(import_module(module), name.removeprefix("triton_"))(*args)
+        return function()(*args)
 
     _library.define(schema)
     for device in ("CUDA", "CPU"):

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -26,6 +26,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
+from ptmkernels.ops import triton_tuples
+
+triton_tuples.mend()
+# Triton decides when it decorates a kernel whether that is compiled or interpreted.
+INTERPRETED = bool(triton.knobs.runtime.interpret)
 _ahead: list[CompiledKernel] | None = None  # where `launch` puts what it compiles ahead of time
 
 
@@ -63,9 +68,15 @@ class CompiledKernel:
         if self._amd:
             code = self.compiled.asm["amdgcn"]
             return Counter(re.findall(r"^\s+([sv]_\w+|ds_\w+|buffer_\w+|global_\w+)", code, re.M))
-        listing = self._tool("nvdisasm", "-c")
-        names = re.findall(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)", listing)
+        names = re.findall(
+            r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)", self.listing
+        )
         return Counter(names)
+
+    @cached_property
+    def listing(self) -> str:
+        """The machine code with its labels (NVIDIA), as `nvdisasm -c` prints it."""
+        return self._tool("nvdisasm", "-c")
 
     @property
     def _amd(self) -> bool:
@@ -135,15 +146,38 @@ def _gpu_target(name: str) -> GPUTarget:
 
 def target_name() -> str:
     """ "sm_90", "gfx942", ... of the current device, or "interpreter"."""
-    if triton.knobs.runtime.interpret:
-        return "interpreter"
+    return "interpreter" if INTERPRETED else _target_of(driver.active.get_current_device())
+
+
+@cache
+def _target_of(device: int | str) -> str:
+    """The target of the active driver's current device: a number, or a name that `compile_for` gave it."""
     target = driver.active.get_current_target()
     return f"sm_{target.arch}" if target.backend == "cuda" else str(target.arch).split(":")[0]
 
 
 def on_device(tensor: torch.Tensor) -> AbstractContextManager:
     """Triton launches on the current device; an op runs on that of its tensors."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+    if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(tensor.device)
+
+
+def current_stream() -> int:
+    """The handle of the stream on which `launch` runs a kernel now; 0 where there is no device."""
+    if INTERPRETED or _ahead is not None:
+        return 0
+    return driver.active.get_current_stream(driver.active.get_current_device())
+
+
+def cdiv(count: int, block: int) -> int:
+    """Blocks that hold `count`; Triton's own function takes longer than all else at a launch."""
+    return -(-count // block)
+
+
+def next_power_of_2(number: int) -> int:
+    """The least power of two that is not below `number`, which is at least 1."""
+    return 1 << (number - 1).bit_length()
 
 
 def multiprocessors(device: torch.device) -> int:

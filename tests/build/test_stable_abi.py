@@ -50,6 +50,21 @@ def test_libraries_need_no_c_plus_plus_symbol_of_torch(library):
         assert not name.startswith("Py"), name
 
 
+@pytest.mark.parametrize("library", ["libptmkernels.so", "libptmkernels_cuda.so"])
+def test_every_symbol_was_found_in_the_oldest_torch(library):
+    """One that is missing there would keep the whole library from being loaded."""
+    path = LIBRARY_DIR / library
+    if not path.is_file():
+        pytest.skip(f"{library} is not built here")
+    if shutil.which("nm") is None:
+        pytest.skip("nm (binutils) is not on this machine")
+    listed = (ROOT / "tests" / "build" / "torch_symbols.txt").read_text().splitlines()
+    known = {line for line in listed if not line.startswith("#")}
+    needed = {s for s in run("nm", "-D", "--undefined-only", path).split() if "torch_" in s}
+    assert needed
+    assert needed <= known, needed - known
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_x86_headers_are_guarded(path):
     """An x86 header may be included only below a test of the architecture."""

@@ -1,5 +1,8 @@
 """Reading text: both layouts, the embedded corpus, and everything that a file can have wrong."""
 
+import bz2
+import gzip
+
 import pytest
 
 from ptmkernels.data import Corpus, choose_held_out, encode_corpus, python_topics, split_sentences
@@ -35,6 +38,16 @@ def test_one_sentence_a_line(tmp_path):
     path = write(tmp_path / "a.txt", "\n\nOne  two.\nThree.\n \nFour.\r\n\n\n\nFive.")
     documents = list(Corpus(path, "sentences"))
     assert documents == [["One two.", "Three."], ["Four."], ["Five."]]
+
+
+def test_compressed_texts(tmp_path):
+    write(tmp_path / "a.txt", "One.")
+    write(tmp_path / "b.txt.gz", gzip.compress(b"\xef\xbb\xbfTwo."))
+    write(tmp_path / "c.txt.bz2", bz2.compress(b"Three."))
+    assert list(Corpus(tmp_path, "sentences")) == [["One."], ["Two."], ["Three."]]
+    write(tmp_path / "b.txt.gz", b"none")
+    with pytest.raises(ValueError, match=r"b\.txt\.gz is no whole \.gz file"):
+        list(Corpus(tmp_path, "sentences"))
 
 
 def test_free_text(tmp_path):

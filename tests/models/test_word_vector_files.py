@@ -4,6 +4,7 @@ not fit."""
 import dataclasses
 import os
 import signal
+import tempfile
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from ptmkernels.cli import app
+from ptmkernels.compressed import open_bytes
 from ptmkernels.models import BPE, FastText, FastTextClassifier, GloVe, Word2Vec
 from ptmkernels.models.shallow import glove, word2vec
 from ptmkernels.models.shallow.files import load_any
@@ -54,9 +56,13 @@ def invoke(*arguments, code=0):
 
 
 @pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("model", TRAINERS)
-def test_ctrl_c_within_a_step(model, tmp_path, monkeypatch):
-    """The signal comes while a step runs; what it did is done once, not again after --resume."""
+def test_a_signal_within_a_step(model, number, tmp_path, monkeypatch):
+    """Ctrl-C or SIGTERM while a step runs; what it did is done once, not again after --resume."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     corpus = tmp_path / "text"
     corpus.write_text("\n".join(" ".join(s) for s in sentences(400)))
     module, name, options = TRAINERS[model]
@@ -67,7 +73,7 @@ def test_ctrl_c_within_a_step(model, tmp_path, monkeypatch):
         result = step(*args, **kwargs)
         calls.append(name)
         if len(calls) == 3:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return result
 
     common = [
@@ -89,6 +95,7 @@ def test_ctrl_c_within_a_step(model, tmp_path, monkeypatch):
     stopped = invoke(*common, "--output", parts, code=130)
     assert "the same command with --resume goes on" in stopped.output
     assert len(calls) == 3
+    assert not list(temporary.iterdir())
     result = CliRunner().invoke(
         app, [str(a) for a in [*common, "--seed", 2, "--output", parts, "--resume"]]
     )
@@ -98,6 +105,65 @@ def test_ctrl_c_within_a_step(model, tmp_path, monkeypatch):
     assert [p.name for p in parts.parent.iterdir()] == ["parts.txt"]
     result = CliRunner().invoke(app, [str(a) for a in [*common, "--output", parts, "--resume"]])
     assert "--resume: there is no" in str(result.exception)
+
+
+def embed_options(corpus, output):
+    return "embed", corpus, "--dim", 8, "--epochs", 1, "--min-count", 1, "--output", output
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    (tmp_path / "text").write_text("\n".join(" ".join(s) for s in sentences(30)))
+    return tmp_path / "text"
+
+
+@pytest.mark.parametrize("option", ["--output", "--plot"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_training(
+    option, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Word2Vec, "fit", lambda *_, **__: pytest.fail("the training began"))
+    (tmp_path / "file").touch()
+    for path in ("/proc/v.txt", tmp_path / "file" / "v.txt", tmp_path):
+        arguments = [*embed_options(corpus, tmp_path / "v.txt"), option, path]
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        assert isinstance(result.exception, (OSError, ValueError)), path
+        assert str(path) in str(result.exception)
+    assert {p.name for p in tmp_path.iterdir()} == {"text", "file"}
+
+
+def test_nothing_is_lost_where_the_output_turns_unwritable(corpus, tmp_path, monkeypatch):
+    """While it trains, a file takes the place of the output's folder: the state goes elsewhere."""
+    whole, folder, elsewhere = tmp_path / "whole.txt", tmp_path / "new", tmp_path / "elsewhere"
+    invoke(*embed_options(corpus, whole))
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    step = word2vec.skipgram_step_
+
+    def blocking(*args, **kwargs):
+        folder.rmdir()
+        folder.touch()
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(word2vec, "skipgram_step_", blocking)
+    result = CliRunner().invoke(app, [str(a) for a in embed_options(corpus, folder / "v.txt")])
+    place = elsewhere / "v.txt"
+    assert f"saved to {place}.state.safetensors" in str(result.exception)
+    assert f"--output {place} and --resume goes on" in str(result.exception)
+    monkeypatch.setattr(word2vec, "skipgram_step_", step)
+    invoke(*embed_options(corpus, place), "--resume")
+    assert place.read_bytes() == whole.read_bytes()
+    assert [p.name for p in elsewhere.iterdir()] == ["v.txt"]
+
+
+def test_compressed_outputs(corpus, tmp_path):
+    for name in ("v.txt.gz", "v.bin.bz2"):
+        invoke(*embed_options(corpus, tmp_path / name))
+        with open_bytes(tmp_path / name) as file:
+            assert file.readline().endswith(b" 8\n")
+        assert load_any(tmp_path / name)["c1"].shape == (8,)
+    arguments = [*embed_options(corpus, tmp_path / "v.bin.gz"), "--model", "fasttext"]
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert "fastText's own form is not compressed" in str(result.exception)
 
 
 def test_glove_is_saved_and_goes_on(tmp_path):
@@ -135,7 +201,8 @@ def test_another_text_is_refused():
 
 BAD_OPTIONS = [
     (Word2Vec, "learning_rate", float("nan"), "expected a finite number >= 0"),
-    (Word2Vec, "negative", -1, "expected at least 0"),
+    (Word2Vec, "negative", -1, "expected 0 to 65536"),
+    (Word2Vec, "window", 1001, "expected 1 to 1000"),
     (Word2Vec, "vector_size", 8.5, "expected a whole number"),
     (Word2Vec, "huffman_ties", "stack", "expected one of"),
     (Word2Vec, "seed", 2**63, "expected -"),

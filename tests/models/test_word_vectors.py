@@ -274,6 +274,18 @@ def test_errors(tmp_path):
             Word2Vec().fit([["a"]], device="cuda:1")
     result = CliRunner().invoke(app, ["embed", "text", "--model", "glove", "--device", "cuda"])
     assert "--device is 'cuda'; glove trains on cpu only" in str(result.exception)
+    result = CliRunner().invoke(app, ["embed", "text", "--model", "glove", "--max-in-flight", "9"])
+    assert "--max-in-flight is 9; glove trains on cpu only" in str(result.exception)
+    (tmp_path / "words").write_text("a b\n" * 9)
+    asked = [
+        "embed",
+        str(tmp_path / "words"),
+        "--max-in-flight",
+        "9",
+        "--output",
+        str(tmp_path / "v"),
+    ]
+    assert "max_in_flight is 9; expected None" in str(CliRunner().invoke(app, asked).exception)
     with pytest.raises(ValueError, match=r"--output is \., a folder"):
         CliRunner().invoke(app, ["embed", "text", "--output", "."], catch_exceptions=False)
     with pytest.raises(TypeError, match="sentence 1 of source is no list of words"):

@@ -257,7 +257,9 @@ def test_an_order_builds_nothing_of_size_l_by_l(tmp_path, monkeypatch):
         run(**text(), **permuted()[1], mems=turned(memories()))
     assert len(masks) >= 3  # one call serves both streams
     assert all(mask.allowed is None for mask in masks)
-    assert graphs
+    (graph,) = graphs
+    calls = [node for node in graph.graph.nodes if "attention_forward" in str(node.target)]
+    assert len(calls) == SIZES["n_layer"]
 
 
 def test_what_transformers_reads_of_ours(tmp_path):

@@ -21,7 +21,7 @@ class RelativeCase:
         rows: "xl" (R = S), "xlnet" (R = L + S) or "clip" (R = 2 * 4 + 1).
         shared: the relative keys and values have one batch row and "b" or "bh": also one head.
         terms: those of ``TERMS`` that are there.
-        position: "" (row i), "sorted" or "any".
+        position: "" (row i), "rising" by at most one from row to row, "sorted" or "any".
     """
 
     rows: str = "xlnet"
@@ -80,10 +80,7 @@ def build(case: RelativeCase, backend: str = "cpu") -> tuple[dict, dict]:
             device
         )
     if case.position:
-        position = torch.randint(0, max(n, 1) * 3, (b, n), generator=generator)
-        rest["query_position"] = (
-            position.sort().values if case.position == "sorted" else position
-        ).to(device)
+        rest["query_position"] = positions(case.position, b, n, generator).to(device)
     if case.bias == "table":
         leaves["bias"] = normal(8, case.heads)
     elif case.bias != "none":
@@ -93,6 +90,14 @@ def build(case: RelativeCase, backend: str = "cpu") -> tuple[dict, dict]:
         rest["mask"] = rest["mask"].to(device)
     rest["seed"] = torch.tensor([-987654321987654321], device=device)
     return {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}, rest
+
+
+def positions(kind: str, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
+    """(B, L) positions of a kind that `RelativeCase` names."""
+    if kind == "rising":
+        return (torch.rand(batch, length, generator=generator) < 0.8).long().cumsum(1)
+    found = torch.randint(0, max(length, 1) * 3, (batch, length), generator=generator)
+    return found.sort().values if kind == "sorted" else found
 
 
 def call(leaves: dict, rest: dict, backend: str | None, with_grads: bool = True) -> dict:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -66,9 +67,51 @@ CASES = [
 ]
 
 
+def deterministic_kernel(inputs, backend: str) -> dict[str, torch.Tensor]:
+    """`kernel` where torch is asked for deterministic algorithms."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        return kernel(inputs, backend)
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+FORMS = {"fused": kernel, "deterministic": deterministic_kernel}
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_against_float64(case):
-    check(case, "triton")
+def test_against_float64(case, form):
+    check(case, "triton", FORMS[form])
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("fused", ["_forward", "_row_terms", "_backward_key"]),
+        ("deterministic", ["_forward", "_backward_query", "_backward_key"]),
+    ],
+)
+def test_the_form_of_the_backward_pass(form, expected):
+    """One kernel computes every score once, or a pair without atomic additions does it twice."""
+    from ptmkernels.ops.attention import triton_backward_launch, triton_call
+
+    ran = []
+
+    def counted(launch):
+        def run(kernel, *arguments, **options):
+            ran.append(kernel.__name__)
+            launch(kernel, *arguments, **options)
+
+        return run
+
+    with (
+        patch.object(triton_call, "launch", counted(triton_call.launch)),
+        patch.object(triton_backward_launch, "launch", counted(triton_backward_launch.launch)),
+    ):
+        FORMS[form](build(case(query_len=17, key_len=19), "triton"), "triton")
+    assert ran == expected
 
 
 @pytest.mark.parametrize(
@@ -203,18 +246,36 @@ def test_positional_masks_visit_only_their_area(mask, visited, full):
 
 
 def tiles_to_visit(mask, m, n, of_keys=False) -> torch.Tensor:
-    from ptmkernels.ops.attention.triton_call import Call
+    from ptmkernels.ops.attention.triton_call import prepare
     from ptmkernels.ops.triton_tune import Tile
 
     query = torch.zeros(mask.batch_size, 1, mask.query_len, 1, device=DEVICE)
     key = torch.zeros(mask.batch_size, 1, mask.key_len, 1, device=DEVICE)
     options = AttentionOptions.of(query, mask.to(DEVICE), None, 1.0, 0.0, None)
-    return Call.of(query, key, key, options).ranges(Tile(m, n), of_keys)[0].cpu()
+    return prepare(query, key, key, options).ranges(Tile(m, n), of_keys)[0].cpu()
+
+
+def test_a_launch_runs_with_any_tile():
+    """The tuner times one launch with several."""
+    from ptmkernels.ops.attention import triton_launch
+    from ptmkernels.ops.attention.triton_call import prepare
+    from ptmkernels.ops.triton_tune import Tile
+
+    query = torch.randn(1, 2, 37, 16, device=DEVICE)
+    mask = AttentionMask.causal(37, device=DEVICE)
+    call = prepare(query, query, query, AttentionOptions.of(query, mask, None, None, 0.0, None))
+    output, lse = torch.empty_like(query), torch.empty(query.shape[:3], device=DEVICE)
+    launch = triton_launch._forward(call, output, lse)
+    expected = masked_attention(query, query, query, mask, backend="reference")
+    for tile in (Tile(16, 32), Tile(32, 16), Tile(32, 32)):
+        output.fill_(torch.nan)
+        launch.run(tile)
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_same_bits_again():
     inputs = build(case("causal", "table", **ODD), "triton")
-    first, second = kernel(inputs, "triton"), kernel(inputs, "triton")
+    first, second = (deterministic_kernel(inputs, "triton") for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

@@ -61,7 +61,7 @@ def sampled(count: int) -> list[RelativeCase]:
                 ("xl", "xlnet", "clip")[i % 3],
                 ("", "b", "bh")[i // 3 % 3],
                 TERM_SETS[i * 7 % len(TERM_SETS)],
-                ("", "", "sorted", "any")[i % 4],
+                ("", "rising", "sorted", "any")[i % 4],
                 mask,
                 ("none", "full", "keys", "table")[i // 2 % 4],
                 (0.0, 0.3)[i // 5 % 2],
@@ -92,23 +92,25 @@ def test_every_set_of_terms(terms, rows, backend):
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize(("query_len", "key_len"), [(300, 300), (130, 400), (1, 300), (8, 300)])
 @pytest.mark.parametrize("rows", ["xl", "clip"])
-def test_many_tiles(rows, query_len, key_len, backend):
+@pytest.mark.parametrize("position", ["", "rising"])
+def test_many_tiles(position, rows, query_len, key_len, backend):
     """Bands that begin before the rows, end behind them, or lie beyond them altogether."""
     mask = "recurrence" if rows == "xl" else "none"
     sizes = {"head_dim": 64, "query_len": query_len, "key_len": key_len}
-    check(RelativeCase(rows, "b", TERMS, "", mask, **sizes), backend)
+    check(RelativeCase(rows, "b", TERMS, position, mask, **sizes), backend)
 
 
 @pytest.mark.parametrize("rows", ["xlnet", "clip"])
-def test_hidden_tiles_in_between(rows):
+@pytest.mark.parametrize("position", ["", "rising"])
+def test_hidden_tiles_in_between(position, rows):
     """A block of queries whose tiles of keys are no neighbours, so their bands have no row in common."""
     allowed = torch.ones(2, 420, dtype=torch.bool)
     allowed[:, 120:270] = False
-    case = RelativeCase(rows, "b", TERMS, query_len=70, key_len=420)
+    case = RelativeCase(rows, "b", TERMS, position, query_len=70, key_len=420)
     check(case, mask=AttentionMask.keys(allowed, 70))
 
 
-@pytest.mark.parametrize("position", ["", "sorted"])
+@pytest.mark.parametrize("position", ["", "rising", "sorted"])
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_instruction_set(arch, dtype, dropout_p, position):  # noqa: F811

@@ -62,29 +62,38 @@ def test_negative_scale():
         torch.testing.assert_close(found, expected[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_two_streams():
-    """Predicted rows below the content rows, some positions apart: their bands are found by position."""
+@pytest.mark.parametrize(
+    ("length", "where"),
+    [
+        (31, [[1, 9, 27, 30]]),
+        (70, [[5, 5, 69, -1, *range(40, 64)], [0, 0, 0, 0, *range(5, 29)]]),
+    ],
+)
+def test_two_streams(length, where):
+    """Rows of both streams in the order of their positions, in one tile and in several."""
     generator = torch.Generator().manual_seed(5)
-    length, where = 31, torch.tensor([[1, 9, 27, 30]], device=DEVICE)
-    order = torch.randperm(length, generator=generator)[None].to(DEVICE)
-    targets = torch.zeros_like(order, dtype=torch.bool).scatter(1, where, True)
+    where = torch.tensor(where, device=DEVICE)
+    batch, predicted = where.shape
+    order = torch.stack([torch.randperm(length, generator=generator) for _ in range(batch)])
+    order, index = order.to(DEVICE), where.clamp(min=0)
+    targets = torch.zeros_like(order, dtype=torch.bool).scatter(1, index, True)
     masks = (
         AttentionMask.permutation(order, targets),
-        AttentionMask.permutation(order, targets, "query", query_index=where),
+        AttentionMask.permutation(order, targets, "query", query_index=index),
     )
 
     def normal(*shape):
         return torch.randn(shape, generator=generator).to(DEVICE).requires_grad_()
 
-    tensors = [normal(1, 2, n, 16) for n in (length, 4, length, length, 2 * length)]
-    tensors += [normal(2, 16), normal(2, 16)]
+    tensors = [normal(batch, 2, n, 16) for n in (length, predicted, length, length)]
+    tensors += [normal(1, 2, 2 * length, 16), normal(2, 16), normal(2, 16)]
     found = []
     for backend in ("triton", "reference"):
         streams = two_stream_attention(*tensors, *masks, target_mapping=where, backend=backend)
         loss = sum(stream.sin().sum() for stream in streams)
         found.append([*streams, *torch.autograd.grad(loss, tensors)])
     for actual, expected in zip(*found, strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_rows_beyond_what_is_visible_do_no_harm():

@@ -34,3 +34,11 @@ SIMT_EXPORT const char* simt_take_sites() {
 SIMT_EXPORT void simt_delete_site(const char* kind, const char* file, int line) {
   Engine::get().delete_site({kind, file, static_cast<uint32_t>(line)});
 }
+
+// From now on the blocks that so many multiprocessors hold run at the same time.
+SIMT_EXPORT void simt_interleave(int multiprocessors, uint64_t seed) {
+  Engine::get().interleave(multiprocessors, seed);
+}
+
+// From now on the blocks run one after the other.
+SIMT_EXPORT void simt_run_in_order() { Engine::get().run_in_order(); }

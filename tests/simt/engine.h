@@ -1,4 +1,4 @@
-// The emulation's engine: runs the threads of a block as fibres and watches what they do
+// The emulation's engine: runs the threads of blocks as fibres and watches what they do
 // (README.md).
 #pragma once
 
@@ -9,6 +9,8 @@
 #include <source_location>
 #include <string>
 #include <vector>
+
+#include "fibre.h"
 
 namespace ptmkernels::simt::emulation {
 
@@ -67,6 +69,26 @@ struct Warp {
   void* slots[kWarp];
 };
 
+// A block that is being run: its threads and the shared memory that they have.
+struct Block {
+  // Gets `threads` new threads, all of which begin with `entry`, and unwritten shared memory.
+  void start(int64_t index, int threads, int shared_bytes, void (*entry)());
+
+  int64_t index = 0;
+  int shared_bytes = 0;
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  std::vector<char> memory;
+  std::vector<Cell> cells;
+  Stacks stacks;
+  Thread* current = nullptr;  // the thread to go on with
+  int at_barrier = 0;
+  int running = 0;     // threads that have not ended
+  uint32_t epoch = 0;  // never reset: older than the block's first means unwritten
+  uint32_t first_epoch = 0;
+  bool finished = false;
+};
+
 // A place in a kernel's source that orders memory: a barrier, a warp barrier or a wait for copies.
 struct Site {
   std::string kind;
@@ -80,11 +102,20 @@ class Engine {
  public:
   static Engine& get();
 
-  // Runs `body` once for each thread of each block.
-  void launch(int64_t blocks, int threads, int shared_bytes, const std::function<void()>& body);
+  // Runs `body` once for each thread of each block. blocks_of_multiprocessor: that run there at
+  // once.
+  void launch(int64_t blocks, int blocks_of_multiprocessor, int threads, int shared_bytes,
+              const std::function<void()>& body);
+
+  // From now on the blocks that this many multiprocessors hold run at the same time, in an order
+  // that is drawn at random.
+  void interleave(int multiprocessors, uint64_t seed);
+  // From now on the blocks run one after the other.
+  void run_in_order();
+  int multiprocessors() const { return multiprocessors_; }
 
   int thread_index() const { return current_->index; }
-  int64_t block_index() const { return block_; }
+  int64_t block_index() const { return block_->index; }
   void barrier(const Where& where);
   void warp_barrier(const Where& where);
   // Waits for the whole warp; the last lane to come runs `apply` over what all of them brought.
@@ -110,14 +141,18 @@ class Engine {
   void delete_site(const Site& site) { deleted_ = site; }
 
  private:
-  Engine();
-  void run_block(int threads, const std::function<void()>& body);
-  void start_fibre(Thread& thread);
+  static constexpr int kFewMultiprocessors = 4;
+
+  Block& waiting_block();
+  void run(Block& block);
   static void fibre_main();
   void finish_thread();
   void switch_away();
+  void give_way();
   Thread* next_runnable();
   void release_barrier();
+  void report_open_copies();
+  uint64_t random(uint64_t below);
   bool is_deleted(const char* kind, const Where& where);
   void land(const Copy& copy);
   bool shared_access_fits(const char* what, int offset, int bytes, const Where& where);
@@ -130,21 +165,17 @@ class Engine {
   int current_warp() const { return current_->index / kWarp; }
   int current_lane() const { return current_->index % kWarp; }
 
-  std::vector<Thread> threads_;
-  std::vector<Warp> warps_;
-  std::unique_ptr<char[]> memory_;
-  std::vector<Cell> cells_;
-  char* stacks_ = nullptr;
+  Warp& warp() { return block_->warps[current_warp()]; }
+
+  std::vector<std::unique_ptr<Block>> blocks_;  // that run, then those that wait to be used again
+  size_t running_ = 0;                          // of them
+  Block* block_ = nullptr;
+  Thread* current_ = nullptr;  // of that block
   void* main_stack_pointer_ = nullptr;
-  Thread* current_ = nullptr;
   const std::function<void()>* body_ = nullptr;
-  int64_t block_ = 0;
-  int thread_count_ = 0;
-  int shared_bytes_ = 0;
-  int at_barrier_ = 0;
-  int running_ = 0;     // threads that have not ended
-  uint32_t epoch_ = 0;  // never reset: older than the block's first means unwritten
-  uint32_t first_epoch_ = 0;
+  int multiprocessors_ = kFewMultiprocessors;
+  bool interleaved_ = false;
+  uint64_t random_ = 1;
   std::vector<Buffer> buffers_;
   size_t last_buffer_ = 0;
   std::vector<Site> sites_;

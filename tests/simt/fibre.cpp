@@ -1,6 +1,35 @@
 #include "fibre.h"
 
+#include <sys/mman.h>
+
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+
+namespace ptmkernels::simt::emulation {
+
+void Stacks::reserve(int count) {
+  if (count <= count_) return;
+  release();
+  count_ = count;
+  void* memory = mmap(nullptr, mapped(), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) {
+    std::perror("the emulation could not map its stacks");
+    std::abort();
+  }
+  memory_ = static_cast<char*>(memory);
+  mprotect(memory_, kGuardBytes, PROT_NONE);
+#ifdef MADV_NOHUGEPAGE
+  madvise(memory_, mapped(), MADV_NOHUGEPAGE);  // of which each stack would fill one
+#endif
+}
+
+void Stacks::release() {
+  if (memory_ != nullptr) munmap(memory_, mapped());
+}
+
+}  // namespace ptmkernels::simt::emulation
 
 #ifdef __x86_64__
 

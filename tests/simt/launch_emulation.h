@@ -8,14 +8,13 @@
 namespace ptmkernels {
 
 struct Queue {
-  int multiprocessors() const { return 4; }
+  int multiprocessors() const { return simt::emulation::Engine::get().multiprocessors(); }
 };
-
-inline int64_t read_number(const Queue&, const int64_t* address) { return *address; }
 
 template <typename Kernel>
 void launch(const Queue&, int64_t blocks, const typename Kernel::Params& params) {
-  simt::emulation::Engine::get().launch(blocks, Kernel::kThreads, Kernel::shared_bytes(params),
+  simt::emulation::Engine::get().launch(blocks, Kernel::kMinBlocks, Kernel::kThreads,
+                                        Kernel::shared_bytes(params),
                                         [&params] { Kernel::run(params); });
 }
 

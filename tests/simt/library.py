@@ -114,3 +114,13 @@ def without(site: Site):
         yield
     finally:
         library().simt_delete_site(b"", b"", 0)
+
+
+@contextmanager
+def interleaved(multiprocessors: int = 132, seed: int = 1):
+    """Blocks run at the same time, as many as so many multiprocessors hold, in an order drawn by `seed`."""
+    library().simt_interleave(multiprocessors, ctypes.c_uint64(seed))
+    try:
+        yield
+    finally:
+        library().simt_run_in_order()

@@ -157,6 +157,23 @@ void adds_and_reads() {
 }
 void adds_to_input() { atomic_add(input + me(), 1.0f); }
 
+// Each block has its own part of the output, and all of them the same place in shared memory.
+template <bool kBarrier>
+void blocks_reverse() {
+  const int first = static_cast<int>(block_index()) * kThreads;
+  numbers().store(me(), load_global(input + first + me()));
+  if (kBarrier) barrier();
+  store_global(output + first + me(), numbers().load(kThreads - 1 - me()));
+}
+
+// Each block reads a number, and later makes it one larger if it is still the same: -1 before.
+void blocks_count() {
+  auto* count = reinterpret_cast<uint64_t*>(output);
+  const uint64_t old = load_current(count);
+  for (int i = 0; i < 20; ++i) barrier();
+  if (me() == 0) compare_and_swap(count, old, old + 1);
+}
+
 const std::map<std::string, void (*)()> kExamples = {
     {"reverse", reverse<true>},
     {"reverse in warp", reverse_in_warp<true>},
@@ -189,6 +206,9 @@ const std::map<std::string, void (*)()> kExamples = {
     {"adds and stores", adds_and_stores},
     {"adds and reads", adds_and_reads},
     {"adds to input", adds_to_input},
+    {"blocks reverse", blocks_reverse<true>},
+    {"blocks reverse, no barrier", blocks_reverse<false>},
+    {"blocks count", blocks_count},
 };
 
 // c[16 x 8] = a[16 x k] b[8 x k]^T of `size`-byte elements, by the fragments of one warp.
@@ -234,9 +254,9 @@ void multiply(const Product& p) {
 
 }  // namespace
 
-// Runs an example over two blocks of kThreads threads with kNumbers numbers of shared memory; false
+// Runs an example over blocks of kThreads threads with kNumbers numbers of shared memory; false
 // where there is no such example. input[i] = i; output is NaN before.
-SIMT_EXPORT bool simt_run_example(const char* name) {
+SIMT_EXPORT bool simt_run_example(const char* name, int64_t blocks) {
   const auto found = kExamples.find(name);
   if (found == kExamples.end()) return false;
   for (int i = 0; i < kNumbers; ++i) input[i] = static_cast<float>(i);
@@ -245,7 +265,7 @@ SIMT_EXPORT bool simt_run_example(const char* name) {
   engine.forget_buffers();
   engine.declare(input, sizeof(memory.input), false);
   engine.declare(output, sizeof(memory.output), true);
-  engine.launch(1, kThreads, kNumbers * 4, found->second);
+  engine.launch(blocks, 1, kThreads, kNumbers * 4, found->second);
   return true;
 }
 
@@ -254,5 +274,5 @@ SIMT_EXPORT const float* simt_example_output() { return output; }
 SIMT_EXPORT void simt_multiply(const char* type, int depth, const void* a, const void* b,
                                float* c) {
   const Product product{type, depth, a, b, c};
-  Engine::get().launch(1, kWarpSize, 24 * 32, [&product] { multiply(product); });
+  Engine::get().launch(1, 1, kWarpSize, 24 * 32, [&product] { multiply(product); });
 }

@@ -108,7 +108,7 @@ T load_current(const T* address, const Where& where = Where::current()) {
   return value;
 }
 
-// Fibres change places elsewhere only, so nothing comes between.
+// Fibres change places before the access at most, so nothing comes between.
 template <typename T>
 void atomic_add(T* address, T value, const Where& where = Where::current()) {
   T sum;
@@ -140,6 +140,7 @@ template <typename T>
 struct Shared {
   int byte_offset;
 
+  Shared behind(int count) const { return {at(count)}; }
   T load(int index, const Where& where = Where::current()) const {
     return load_as<T>(index, where);
   }

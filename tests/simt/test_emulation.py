@@ -11,13 +11,13 @@ from tests.simt import library
 THREADS = 64
 
 
-def run(name: str) -> tuple[list[float], list[str]]:
+def run(name: str, blocks: int = 1) -> tuple[list[float], list[str]]:
     """Output of an example of self_test.cpp and what was reported."""
     control = library.library()
     library.take_reports()
     control.simt_example_output.restype = ctypes.POINTER(ctypes.c_float)
-    assert control.simt_run_example(name.encode())
-    return control.simt_example_output()[:THREADS], library.take_reports()
+    assert control.simt_run_example(name.encode(), ctypes.c_int64(blocks))
+    return control.simt_example_output()[: blocks * THREADS], library.take_reports()
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,36 @@ def test_threads_count_together():
     output, reports = run("counts together")
     assert reports == []
     assert struct.unpack("q", struct.pack("2f", *output[-2:])) == (THREADS - 1,)
+
+
+def blocks_counted() -> int:
+    """Of 64 blocks, those whose number nobody else changed between their read and their change."""
+    output, reports = run("blocks count", 64)
+    assert reports == []
+    return struct.unpack("q", struct.pack("2f", *output[:2]))[0] + 1
+
+
+def test_blocks_run_at_the_same_time():
+    """As many as there are multiprocessors, in an order that the seed draws."""
+    assert blocks_counted() == 64
+    counts = {}
+    for multiprocessors, seed in ((1, 1), (2, 1), (64, 1), (64, 2), (64, 3), (64, 4)):
+        with library.interleaved(multiprocessors, seed):
+            counts[multiprocessors, seed] = blocks_counted()
+    assert counts[1, 1] == 64
+    assert 64 > counts[2, 1] > counts[64, 1] > 0
+    assert len({counts[64, seed] for seed in range(1, 5)}) > 1
+    with library.interleaved(64, 1):
+        assert blocks_counted() == counts[64, 1]
+    assert blocks_counted() == 64
+
+
+def test_blocks_have_memory_and_barriers_of_their_own():
+    with library.interleaved(4):
+        output, reports = run("blocks reverse", 4)
+        assert reports == []
+        assert output == [64.0 * b + 63 - i for b in range(4) for i in range(THREADS)]
+        assert "which nothing wrote" in run("blocks reverse, no barrier", 4)[1][0]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def hierarchical_softmax(
 ) -> dict[str, Tensor]:
     """Loss and the gradients of a weighted sum of it, by name."""
     ops = torch.ops.ptmkernels_simt
-    arguments = (hidden, target, weight, tree.offsets, tree.path)
+    arguments = (hidden, target, weight, tree.offsets, tree.path, tree.depth)
     loss = ops.hierarchical_softmax_forward(*arguments, False)
     grads = ops.hierarchical_softmax_backward(scale_of(loss), *arguments, dense)
     return {"loss": loss, "grad_hidden": grads[0], "grad_weight": grads[1]}
@@ -78,6 +78,7 @@ def step(
     num_negatives: int = 5,
     keep: Tensor | None = None,
     subwords: tuple[Tensor, Tensor] | None = None,
+    max_in_flight: int = 1 << 20,
 ) -> StepStatistics:
     """As :func:`ptmkernels.ops.cbow_step_` or, without `cbow`, ``skipgram_step_``."""
     values = torch.ops.ptmkernels_simt.word_vectors_step_(
@@ -85,6 +86,6 @@ def step(
         *(sampler.table if sampler else None, None if sampler else tree.offsets),
         *(None if sampler else tree.path, *(subwords or (None, None)), 1, cbow, window),
         *(num_negatives if sampler else 0, learning_rate, min_learning_rate, position),
-        *(position + len(tokens) if total is None else total, seed, 1),
+        *(position + len(tokens) if total is None else total, seed, max_in_flight),
     )
     return StepStatistics.of(values)

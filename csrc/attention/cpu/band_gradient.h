@@ -1,8 +1,9 @@
 // What the relative and segment terms of a block of queries owe to its scores: dS and P ∘ Z by rows
 // of the relative key and value, multiplied with these and with the queries (relative_gradient.h).
 //
-// Where the block's queries stand one after the other, its panels add to a window and the rows of
-// that are multiplied together; else each panel has a band of its own.
+// Where the positions of the block's queries rise by at most one from each to the next, its panels
+// add to a window and the rows of that are multiplied together; else each panel has a band of its
+// own.
 #pragma once
 
 #include "attention/cpu/backward_block.h"
@@ -18,7 +19,7 @@ class BlockTerms {
   void start(Block<float>& block, const BackwardScratch<float>& scratch) const {
     if (terms_.key) fill(scratch.grad_position, kBlockQueries * width_, 0);
     if (terms_.segments()) fill(scratch.grad_segment, 2 * kBlockQueries, 0);
-    block.windows = terms_.successive(block.batch, block.query, block.query + block.queries);
+    block.windows = terms_.rising(block.batch, block.query, block.query + block.queries);
     *scratch.key_window = {scratch.key_window_rows, {}, -1, 0};
     *scratch.value_window = {scratch.value_window_rows, {}, -1, 0};
   }
@@ -91,12 +92,13 @@ class BlockTerms {
       return;
     }
     BandWindow& window = *side.window;
+    const int64_t position = terms_.position(block.batch, block.query);
     if (window.key != tile.key) {  // the block's first tile, or not the next one
       if (window.key >= 0) multiply_window(side, block, kBlockQueries, scratch);
-      const int64_t position = terms_.position(block.batch, block.query);
       window.open(tile.key, terms_.endless_row(tile.key, position));
     }
-    window.add(p, scores, start.first, start.last);
+    const int64_t ahead = terms_.position(tile.batch, tile.query) - position;
+    window.add(p, ahead, terms_.shifts(tile), scores, start.first, start.last);
   }
 
   void multiply_window(const Side& side, const Block<float>& block, int64_t count,

@@ -59,11 +59,13 @@ struct BandWindow {
     table_row = first_row - kBlockQueries;
   }
 
-  // Adds keys [first, last) of the tile; `scores` (keys, kTilePitch) are those of the panel.
-  void add(int64_t p, const float* scores, int64_t first, int64_t last) {
-    const int64_t row = kBlockQueries - (p + 1) * kLanes + first;
+  // Adds keys [first, last) of the tile; `scores` (keys, kTilePitch) are those of panel p, whose
+  // first query stands `ahead` positions behind the block's first.
+  void add(int64_t p, int64_t ahead, const PanelShifts& shifts, const float* scores, int64_t first,
+           int64_t last) {
+    const int64_t row = kBlockQueries - ahead - kLanes + first;
     clear(p, ranges.any(p) ? ranges.last[p] : row, row + kLanes);
-    spread_diagonals<true>(scores, kTilePitch, last - first, lanes(p, row), kTilePitch);
+    spread_diagonals<true>(shifts, scores, kTilePitch, last - first, lanes(p, row), kTilePitch);
     const int64_t end = row + last - first + kLanes;
     ranges.first[p] = ranges.any(p) ? smaller(ranges.first[p], row) : row;
     ranges.last[p] = larger(ranges.last[p], end);

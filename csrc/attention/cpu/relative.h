@@ -6,10 +6,11 @@
 // micro-kernel, row by row with a query in each lane; what key j needs lies on a diagonal, in lane
 // l of row j - l. So the rows are delayed, each lane by its number, in log2(kWidth) steps in
 // registers: the band turns into a start of scores at the cost of a copy. The backward delays the
-// other way round.
+// other way round. Where several queries stand at one position (XLNet's predicted rows lie behind
+// their content rows), each lane is delayed by its distance from the first one's position.
 //
-// Where the positions of a panel are not successive (the predicted rows of XLNet), each lane reads
-// its own rows instead.
+// Where the positions of a panel fall, or rise by more than one, each lane reads its own rows
+// instead.
 #pragma once
 
 #include "attention/cpu/mask.h"
@@ -26,38 +27,81 @@ struct Tile {
   int64_t keys;
 };
 
-// to[r] = (rows[r], lanes whose bit S is set (with kReverse: not set) from rows[r - S])
-template <int S, bool kReverse, int... I>
-PTMKERNELS_INLINE Vec take_delayed(Vec now, Vec before, Lanes<I...>) {
-  return __builtin_shufflevector(now, before, (((I & S) != 0) != kReverse ? I + kWidth : I)...);
-}
+// Where the queries of a panel stand: how many positions behind the first. From lane to lane it is
+// one more (successive), or one more or none (rising: XLNet's predicted rows behind their content
+// rows).
+struct PanelShifts {
+  bool rising = true;
+  bool successive = true;
+  int64_t first[kVectors];  // of the first lane of each vector
+  IntVec lane[kVectors];    // of each lane, from there; below kWidth
+};
 
-// Rows pass through; lane l comes out l rows later, with kReverse kWidth - 1 - l rows later.
+// Which rows each lane takes where they are delayed by S: before, if its delay has bit S. The delay
+// of a lane is its number, with kReverse kWidth - 1 less that.
 template <bool kReverse>
+class NumberedLanes {
+ public:
+  NumberedLanes(const PanelShifts&, int) {}
+
+  template <int S>
+  PTMKERNELS_INLINE Vec take(Vec now, Vec before) const {
+    return take_delayed<S>(now, before, typename MakeLanes<kWidth>::type());
+  }
+
+ private:
+  template <int S, int... I>
+  PTMKERNELS_INLINE static Vec take_delayed(Vec now, Vec before, Lanes<I...>) {
+    return __builtin_shufflevector(now, before, (((I & S) != 0) != kReverse ? I + kWidth : I)...);
+  }
+};
+
+// The same where the delay of a lane is its shift in vector v of a panel.
+template <bool kReverse>
+class ShiftedLanes {
+ public:
+  ShiftedLanes(const PanelShifts& shifts, int v) {
+    const IntVec delay = kReverse ? splat(kWidth - 1) - shifts.lane[v] : shifts.lane[v];
+    for (int step = 1, n = 0; step < kWidth; step *= 2, ++n)
+      has_bit_[n] = (delay & splat(step)) != IntVec{};
+  }
+
+  template <int S>
+  PTMKERNELS_INLINE Vec take(Vec now, Vec before) const {
+    return select(has_bit_[__builtin_ctz(S)], before, now);
+  }
+
+ private:
+  IntVec has_bit_[5];
+};
+
+// Rows pass through; each lane comes out so many rows later as its delay is.
+template <class DelayedLanes>
 class LaneDelay {
  public:
+  explicit LaneDelay(const DelayedLanes& lanes) : lanes_(lanes) {}
+
   // kWidth rows, in place.
   PTMKERNELS_INLINE void pass(Vec* rows) { pass_from<kWidth / 2>(rows, history_); }
 
  private:
   // `history` holds the last S rows that reached this step, then those of the next.
   template <int S>
-  PTMKERNELS_INLINE static void pass_from(Vec* rows, Vec* history) {
+  PTMKERNELS_INLINE void pass_from(Vec* rows, Vec* history) {
     if constexpr (S > 0) {
       Vec next[S];
       PTMKERNELS_UNROLL
       for (int r = 0; r < S; ++r) next[r] = rows[kWidth - S + r];
       PTMKERNELS_UNROLL
-      for (int r = kWidth - 1; r >= 0; --r) {
-        rows[r] = take_delayed<S, kReverse>(rows[r], r >= S ? rows[r - S] : history[r],
-                                            typename MakeLanes<kWidth>::type());
-      }
+      for (int r = kWidth - 1; r >= 0; --r)
+        rows[r] = lanes_.template take<S>(rows[r], r >= S ? rows[r - S] : history[r]);
       PTMKERNELS_UNROLL
       for (int r = 0; r < S; ++r) history[r] = next[r];
       pass_from<S / 2>(rows, history + S);
     }
   }
 
+  const DelayedLanes lanes_;
   Vec history_[kWidth] = {};
 };
 
@@ -70,12 +114,14 @@ PTMKERNELS_INLINE void add_row(const float* from, float* to) {
     store(to + v * kWidth, load(to + v * kWidth) + load(from + v * kWidth));
 }
 
-// to[j] = from[j] + (lane l: band[j + kLanes - l]) for `keys` keys.
-PTMKERNELS_NOINLINE inline void add_diagonals(const float* band, const float* from, int64_t stride,
-                                              int64_t keys, float* to) {
+// to[j] = from[j] + (lane l: band[j + kLanes - its shift]) for `keys` keys.
+template <class DelayedLanes>
+PTMKERNELS_NOINLINE void add_diagonals_of(const PanelShifts& shifts, const float* band,
+                                          const float* from, int64_t stride, int64_t keys,
+                                          float* to) {
   for (int v = 0; v < kVectors; ++v) {
-    const float* row = band + (kLanes - (v + 1) * kWidth) * kLanes + v * kWidth;
-    LaneDelay<false> delay;
+    const float* row = band + (kLanes - shifts.first[v] - kWidth) * kLanes + v * kWidth;
+    LaneDelay<DelayedLanes> delay(DelayedLanes(shifts, v));
     for (int64_t j = -kWidth; j < keys; j += kWidth, row += kWidth * kLanes) {
       Vec rows[kWidth];
       PTMKERNELS_UNROLL
@@ -98,18 +144,26 @@ PTMKERNELS_NOINLINE inline void add_diagonals(const float* band, const float* fr
   }
 }
 
-// The transpose of the same: band[j + kLanes - l] = tile[j] in lane l, 0 where there is no such
-// key; with kAdd the first kLanes rows are added to. Writes `keys`, rounded up to kWidth, + kLanes
-// rows.
-template <bool kAdd>
-PTMKERNELS_NOINLINE void spread_diagonals(const float* tile, int64_t stride, int64_t keys,
-                                          float* band, int64_t pitch) {
+inline void add_diagonals(const PanelShifts& shifts, const float* band, const float* from,
+                          int64_t stride, int64_t keys, float* to) {
+  const auto add = shifts.successive ? add_diagonals_of<NumberedLanes<false>>
+                                     : add_diagonals_of<ShiftedLanes<false>>;
+  add(shifts, band, from, stride, keys, to);
+}
+
+// The transpose of the same: band[j + kLanes - shift of lane l] = tile[j] in lane l, 0 where there
+// is no such key; with kAdd the first kLanes rows are added to. Writes `keys`, rounded up to
+// kWidth, + kLanes rows.
+template <bool kAdd, class DelayedLanes>
+PTMKERNELS_NOINLINE void spread_diagonals_of(const PanelShifts& shifts, const float* tile,
+                                             int64_t stride, int64_t keys, float* band,
+                                             int64_t pitch) {
   for (int v = 0; v < kVectors; ++v) {
     float* to = band + v * kWidth;
-    LaneDelay<true> delay;
-    const int64_t last = keys + v * kWidth + kWidth - 1;
-    for (int64_t j = (v + 1) * kWidth - 1 - kLanes; j < last; j += kWidth) {
-      const bool add = kAdd && j < (v + 1) * kWidth - 1;
+    LaneDelay<DelayedLanes> delay(DelayedLanes(shifts, v));
+    const int64_t first = shifts.first[v] + kWidth - 1;
+    for (int64_t j = first - kLanes; j < first + keys; j += kWidth) {
+      const bool add = kAdd && j < first;
       Vec rows[kWidth];
       if (j >= 0 && j + kWidth <= keys) {
         PTMKERNELS_UNROLL
@@ -130,11 +184,19 @@ PTMKERNELS_NOINLINE void spread_diagonals(const float* tile, int64_t stride, int
   }
 }
 
+template <bool kAdd>
+void spread_diagonals(const PanelShifts& shifts, const float* tile, int64_t stride, int64_t keys,
+                      float* band, int64_t pitch) {
+  const auto spread = shifts.successive ? spread_diagonals_of<kAdd, NumberedLanes<true>>
+                                        : spread_diagonals_of<kAdd, ShiftedLanes<true>>;
+  spread(shifts, tile, stride, keys, band, pitch);
+}
+
 // Which rows of the relative key some keys and a panel meet, and how they lie in a band: (rows,
 // kLanes), of which [first, last] are rows of the table, the others beyond its ends and taken from
 // the nearest.
 struct BandShape {
-  bool successive;  // positions of the panel
+  PanelShifts shifts;
   int64_t key;
   int64_t keys;
   int64_t rows;
@@ -209,12 +271,21 @@ class RelativeTerms {
     return given.data ? given.data[batch * given.batch + query] : query;
   }
 
-  // Do the queries [first, last) stand one after the other?
-  bool successive(int64_t batch, int64_t first, int64_t last) const {
+  // Does each of the queries [first, last) stand where the one before it does, or one further?
+  bool rising(int64_t batch, int64_t first, int64_t last) const {
     for (int64_t query = first + 1; query < last && relative_.query_position.data; ++query) {
-      if (position(batch, query) != position(batch, first) + query - first) return false;
+      const int64_t step = int64_t{position(batch, query)} - position(batch, query - 1);
+      if (step < 0 || step > 1) return false;
     }
     return true;
+  }
+
+  // Of the panel of a tile; lanes beyond its last query go on, one position each.
+  PanelShifts shifts(const Tile& tile) const {
+    PanelShifts result;
+    for (int v = 0; v < kVectors; ++v) result.first[v] = v * kWidth;
+    if (relative_.query_position.data) find_shifts(tile, &result);
+    return result;
   }
 
   // The row of the table for a key and a query's position, were the table without ends.
@@ -228,22 +299,21 @@ class RelativeTerms {
 
   // Of keys [first, last) of the tile.
   BandShape shape(const Tile& tile, int64_t first, int64_t last) const {
-    BandShape shape = {true, tile.key + first, last - first, 0, 0, 0, 0};
+    BandShape shape = {shifts(tile), tile.key + first, last - first, 0, 0, 0, 0};
     const int64_t start = position(tile.batch, tile.query);
-    int64_t least = start, most = start;
-    for (int64_t lane = 1; lane < tile.queries && relative_.query_position.data; ++lane) {
-      const int64_t p = position(tile.batch, tile.query + lane);
-      shape.successive &= p == start + lane;
-      least = smaller(least, p);
-      most = larger(most, p);
-    }
-    if (shape.successive) {
+    if (shape.shifts.rising) {
       const int64_t row = shape.key - start - kLanes + relative_.offset;
       shape.rows = shape.keys + kLanes;
       shape.first = smaller(larger(-row, 0), shape.rows - 1);
       shape.last = larger(smaller(relative_.rows - 1 - row, shape.rows - 1), 0);
       shape.table_row = clamp(row + shape.first);
     } else {
+      int64_t least = start, most = start;
+      for (int64_t lane = 1; lane < tile.queries; ++lane) {
+        const int64_t p = position(tile.batch, tile.query + lane);
+        least = smaller(least, p);
+        most = larger(most, p);
+      }
       shape.table_row = row(shape.key, most);
       shape.last = row(shape.key + shape.keys - 1, least) - shape.table_row;
       shape.rows = shape.last + 1;
@@ -255,7 +325,7 @@ class RelativeTerms {
   void multiply_band(const RelativeTable& table, const Tile& tile, const BandShape& shape,
                      const float* panel, BandCarry* carry, float* band) const {
     const int64_t known =
-        carry && shape.successive && carry->key == shape.key ? static_cast<int64_t>(kLanes) : 0;
+        carry && shape.shifts.rising && carry->key == shape.key ? static_cast<int64_t>(kLanes) : 0;
     for (int64_t i = 0; i < known; ++i) copy_row(carry->rows + i * kLanes, band + i * kLanes);
     const int64_t first = larger(shape.first, known);
     Product<float> product;
@@ -269,7 +339,7 @@ class RelativeTerms {
     const int64_t last = larger(shape.last, known - 1);
     for (int64_t i = last + 1; i < shape.rows; ++i)
       copy_row(band + last * kLanes, band + i * kLanes);
-    if (!carry || !shape.successive) return;
+    if (!carry || !shape.shifts.rising) return;
     for (int64_t i = 0; i < kLanes; ++i)
       copy_row(band + (shape.keys + i) * kLanes, carry->rows + i * kLanes);
     carry->key = shape.key + shape.keys;
@@ -278,7 +348,7 @@ class RelativeTerms {
   // to[j] = from[j] + the band's row for key j and each lane, `keys` rows of kLanes.
   void add_band(const Tile& tile, const BandShape& shape, const float* band, const float* from,
                 int64_t stride, float* to) const {
-    if (shape.successive) return add_diagonals(band, from, stride, shape.keys, to);
+    if (shape.shifts.rising) return add_diagonals(shape.shifts, band, from, stride, shape.keys, to);
     IntVec shift[kVectors];
     lane_shifts(tile, shape, shift);
     for (int64_t j = 0; j < shape.keys; ++j) {
@@ -294,8 +364,8 @@ class RelativeTerms {
   // lane.
   Band collect(const Tile& tile, const BandShape& shape, const float* scores, int64_t stride,
                float* band) const {
-    if (shape.successive) {
-      spread_diagonals<false>(scores, stride, shape.keys, band, kLanes);
+    if (shape.shifts.rising) {
+      spread_diagonals<false>(shape.shifts, scores, stride, shape.keys, band, kLanes);
       for (int64_t i = 0; i < shape.first; ++i)
         add_row(band + i * kLanes, band + shape.first * kLanes);
       for (int64_t i = shape.last + 1; i < shape.rows; ++i)
@@ -393,6 +463,24 @@ class RelativeTerms {
 
  private:
   int64_t clamp(int64_t row) const { return smaller(larger(row, 0), relative_.rows - 1); }
+
+  void find_shifts(const Tile& tile, PanelShifts* shifts) const {
+    int32_t lanes[kLanes] = {};
+    for (int64_t lane = 1; lane < kLanes; ++lane) {
+      int64_t step = 1;
+      if (lane < tile.queries) {
+        const int64_t query = tile.query + lane;
+        step = position(tile.batch, query) - position(tile.batch, query - 1);
+      }
+      shifts->rising &= step == 0 || step == 1;
+      shifts->successive &= step == 1;
+      lanes[lane] = lanes[lane - 1] + (step == 1);
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      shifts->first[v] = lanes[v * kWidth];
+      shifts->lane[v] = load_as<IntVec>(lanes + v * kWidth) - splat(lanes[v * kWidth]);
+    }
+  }
 
   const float* vector_of(const float* vectors, int64_t index) const {
     return vectors ? vectors + index * width_ : nullptr;

@@ -23,7 +23,8 @@ template <typename T, int kHeadDim, bool kOwnKeys, bool kRelative>
 struct BackwardKernel {
   using Params = BackwardParams;
   using Shape = BackwardShapeOf<T, kHeadDim, kRelative>;
-  static constexpr int kThreads = Shape::kThreads, kMinBlocks = Shape::kMinBlocks;
+  static constexpr int kThreads = Shape::kThreads;
+  static constexpr int kMinBlocks = kOwnKeys ? Shape::kMinBlocks : Shape::kMinQueryBlocks;
   static constexpr int kRows = Shape::kRows, kCols = Shape::kCols, kStep = Shape::kStep;
   static constexpr int kM = Shape::kM, kN = Shape::kN;
   // Of wide heads a block computes a part, where all accumulators would not fit into the registers:
@@ -33,8 +34,12 @@ struct BackwardKernel {
   static constexpr int kGradCols = kWide ? kMaxGradCols : kHeadDim;
   static constexpr int kParts = kHeadDim / kGradCols;
 
+  // In float32 the loaders of the other side would take registers that are needed elsewhere.
+  static constexpr bool kKeepLoaders = sizeof(T) == 2;
+
   using OwnTile = SharedTile<T, kRows, kHeadDim>;
   using OtherTile = SharedTile<T, kCols, kHeadDim>;
+  using OtherLoader = TileLoader<kThreads, T, kCols, kHeadDim>;
   using Gradient = float[kM][kGradCols / 8][4];
   using Place = ScorePlace<kOwnKeys>;
 
@@ -67,10 +72,10 @@ struct BackwardKernel {
     return static_cast<int64_t>(p.batch) * own_heads(p) * kParts * own_tiles(p);
   }
 
-  // What a block does: its own tile, and the tiles of the other side for each of `heads` query
-  // heads.
+  // What a block does: its own tile, and the tiles of the other side for each of its query heads.
   struct Work {
     int batch, own_head, part, tile, own0;
+    int other_head;  // of keys and values, or the first query head
     int first_head, end_head;
   };
 
@@ -88,8 +93,10 @@ struct BackwardKernel {
     rest /= tiles;
     const int part = rest % kParts;
     rest /= kParts;
-    const int head = rest % heads, group = kOwnKeys ? p.heads / p.key_heads : 1;
-    return {rest / heads, head, part, tile, tile * kRows, head * group, (head + 1) * group};
+    const int head = rest % heads, group = p.group;
+    const int first = kOwnKeys ? head * group : head, end = kOwnKeys ? first + group : head + 1;
+    return {rest / heads, head, part, tile, tile * kRows, kOwnKeys ? first : head / group,
+            first,        end};
   }
 
   static SIMT_FN void run(const Params& p) {
@@ -106,9 +113,11 @@ struct BackwardKernel {
       relative.start(p, work.batch, work.own_head, work.own0);
       finish_heads(p, work, relative, unfinished, step.head, first_grad);
     }
+    Loaders loaders;
     if (step.tile < walk.end) {
+      if constexpr (kKeepLoaders) loaders.start(p, work);
       load_own(p, work);
-      load_stage(p, work, relative, step, 0);
+      load_stage(p, work, loaders, relative, step, 0);
     }
     float lse[2 * kM], delta[2 * kM];
     if constexpr (!kOwnKeys) {
@@ -123,7 +132,7 @@ struct BackwardKernel {
       find_next(walk, work, step);
       const int other = Shape::kStages - 1 - stage;
       if (Shape::kStages == 2 && step.tile < walk.end) {
-        load_stage(p, work, relative, step, other);
+        load_stage(p, work, loaders, relative, step, other);
       }
       if constexpr (kRelative) relative.set_tile(p, now.head, now.tile * kCols, stage);
       SIMT_ROLL
@@ -135,7 +144,7 @@ struct BackwardKernel {
       }
       if constexpr (Shape::kStages == 1) {
         barrier();  // nobody works on this tile any more
-        if (step.tile < walk.end) load_stage(p, work, relative, step, 0);
+        if (step.tile < walk.end) load_stage(p, work, loaders, relative, step, 0);
       }
       stage = other;
     }
@@ -160,12 +169,19 @@ struct BackwardKernel {
     return {shared_memory<T>(stage_offset(stage) + offset)};
   }
 
+  // Of the rows from step0 on. stay_here: all else is then a lane's offset from there.
+  static SIMT_FN OtherTile step_tile(int stage, int step0) {
+    constexpr int kRowBytes = kHeadDim * static_cast<int>(sizeof(T));
+    return {shared_memory<T>(stay_here(stage_offset(stage) + step0 * kRowBytes))};
+  }
+
   static SIMT_FN Walk walk_of(const Params& p, const Work& work) {
     const int length = kOwnKeys ? p.query_len : p.key_len;
     Walk walk;
     walk.set_mask(p.own_bounds, p.other_bounds, work.batch, work.tile);
     // Keys beyond the end must be hidden from the queries; as rows of their own they are not
     // stored.
+    walk.hides_more = p.options.hides_more;
     walk.full_below = kOwnKeys ? INT32_MAX : p.key_len / kCols;
     walk.start(0, (length + kCols - 1) / kCols);
     return walk;
@@ -209,16 +225,26 @@ struct BackwardKernel {
     }
   }
 
-  static SIMT_FN void load_stage(const Params& p, const Work& work, const Relative& relative,
-                                 const Step& step, int stage) {
+  // Of the other side: Q and dO of the block's first query head, or K and V.
+  struct Loaders {
+    OtherLoader first, second;
+
+    SIMT_FN void start(const Params& p, const Work& work) {
+      first.start(p, kOwnKeys ? p.query : p.key, work.batch, work.other_head);
+      second.start(p, kOwnKeys ? p.grad_output : p.value, work.batch, work.other_head);
+    }
+  };
+
+  static SIMT_FN void load_stage(const Params& p, const Work& work, Loaders loaders,
+                                 const Relative& relative, const Step& step, int stage) {
+    if constexpr (!kKeepLoaders) loaders.start(p, work);
     const int other0 = step.tile * kCols;
-    const int head = kOwnKeys ? step.head : step.head / (p.heads / p.key_heads);
+    const int head = step.head, heads_on = kOwnKeys ? head - work.other_head : 0;
     const int length = kOwnKeys ? p.query_len : p.key_len;
     const int vectors = stage_offset(stage) + kOtherVectors;
-    load_rows<kThreads>(other_tile(stage, 0), p, kOwnKeys ? p.query : p.key, work.batch, head,
-                        other0, length);
-    load_rows<kThreads>(other_tile(stage, kOtherSecond), p, kOwnKeys ? p.grad_output : p.value,
-                        work.batch, head, other0, length);
+    loaders.first.load(other_tile(stage, 0), kOwnKeys ? p.query : p.key, other0, length, heads_on);
+    loaders.second.load(other_tile(stage, kOtherSecond), kOwnKeys ? p.grad_output : p.value, other0,
+                        length, heads_on);
     if constexpr (kOwnKeys) {
       if (!step.is_full) load_intervals<kThreads, kCols>(p, work.batch, other0, vectors);
       const int64_t row = (static_cast<int64_t>(work.batch) * p.heads + head) * length + other0;
@@ -272,7 +298,8 @@ struct BackwardKernel {
       clear(change);
       add_relative(p, relative, step0, stage, weight, change);
     }
-    multiply_transposed<T>(weight, own_tile(0), warp_row0(), other_tile(stage, 0), step0, p.exact);
+    const OtherTile first = step_tile(stage, step0), second = first.behind(kOtherSecond);
+    multiply_transposed<T>(weight, own_tile(0), warp_row0(), first, 0, p.exact);
     const Place place = place_of(work, step, step0, stage);
     const float factor = finish_scores<T>(weight, p, place, step.is_full);
     const auto column_lse = shared_memory<float>(stage_offset(stage) + kStatistics);
@@ -282,9 +309,8 @@ struct BackwardKernel {
       value = weight_of(p.options, value, factor, sum);
     });
     if constexpr (!kRelative) clear(change);
-    multiply_transposed<T>(change, own_tile(kOwnSecond), warp_row0(),
-                           other_tile(stage, kOtherSecond), step0, p.exact);
-    const bool drops = p.options.seed != nullptr;
+    multiply_transposed<T>(change, own_tile(kOwnSecond), warp_row0(), second, 0, p.exact);
+    const bool drops = p.options.drops;
     uint32_t dropped = 0;
     if (drops) {
       dropped = dropped_elements<kM, kN>(p.options, place);
@@ -296,10 +322,9 @@ struct BackwardKernel {
     });
     if constexpr (kOwnKeys) {
       if (drops) replace(weight, dropped, 0.0f);
-      multiply<T>(second_grad, weight, other_tile(stage, kOtherSecond), step0,
-                  work.part * kGradCols, p.exact);
+      multiply<T>(second_grad, weight, second, 0, work.part * kGradCols, p.exact);
     }
-    multiply<T>(first_grad, change, other_tile(stage, 0), step0, work.part * kGradCols, p.exact);
+    multiply<T>(first_grad, change, first, 0, work.part * kGradCols, p.exact);
     if constexpr (kRelative) {
       relative.add_sums(change, p, step0);
       if constexpr (!kOwnKeys) {

@@ -29,6 +29,8 @@ struct BiasGradientParams : BackwardParams {
   // Dense: how many tiles of each kind are owned; 1 where the bias is broadcast. Bucketed: heads,
   // and tile diagonals in `own_key_tiles`.
   int own_batches, own_heads, own_query_tiles, own_key_tiles;
+  // How many of each an owner goes over, its items.
+  int each_batches, each_heads, each_query_tiles, each_key_tiles;
   int query_tiles, key_tiles;  // of the scores
   int splits;                  // blocks that share an owner's work
   // With one split, a dense bias' gradient itself; else a float32 sum for each split.
@@ -42,9 +44,8 @@ struct BiasGradientParams : BackwardParams {
 
 // How many tiles of scores each owner goes over.
 SIMT_HOST_FN int64_t bias_items(const BiasGradientParams& p) {
-  if (p.diagonals) return static_cast<int64_t>(p.batch) * p.query_tiles;
-  return static_cast<int64_t>(p.batch / p.own_batches) * (p.heads / p.own_heads) *
-         (p.query_tiles / p.own_query_tiles) * (p.key_tiles / p.own_key_tiles);
+  return static_cast<int64_t>(p.each_batches) * p.each_heads * p.each_query_tiles *
+         p.each_key_tiles;
 }
 
 // kRelative: with the terms of distances and segments (relative.cuh).
@@ -84,15 +85,21 @@ struct BiasGradientKernel {
            p.splits;
   }
 
-  // What a block owns, and the range of its items: tiles of scores that it goes over.
+  // Which of its owner's items one is, and its head of keys and values.
+  struct Item {
+    int batch, head, query_tile, key_tile, key_head;
+  };
+
+  // What a block owns, and its items: `left` from the next one on.
   struct Work {
     int batch, head, query_tile, key_tile, split;
-    int64_t item, end;
+    Item item;
+    int64_t left;
   };
 
   // An item's tile of scores and the chunk of the head dimension that is next.
   struct Step {
-    int batch, head, query_tile, key_tile, chunk, parity;
+    int batch, head, key_head, query_tile, key_tile, chunk, parity;
     bool is_full;
 
     SIMT_FN int query0() const { return query_tile * kBiasTile; }
@@ -155,54 +162,71 @@ struct BiasGradientKernel {
     rest /= p.own_query_tiles;
     work.head = static_cast<int>(rest % p.own_heads);
     work.batch = static_cast<int>(rest / p.own_heads);
-    const int64_t items = bias_items(p);
-    work.item = items * work.split / p.splits;
-    work.end = items * (work.split + 1) / p.splits;
+    const int64_t items = bias_items(p), first = items * work.split / p.splits;
+    work.left = items * (work.split + 1) / p.splits - first;
+    work.item = item_at(p, work, first);
     return work;
+  }
+
+  static SIMT_FN Item item_at(const Params& p, const Work& work, int64_t index) {
+    Item item;
+    item.key_tile = static_cast<int>(index % p.each_key_tiles);
+    index /= p.each_key_tiles;
+    item.query_tile = static_cast<int>(index % p.each_query_tiles);
+    index /= p.each_query_tiles;
+    item.head = static_cast<int>(index % p.each_heads);
+    item.batch = static_cast<int>(index / p.each_heads);
+    item.key_head = (work.head + item.head) / p.group;
+    return item;
+  }
+
+  // The item behind, without a division.
+  static SIMT_FN void advance(const Params& p, Item& item) {
+    if (++item.key_tile < p.each_key_tiles) return;
+    item.key_tile = 0;
+    if (++item.query_tile < p.each_query_tiles) return;
+    item.query_tile = 0;
+    if (++item.head < p.each_heads) {
+      if (item.head == (item.key_head + 1) * p.group) ++item.key_head;
+      return;
+    }
+    item.head = 0;
+    if (p.each_heads > 1) item.key_head = 0;
+    ++item.batch;
   }
 
   // Moves to the next item with something visible; false where there is none.
   static SIMT_FN bool find_item(const Params& p, Work& work, Step& step) {
     step.parity = 1 - step.parity;
     step.chunk = 0;
-    while (work.item < work.end) {
-      const int64_t item = work.item++;
-      if (p.diagonals) {
-        step.batch = static_cast<int>(item / p.query_tiles);
-        step.head = work.head;
-        step.query_tile = static_cast<int>(item % p.query_tiles);
-        step.key_tile = step.query_tile + work.key_tile - (p.query_tiles - 1);
-        if (step.key_tile < 0 || step.key_tile >= p.key_tiles) continue;
-      } else {
-        decode(p, work, item, step);
+    for (; work.left > 0; --work.left) {
+      const Item item = work.item;
+      advance(p, work.item);
+      step.batch = work.batch + item.batch;
+      step.head = work.head + item.head;
+      step.key_head = item.key_head;
+      step.query_tile = work.query_tile + item.query_tile;
+      step.key_tile = p.diagonals ? step.query_tile + work.key_tile - (p.query_tiles - 1)
+                                  : work.key_tile + item.key_tile;
+      const bool exists = step.key_tile >= 0 && step.key_tile < p.key_tiles;
+      if (exists && is_visible(p, step)) {
+        --work.left;
+        return true;
       }
-      if (is_visible(p, step)) return true;
     }
     return false;
   }
 
-  static SIMT_FN void decode(const Params& p, const Work& work, int64_t item, Step& step) {
-    const int key_tiles = p.key_tiles / p.own_key_tiles;
-    const int query_tiles = p.query_tiles / p.own_query_tiles;
-    const int heads = p.heads / p.own_heads;
-    step.key_tile = work.key_tile + static_cast<int>(item % key_tiles);
-    item /= key_tiles;
-    step.query_tile = work.query_tile + static_cast<int>(item % query_tiles);
-    item /= query_tiles;
-    step.head = work.head + static_cast<int>(item % heads);
-    step.batch = work.batch + static_cast<int>(item / heads);
-  }
-
   static SIMT_FN bool is_visible(const Params& p, Step& step) {
     if (p.own_bounds.data == nullptr) {
-      step.is_full = step.key0() + kBiasTile <= p.key_len;
+      step.is_full = step.key0() + kBiasTile <= p.key_len && !p.options.hides_more;
       return true;
     }
     const TileBounds queries =
         load_bounds(p.own_bounds.data + step.batch * p.own_bounds.batch + step.query_tile);
     const TileBounds keys =
         load_bounds(p.other_bounds.data + step.batch * p.other_bounds.batch + step.key_tile);
-    step.is_full = tile_is_full(queries, keys);
+    step.is_full = tile_is_full(queries, keys) && !p.options.hides_more;
     return tile_is_visible(queries, keys);
   }
 
@@ -212,11 +236,10 @@ struct BiasGradientKernel {
   }
 
   static SIMT_FN void load(const Params& p, Relative& relative, const Step& step, int stage) {
-    const int key_head = step.head / (p.heads / p.key_heads);
     load_chunk(tile(stage, 0), p, p.query, step, step.head, step.query0(), p.query_len);
-    load_chunk(tile(stage, 1), p, p.key, step, key_head, step.key0(), p.key_len);
+    load_chunk(tile(stage, 1), p, p.key, step, step.key_head, step.key0(), p.key_len);
     load_chunk(tile(stage, 2), p, p.grad_output, step, step.head, step.query0(), p.query_len);
-    load_chunk(tile(stage, 3), p, p.value, step, key_head, step.key0(), p.key_len);
+    load_chunk(tile(stage, 3), p, p.value, step, step.key_head, step.key0(), p.key_len);
     if (step.chunk == 0) {
       const int offset = vectors(step);
       if (!step.is_full) {
@@ -270,7 +293,7 @@ struct BiasGradientKernel {
                                   shared_memory<float>(offset + kDistance),
                                   least_distance(step)};
     const float factor = finish_scores<T>(score, p, place, step.is_full);
-    if (p.options.seed != nullptr) {
+    if (p.options.drops) {
       replace(change, dropped_elements<kM, kN>(p.options, place), 0.0f);
     }
     const int64_t head = static_cast<int64_t>(step.batch) * p.heads + step.head;

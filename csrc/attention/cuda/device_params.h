@@ -16,7 +16,8 @@ constexpr int kPositionGroup = 16;  // queries whose least and greatest position
 struct Rows {
   const void* data;
   int64_t batch, head, row;  // strides
-  bool wide;                 // every row starts at, and is, a multiple of 16 bytes
+  bool wide;          // every row starts at, and is, a multiple of 16 bytes, and row_bytes holds
+  int32_t row_bytes;  // the stride of a row
 };
 
 // The ranks of a tile of keys, or the intervals of a tile of queries (tile_bounds.cuh).
@@ -40,13 +41,15 @@ struct ScoreOptions {
   int64_t tree_batch;
   const uint8_t* allowed;  // (B|1, H|1, L, S), or null
   int64_t allowed_batch, allowed_head;
+  bool hides_more;   // than the ranks do: there is a tree, or `allowed`
   const void* bias;  // (B, H, L, S) with strides of 0 where it is broadcast, or null
   int64_t bias_batch, bias_head, bias_row, bias_col;
   bool bias_is_float;          // else it has the type of the query
   const float* distance_bias;  // (H, L + S - 1) at j - i + L - 1; or null
   float scale, scale_log2;     // scale_log2 = scale * log2(e)
   bool scale_first;  // scores must be scaled one by one: something is added to them, or scale <= 0
-  const int64_t* seed;  // (1,), or null: no dropout
+  bool drops;        // there is dropout
+  const int64_t* seed;  // (1,)
   uint32_t drop_below;  // a weight stays where its random word is at least this
   float keep_scale;     // 1 / (1 - dropout_p)
 };
@@ -73,6 +76,7 @@ struct RelativeTerms {
 
 struct Params {
   int batch, heads, key_heads;
+  int group;  // query heads that share a head of keys and values
   int query_len, key_len, head_dim;
   bool exact;  // float32: three TF32 products for one, against one
   Rows query, key, value;

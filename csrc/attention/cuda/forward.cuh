@@ -18,14 +18,14 @@ namespace ptmkernels::attention::cuda {
 // log 2), sum and output.
 template <int kM, int kN>
 struct SoftmaxRows {
-  float maximum[2 * kM];
-  float sum[2 * kM];  // of this lane's columns
+  float maximum[2 * kM];  // finite, so that no difference is infinity - infinity
+  float sum[2 * kM];      // of this lane's columns
   float output[kM][kN][4];
 
   SIMT_FN void reset() {
     SIMT_UNROLL
     for (int r = 0; r < 2 * kM; ++r) {
-      maximum[r] = -kInfinity;
+      maximum[r] = -kLargest;
       sum[r] = 0.0f;
     }
     clear(output);
@@ -47,16 +47,15 @@ struct SoftmaxRows {
       top = fmaxf(top, shuffle_xor(top, 2));
       const float before = maximum[r];
       maximum[r] = fmaxf(before, kNatural ? top : top * factor);
-      const float origin = maximum[r] == -kInfinity ? 0.0f : maximum[r];
-      shrink[r] = exp2_fast((before - origin) * (kNatural ? factor : 1.0f));
+      shrink[r] = exp2_fast((before - maximum[r]) * (kNatural ? factor : 1.0f));
       shrinks = shrinks || shrink[r] != 1.0f;
       float total = 0.0f;
       SIMT_UNROLL
       for (int n = 0; n < kCols; ++n) {
         SIMT_UNROLL
         for (int i = e; i < e + 2; ++i) {
-          score[m][n][i] = exp2_fast(kNatural ? (score[m][n][i] - origin) * factor
-                                              : score[m][n][i] * factor - origin);
+          score[m][n][i] = exp2_fast(kNatural ? (score[m][n][i] - maximum[r]) * factor
+                                              : score[m][n][i] * factor - maximum[r]);
           total += score[m][n][i];
         }
       }
@@ -88,8 +87,12 @@ struct ForwardKernel {
   // The queries' fragments stay in registers where they are few.
   static constexpr bool kHoldQueries = sizeof(T) == 2 && kHeadDim * kM <= 128 && !kRelative;
 
+  // In float32 the loaders of keys and values would take registers that are needed elsewhere.
+  static constexpr bool kKeepLoaders = sizeof(T) == 2;
+
   using QueryTile = SharedTile<T, kQueries, kHeadDim>;
   using KeyTile = SharedTile<T, kKeys, kHeadDim>;
+  using KeyLoader = TileLoader<kThreads, T, kKeys, kHeadDim>;
   using State = SoftmaxRows<kM, kHeadDim / 8>;
 
   // Shared memory: the queries with their intervals, then for each stage keys, values, ranks and
@@ -120,7 +123,7 @@ struct ForwardKernel {
   // Which part of the work a block does. The last queries first: under a causal mask they have
   // most.
   struct Work {
-    int batch, head, split, tile, query0;
+    int batch, head, key_head, split, tile, query0;
   };
 
   static SIMT_FN Work work_of(const Params& p) {
@@ -130,7 +133,8 @@ struct ForwardKernel {
     rest /= tiles;
     const int split = rest % p.splits;
     rest /= p.splits;
-    return {rest / p.heads, rest % p.heads, split, tile, tile * kQueries};
+    const int head = rest % p.heads, key_head = head / p.group;
+    return {rest / p.heads, head, key_head, split, tile, tile * kQueries};
   }
 
   static SIMT_FN void run(const Params& p) {
@@ -139,16 +143,22 @@ struct ForwardKernel {
     State state;
     state.reset();
     Relative relative;
+    Loaders loaders;
     bool is_full;
     int tile = walk.next(is_full);
+    uint32_t query[kHoldQueries ? kM : 1][kHoldQueries ? kHeadDim / 16 : 1][4];
     if (tile < walk.end) {
+      if constexpr (kKeepLoaders) loaders.start(p, work);
       if constexpr (kRelative) relative.start(p, work.batch, work.head, work.query0);
       load_queries(p, work);
-      load_stage(p, work, relative, tile, is_full, 0);
+      load_stage(p, work, loaders, relative, tile, is_full, 0);
+      if constexpr (kHoldQueries) {
+        copy_wait<0>();
+        barrier();  // the queries are here
+        load_all_left(query, query_tile(), warp_row0());
+      }
     }
-    uint32_t query[kHoldQueries ? kM : 1][kHoldQueries ? kHeadDim / 16 : 1][4];
     int stage = 0;
-    bool first = true;
     while (tile < walk.end) {
       copy_wait<0>();
       barrier();  // this tile is here, and nobody works on the one before any more
@@ -157,10 +167,8 @@ struct ForwardKernel {
       tile = walk.next(is_full);
       const int other = Shape::kStages - 1 - stage;
       if (Shape::kStages == 2 && tile < walk.end) {
-        load_stage(p, work, relative, tile, is_full, other);
+        load_stage(p, work, loaders, relative, tile, is_full, other);
       }
-      if (kHoldQueries && first) load_all_left(query, query_tile(), warp_row0());
-      first = false;
       if constexpr (kRelative) relative.set_tile(p, work.head, key0, stage);
       // With relative positions the warps wait for each other.
       if (kRelative || work.query0 + warp_row0() < p.query_len) {
@@ -171,7 +179,7 @@ struct ForwardKernel {
       }
       if constexpr (Shape::kStages == 1) {
         barrier();  // nobody works on this tile any more
-        if (tile < walk.end) load_stage(p, work, relative, tile, is_full, 0);
+        if (tile < walk.end) load_stage(p, work, loaders, relative, tile, is_full, 0);
       }
       stage = other;
     }
@@ -184,14 +192,18 @@ struct ForwardKernel {
   static SIMT_FN QueryTile query_tile() { return {shared_memory<T>(0)}; }
   static SIMT_FN int stage_offset(int stage) { return kStageOffset + stage * kStageBytes; }
   static SIMT_FN KeyTile key_tile(int stage) { return {shared_memory<T>(stage_offset(stage))}; }
-  static SIMT_FN KeyTile value_tile(int stage) {
-    return {shared_memory<T>(stage_offset(stage) + kValueOffset)};
+  static SIMT_FN KeyTile value_tile(int stage) { return key_tile(stage).behind(kValueOffset); }
+  // Of the keys from step0 on. stay_here: all else is then a lane's offset from there.
+  static SIMT_FN KeyTile step_tile(int stage, int step0) {
+    constexpr int kRowBytes = kHeadDim * static_cast<int>(sizeof(T));
+    return {shared_memory<T>(stay_here(stage_offset(stage) + step0 * kRowBytes))};
   }
 
   static SIMT_FN TileWalk<true> walk_of(const Params& p, const Work& work) {
     const int tiles = (p.key_len + kKeys - 1) / kKeys;
     TileWalk<true> walk;
     walk.set_mask(p.query_bounds, p.key_bounds, work.batch, work.tile);
+    walk.hides_more = p.options.hides_more;
     walk.full_below = p.key_len / kKeys;
     const int first = static_cast<int>(static_cast<int64_t>(tiles) * work.split / p.splits);
     const int last = static_cast<int>(static_cast<int64_t>(tiles) * (work.split + 1) / p.splits);
@@ -211,18 +223,25 @@ struct ForwardKernel {
   }
 
   static SIMT_FN void load_queries(const Params& p, const Work& work) {
-    const T* from = static_cast<const T*>(p.query.data) + work.batch * p.query.batch +
-                    work.head * p.query.head + work.query0 * p.query.row;
-    const int rows = p.query_len - work.query0;
-    load_tile<kThreads>(query_tile(), from, p.query.row, rows, p.head_dim, p.query.wide);
+    load_rows<kThreads>(query_tile(), p, p.query, work.batch, work.head, work.query0, p.query_len);
     load_intervals<kThreads, kQueries>(p, work.batch, work.query0, kIntervalOffset);
   }
 
-  static SIMT_FN void load_stage(const Params& p, const Work& work, const Relative& relative,
-                                 int tile, bool is_full, int stage) {
+  struct Loaders {
+    KeyLoader keys, values;
+
+    SIMT_FN void start(const Params& p, const Work& work) {
+      keys.start(p, p.key, work.batch, work.key_head);
+      values.start(p, p.value, work.batch, work.key_head);
+    }
+  };
+
+  static SIMT_FN void load_stage(const Params& p, const Work& work, Loaders loaders,
+                                 const Relative& relative, int tile, bool is_full, int stage) {
     const int key0 = tile * kKeys;
-    load_keys(key_tile(stage), p, p.key, work, key0);
-    load_keys(value_tile(stage), p, p.value, work, key0);
+    if constexpr (!kKeepLoaders) loaders.start(p, work);
+    loaders.keys.load(key_tile(stage), p.key, key0, p.key_len);
+    loaders.values.load(value_tile(stage), p.value, key0, p.key_len);
     if (!is_full) {
       load_ranks<kThreads, kKeys>(p, work.batch, key0, stage_offset(stage) + kRankOffset);
     }
@@ -232,13 +251,6 @@ struct ForwardKernel {
     }
     if constexpr (kRelative) relative.load(p, work.head, key0, stage);
     copy_commit();
-  }
-
-  // The key head is found anew for each: kept, it would cost a register that D 256 lacks.
-  static SIMT_FN void load_keys(KeyTile target, const Params& p, const Rows& source,
-                                const Work& work, int key0) {
-    const int head = work.head / (p.heads / p.key_heads);
-    load_rows<kThreads>(target, p, source, work.batch, head, key0, p.key_len);
   }
 
   static SIMT_FN int least_distance(const Work& work, int key0) {
@@ -259,10 +271,11 @@ struct ForwardKernel {
       });
       relative.add_terms(score, p, step0);
     }
+    const KeyTile keys = step_tile(stage, step0);
     if constexpr (kHoldQueries) {
-      multiply_transposed<T>(score, query, key_tile(stage), step0, p.exact);
+      multiply_transposed<T>(score, query, keys, 0, p.exact);
     } else {
-      multiply_transposed<T>(score, query_tile(), warp_row0(), key_tile(stage), step0, p.exact);
+      multiply_transposed<T>(score, query_tile(), warp_row0(), keys, 0, p.exact);
     }
     const ScorePlace<false> place{work.batch,
                                   work.head,
@@ -281,10 +294,10 @@ struct ForwardKernel {
     } else {
       state.template update<false>(score, factor);
     }
-    if (p.options.seed != nullptr) {
+    if (p.options.drops) {
       replace(score, dropped_elements<kM, kN>(p.options, place), 0.0f);
     }
-    multiply<T>(state.output, score, value_tile(stage), step0, 0, p.exact);
+    multiply<T>(state.output, score, keys.behind(kValueOffset), 0, 0, p.exact);
     if constexpr (kRelative) {
       if (p.relative.value.data == nullptr) return;
       relative.save_weights(score);

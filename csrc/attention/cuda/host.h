@@ -28,7 +28,9 @@ inline Rows make_rows(const Heads& heads, int64_t head_dim) {
   const int64_t size = heads.dtype == DType::kFloat32 ? 4 : 2;
   int64_t parts = reinterpret_cast<int64_t>(heads.data);
   for (int64_t extent : {heads.batch, heads.head, heads.row, head_dim}) parts |= extent * size;
-  return {heads.data, heads.batch, heads.head, heads.row, parts % kChunk == 0};
+  const bool wide = parts % kChunk == 0 && heads.row * size <= INT32_MAX;
+  return {heads.data, heads.batch, heads.head,
+          heads.row,  wide,        wide ? static_cast<int32_t>(heads.row * size) : 0};
 }
 
 // Over how many blocks the `steps` of one are split: one, unless `blocks` leave multiprocessors

@@ -43,6 +43,7 @@ struct RelativeGradientKernel {
 
   using QueryTile = SharedTile<T, kQueries, kHeadDim>;
   using KeyTile = SharedTile<T, kKeys, kHeadDim>;
+  using KeyLoader = TileLoader<kThreads, T, kKeys, kHeadDim>;
   using Fragments = float[1][kN][4];
   using Gradient = float[1][kOwnCols / 8][4];
 
@@ -81,8 +82,9 @@ struct RelativeGradientKernel {
   static int64_t blocks(const Params& p) { return owners(p) * p.splits; }
 
   struct Work {
-    int own_batch, head, part, row0, split;
-    int64_t item, end;
+    int own_batch, head, key_head, part, row0, split;
+    int batch, query_tile;  // of the item that is next
+    int64_t left;           // items
   };
 
   // A tile of queries and the tiles of keys that meet the block's rows there.
@@ -90,6 +92,21 @@ struct RelativeGradientKernel {
     int batch, query_tile, first_tile, last_tile;
 
     SIMT_FN int query0() const { return query_tile * kQueries; }
+  };
+
+  // Keys and values of an item.
+  struct Loaders {
+    KeyLoader keys, values;
+
+    SIMT_FN void start(const Params& p, const Work& work, const Item& item) {
+      keys.start(p, p.key, item.batch, work.key_head);
+      values.start(p, p.value, item.batch, work.key_head);
+    }
+  };
+
+  // Of a lane's two rows, which are queries.
+  struct Statistics {
+    float lse[2], delta[2];
   };
 
   static SIMT_FN void run(const Params& p) {
@@ -105,16 +122,21 @@ struct RelativeGradientKernel {
       barrier();  // queries and rows are here
       QueryRows rows;
       rows.load(p, item.batch, work.head, item.query0() + warp_row0());
+      Statistics statistics;
+      load_statistics<1>(p, static_cast<int64_t>(item.batch) * p.heads + work.head,
+                         item.query0() + warp_row0(), statistics.lse, statistics.delta);
+      Loaders loaders;
+      loaders.start(p, work, item);
       multiply_rows(p);
       SIMT_ROLL
       for (int tile = item.first_tile; tile <= item.last_tile; ++tile) {
         bool is_full;
         if (!is_visible(p, item, tile, is_full)) continue;
         barrier();  // nobody works on the keys, or rows, before any more
-        load_keys(p, work, item, tile * kKeys, is_full);
+        load_keys(p, work, item, loaders, tile * kKeys, is_full);
         copy_wait<0>();
         barrier();  // the keys are here
-        add_tile(p, work, item, rows, tile * kKeys, is_full);
+        add_tile(p, work, item, rows, statistics, tile * kKeys, is_full);
       }
       barrier();  // the sums of all warps are here
       add_item(p, work, gradient, row_sum);
@@ -138,18 +160,24 @@ struct RelativeGradientKernel {
     rest /= kParts;
     work.head = static_cast<int>(rest % p.heads);
     work.own_batch = static_cast<int>(rest / p.heads);
-    work.item = items(p) * work.split / p.splits;
-    work.end = items(p) * (work.split + 1) / p.splits;
+    work.key_head = work.head / p.group;
+    const int64_t first = items(p) * work.split / p.splits;
+    work.batch = work.own_batch + static_cast<int>(first / query_tiles(p));
+    work.query_tile = static_cast<int>(first % query_tiles(p));
+    work.left = items(p) * (work.split + 1) / p.splits - first;
     return work;
   }
 
   // Moves to the next item that has keys; false where there is none.
   static SIMT_FN bool find_item(const Params& p, Work& work, Item& item) {
     const int64_t offset = p.relative.offset;
-    while (work.item < work.end) {
-      const int64_t index = work.item++;
-      item.batch = work.own_batch + static_cast<int>(index / query_tiles(p));
-      item.query_tile = static_cast<int>(index % query_tiles(p));
+    for (; work.left > 0; --work.left) {
+      item.batch = work.batch;
+      item.query_tile = work.query_tile;
+      if (++work.query_tile == query_tiles(p)) {
+        work.query_tile = 0;
+        ++work.batch;
+      }
       const Interval positions = positions_of(p, item.batch, item.query0(), kQueries);
       // The first and the last row stand for all distances beyond.
       const bool is_first = work.row0 == 0, is_last = work.row0 + kRows >= p.relative.rows;
@@ -160,6 +188,7 @@ struct RelativeGradientKernel {
       if (first > last) continue;
       item.first_tile = first / kKeys;
       item.last_tile = last / kKeys;
+      --work.left;
       return true;
     }
     return false;
@@ -167,14 +196,14 @@ struct RelativeGradientKernel {
 
   static SIMT_FN bool is_visible(const Params& p, const Item& item, int tile, bool& is_full) {
     if (p.own_bounds.data == nullptr) {
-      is_full = (tile + 1) * kKeys <= p.key_len;
+      is_full = (tile + 1) * kKeys <= p.key_len && !p.options.hides_more;
       return true;
     }
     const TileBounds queries =
         load_bounds(p.own_bounds.data + item.batch * p.own_bounds.batch + item.query_tile);
     const TileBounds keys =
         load_bounds(p.other_bounds.data + item.batch * p.other_bounds.batch + tile);
-    is_full = tile_is_full(queries, keys);
+    is_full = tile_is_full(queries, keys) && !p.options.hides_more;
     return tile_is_visible(queries, keys);
   }
 
@@ -193,12 +222,10 @@ struct RelativeGradientKernel {
     copy_commit();
   }
 
-  static SIMT_FN void load_keys(const Params& p, const Work& work, const Item& item, int key0,
-                                bool is_full) {
-    const int head = work.head / (p.heads / p.key_heads);
-    load_rows<kThreads>(key_tile(kKey), p, p.key, item.batch, head, key0, p.key_len);
-    if (!p.of_value)
-      load_rows<kThreads>(key_tile(kValue), p, p.value, item.batch, head, key0, p.key_len);
+  static SIMT_FN void load_keys(const Params& p, const Work& work, const Item& item,
+                                const Loaders& loaders, int key0, bool is_full) {
+    loaders.keys.load(key_tile(kKey), p.key, key0, p.key_len);
+    if (!p.of_value) loaders.values.load(key_tile(kValue), p.value, key0, p.key_len);
     if (!is_full) load_ranks<kThreads, kKeys>(p, item.batch, key0, kRanks);
     load_key_terms<kThreads, kKeys>(p, item.batch, work.head, key0, kKeyTerms);
     if (p.options.distance_bias != nullptr) {
@@ -242,7 +269,8 @@ struct RelativeGradientKernel {
 
   // Adds dS, or a, of one tile of keys to the sums.
   static SIMT_FN void add_tile(const Params& p, const Work& work, const Item& item,
-                               const QueryRows& rows, int key0, bool is_full) {
+                               const QueryRows& rows, const Statistics& statistics, int key0,
+                               bool is_full) {
     Fragments score, change;
     clear(score);
     clear(change);
@@ -267,7 +295,7 @@ struct RelativeGradientKernel {
       multiply_transposed<T>(change, query_tile(kGradOutput), warp_row0(), key_tile(kValue), 0,
                              p.exact);
     }
-    find_changes(p, work, item, score, change, key0, is_full);
+    find_changes(p, work, item, statistics, score, change, key0, is_full);
     const auto sums = shared_memory<float>(kSums);
     float under[2] = {}, over[2] = {};
     for_each(change, [&](float& value, int r, int c) {
@@ -288,7 +316,8 @@ struct RelativeGradientKernel {
 
   // Leaves dS, or a after dropout, in `change`.
   static SIMT_FN void find_changes(const Params& p, const Work& work, const Item& item,
-                                   Fragments& score, Fragments& change, int key0, bool is_full) {
+                                   const Statistics& statistics, Fragments& score,
+                                   Fragments& change, int key0, bool is_full) {
     const ScorePlace<false> place{item.batch,
                                   work.head,
                                   item.query0(),
@@ -301,15 +330,13 @@ struct RelativeGradientKernel {
                                   shared_memory<float>(kDistances),
                                   least_distance(item, key0)};
     const float factor = finish_scores<T>(score, p, place, is_full);
-    const bool drops = p.options.seed != nullptr;
+    const bool drops = p.options.drops;
     const uint32_t dropped = drops ? dropped_elements<1, kN>(p.options, place) : 0;
     if (drops) replace(change, dropped, 0.0f);
-    const int64_t matrix = static_cast<int64_t>(item.batch) * p.heads + work.head;
-    float lse[2], delta[2];
-    load_statistics<1>(p, matrix, item.query0() + warp_row0(), lse, delta);
     for_each(change, [&](float& value, int r, int c) {
-      const float weight = weight_of(p.options, score[0][c / 2][r * 2 + c % 2], factor, lse[r]);
-      value = p.of_value ? weight : weight * (value * p.options.keep_scale - delta[r]);
+      const float weight =
+          weight_of(p.options, score[0][c / 2][r * 2 + c % 2], factor, statistics.lse[r]);
+      value = p.of_value ? weight : weight * (value * p.options.keep_scale - statistics.delta[r]);
     });
     if (drops && p.of_value) replace(change, dropped, 0.0f);
   }

@@ -13,10 +13,6 @@ struct Interval {
   int first, last;
 };
 
-SIMT_FN int clamp(int64_t x, int low, int high) {
-  return x < low ? low : x > high ? high : static_cast<int>(x);
-}
-
 // Where the positions of `count` queries from `query0` on lie; both are multiples of
 // kPositionGroup.
 SIMT_FN Interval positions_of(const Params& p, int batch, int query0, int count) {
@@ -129,10 +125,9 @@ SIMT_FN void load_key_terms(const Params& p, int batch, int head, int key0, int 
 template <int kThreads, typename T, int kRows, int kCols>
 SIMT_FN void load_band(SharedTile<T, kRows, kCols> tile, const Params& p, const Rows& source,
                        int batch, int head, int first, int col0 = 0) {
-  const T* from = static_cast<const T*>(source.data) + batch * source.batch + head * source.head;
-  const int last = p.relative.rows - 1;
-  load_tile<kThreads>(tile, from + col0, source.row, kRows, p.head_dim - col0, source.wide,
-                      [first, last](int row) { return clamp(first + row, 0, last); });
+  TileLoader<kThreads, T, kRows, kCols> loader;
+  loader.start(p, source, batch, head, col0);
+  loader.load_clamped(tile, source, first, p.relative.rows - 1);
 }
 
 // v.r of the same rows, where there is a v.

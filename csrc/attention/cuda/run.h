@@ -70,6 +70,7 @@ inline ScoreOptions make_score_options(const Options& options, DType dtype,
   o.allowed = static_cast<const uint8_t*>(mask.allowed.data);
   o.allowed_batch = mask.allowed.batch;
   o.allowed_head = mask.allowed.head;
+  o.hides_more = o.tree != nullptr || o.allowed != nullptr;
   const Scores& bias = options.bias;
   o.bias = bias.data;
   o.bias_batch = bias.batch;
@@ -81,9 +82,10 @@ inline ScoreOptions make_score_options(const Options& options, DType dtype,
   o.scale = options.scale;
   o.scale_log2 = options.scale * kLog2e;
   o.scale_first = bias.data != nullptr || distance_bias != nullptr || !(options.scale > 0.0f);
-  o.seed = options.dropout > 0.0 ? options.seed : nullptr;
+  o.drops = options.dropout > 0.0;
+  o.seed = options.seed;
   o.drop_below = static_cast<uint32_t>(std::floor(options.dropout * kWords));
-  o.keep_scale = o.seed ? static_cast<float>(1.0 / (1.0 - options.dropout)) : 1.0f;
+  o.keep_scale = o.drops ? static_cast<float>(1.0 / (1.0 - options.dropout)) : 1.0f;
   return o;
 }
 
@@ -163,6 +165,7 @@ void fill_params(Params& p, const Source& source, const float* distance_bias, bo
   p.batch = static_cast<int>(size.batches);
   p.heads = static_cast<int>(size.heads);
   p.key_heads = static_cast<int>(size.key_heads);
+  p.group = p.heads / p.key_heads;
   p.query_len = static_cast<int>(size.queries);
   p.key_len = static_cast<int>(size.keys);
   p.head_dim = static_cast<int>(size.dimension);

@@ -28,6 +28,10 @@ void run_dense_bias_gradient(const Queue& queue, Workspace& workspace, BiasGradi
   p.own_heads = gradient.head ? p.heads : 1;
   p.own_query_tiles = gradient.row ? p.query_tiles : 1;
   p.own_key_tiles = gradient.column ? p.key_tiles : 1;
+  p.each_batches = p.batch / p.own_batches;
+  p.each_heads = p.heads / p.own_heads;
+  p.each_query_tiles = p.query_tiles / p.own_query_tiles;
+  p.each_key_tiles = p.key_tiles / p.own_key_tiles;
   p.gradient = gradient.data;
   p.gradient_is_float = gradient.dtype == DType::kFloat32;
   p.elements = static_cast<int64_t>(p.own_batches) * p.own_heads *
@@ -47,6 +51,9 @@ void run_table_gradient(const Queue& queue, Workspace& workspace, BiasGradientPa
   p.own_batches = p.own_query_tiles = 1;
   p.own_heads = p.heads;
   p.own_key_tiles = p.query_tiles + p.key_tiles - 1;
+  p.each_batches = p.batch;
+  p.each_heads = p.each_key_tiles = 1;
+  p.each_query_tiles = p.query_tiles;
   p.splits = bias_splits(queue, p);
   p.partial = workspace.take<float>(static_cast<int64_t>(p.splits) * p.heads * p.own_key_tiles *
                                     kTileDistancesPadded);

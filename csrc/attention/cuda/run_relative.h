@@ -56,8 +56,7 @@ void run_relative_terms(const Queue& queue, Workspace& workspace, Params& p,
   const int64_t heads = static_cast<int64_t>(p.batch) * p.heads;
   if (t.content_bias.data != nullptr) {
     float* content = workspace.take<float>(heads * p.key_len);
-    run_row_products<T>(queue, p, p.batch, p.key_len, p.key, p.heads / p.key_heads, {},
-                        t.content_bias, content);
+    run_row_products<T>(queue, p, p.batch, p.key_len, p.key, p.group, {}, t.content_bias, content);
     t.content = content;
   }
   if (t.position_bias.data != nullptr) {
@@ -157,7 +156,7 @@ void run_vector_gradients(const Queue& queue, Workspace& workspace, const Backwa
   w.batches = p.batch;
   if (source.grad_content_bias) {
     w.length = p.key_len;
-    w.heads_each = p.heads / p.key_heads;
+    w.heads_each = p.group;
     w.weight = t.key_change;
     w.x = p.key;
     run_weighted_rows<T>(queue, workspace, p, w, source.grad_content_bias);

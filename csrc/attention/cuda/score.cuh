@@ -105,17 +105,13 @@ SIMT_FN bool tree_hides(const Params& p, int batch, int query, int key) {
 
 // The elements that a mask hides.
 template <int kM, int kN, bool kTransposed>
-SIMT_FN uint32_t hidden_elements(const Params& p, const ScorePlace<kTransposed>& place,
-                                 bool is_full) {
+SIMT_FN uint32_t hidden_elements(const Params& p, const ScorePlace<kTransposed>& place) {
   const ScoreOptions& o = p.options;
-  uint32_t hidden = 0;
-  if (!is_full) {
-    hidden = mark<kM, kN>([&](int r, int c) {
-      const int32_t rank = place.key_rank.load(place.key_index(r, c));
-      const int query = place.query_index(r, c);
-      return rank < place.query_low.load(query) || rank > place.query_high.load(query);
-    });
-  }
+  uint32_t hidden = mark<kM, kN>([&](int r, int c) {
+    const int32_t rank = place.key_rank.load(place.key_index(r, c));
+    const int query = place.query_index(r, c);
+    return rank < place.query_low.load(query) || rank > place.query_high.load(query);
+  });
   if (o.tree != nullptr) {
     const int batch = stay_here(place.batch);
     hidden |= mark<kM, kN>(
@@ -166,7 +162,8 @@ SIMT_FN void add_bias(float (&score)[kM][kN][4], const Params& p,
 }
 
 // q.k to scores, up to the factor that is returned, which takes them to units of log 2. With
-// `scale_first` they are natural: a bias in units of log 2 could overflow.
+// `scale_first` they are natural: a bias in units of log 2 could overflow. Where the tile is full
+// no mask hides any of them.
 template <typename T, bool kTransposed, int kM, int kN>
 SIMT_FN float finish_scores(float (&score)[kM][kN][4], const Params& p,
                             const ScorePlace<kTransposed>& place, bool is_full) {
@@ -182,9 +179,7 @@ SIMT_FN float finish_scores(float (&score)[kM][kN][4], const Params& p,
       }
     }
   }
-  if (!is_full || o.tree != nullptr || o.allowed != nullptr) {
-    replace(score, hidden_elements<kM, kN>(p, place, is_full), -kInfinity);
-  }
+  if (!is_full) replace(score, hidden_elements<kM, kN>(p, place), -kInfinity);
   return o.scale_first ? kLog2e : o.scale_log2;
 }
 

@@ -17,6 +17,8 @@ struct TileShape {
   static constexpr int kCols = kCols_, kStep = kStep_, kN = kStep / 8;
   static constexpr int kStages = kStages_;
   static constexpr int kMinBlocks = kMinBlocks_;
+  static constexpr int kMinQueryBlocks =
+      kMinBlocks;  // of the backward kernel whose rows are queries
 };
 
 template <typename T, int kHeadDim>
@@ -43,7 +45,9 @@ struct BackwardShape;
 template <typename T>
 struct BackwardShape<T, 32> : TileShape<4, 1, 64, 32, 2, 3> {};
 template <typename T>
-struct BackwardShape<T, 64> : TileShape<4, 1, 64, 32, 2, 2> {};
+struct BackwardShape<T, 64> : TileShape<4, 1, 64, 32, 2, 2> {
+  static constexpr int kMinQueryBlocks = 3;
+};
 template <typename T>
 struct BackwardShape<T, 128> : TileShape<4, 1, 32, 32, 2, 1> {};
 template <typename T>

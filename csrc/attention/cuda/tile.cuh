@@ -3,8 +3,6 @@
 // 0, 1.
 #pragma once
 
-#include <cstring>
-
 #include "common/simt.h"
 
 namespace ptmkernels::attention::cuda {
@@ -28,64 +26,17 @@ struct SharedTile {
     return row * kCols + mixed * kPerChunk;
   }
 
+  // The tile `bytes` behind this one.
+  SIMT_FN SharedTile behind(int bytes) const {
+    return {data.behind(bytes / static_cast<int>(sizeof(T)))};
+  }
+
   // offset(row0 + row, chunk0 + chunk) from offset(row, chunk), for row0 a multiple of 8, chunk0
   // even and chunk 0 or 1: what does not depend on the lane is a constant of the instruction.
   static SIMT_FN int shifted(int offset, int row0, int chunk0) {
     return row0 * kCols + chunk0 / 8 * 8 * kPerChunk + (offset ^ (chunk0 % 8 * kPerChunk));
   }
 };
-
-struct SameRow {
-  SIMT_FN int operator()(int row) const { return row; }
-};
-
-// `rows` rows of `cols` elements from global memory, the rest of the tile zeros; row r of the tile
-// is row row_of(r) of the source. Wide rows come asynchronously; others, whose 16 bytes are not
-// aligned, element by element.
-template <int kThreads, typename T, int kRows, int kCols, typename RowOf = SameRow>
-SIMT_FN void load_tile(SharedTile<T, kRows, kCols> tile, const T* source, int64_t row_stride,
-                       int rows, int cols, bool wide, RowOf row_of = {}) {
-  using Tile = SharedTile<T, kRows, kCols>;
-  constexpr int kCount = kRows * Tile::kChunks;
-  static_assert(kCount % kThreads == 0);
-  if (wide) {
-    SIMT_ROLL
-    for (int place = thread_index(); place < kCount; place += kThreads) {
-      const int row = place / Tile::kChunks, chunk = place % Tile::kChunks;
-      const bool inside = row < rows && chunk * Tile::kPerChunk < cols;
-      const T* from = source + (inside ? row_of(row) * row_stride + chunk * Tile::kPerChunk : 0);
-      copy_async<Bytes16>(tile.data, Tile::offset(row, chunk), from, inside);
-    }
-    return;
-  }
-  SIMT_ROLL
-  for (int place = thread_index(); place < kCount; place += kThreads) {
-    const int row = place / Tile::kChunks, chunk = place % Tile::kChunks;
-    T element[Tile::kPerChunk];
-    SIMT_UNROLL
-    for (int e = 0; e < Tile::kPerChunk; ++e) {
-      const int col = chunk * Tile::kPerChunk + e;
-      element[e] =
-          row < rows && col < cols ? load_global(source + row_of(row) * row_stride + col) : T{};
-    }
-    Bytes16 bytes;
-    memcpy(&bytes, element, sizeof(bytes));
-    tile.data.template store_as<Bytes16>(Tile::offset(row, chunk), bytes);
-  }
-}
-
-// `count` 4-byte numbers for the columns (or rows) of a tile; `rest` where there are no more.
-template <int kThreads, int kCount, typename T>
-SIMT_FN void load_vector(Shared<T> target, const T* source, int64_t count, T rest) {
-  SIMT_ROLL
-  for (int i = thread_index(); i < kCount; i += kThreads) {
-    if (i < count) {
-      copy_async<Bytes4>(target, i, source + i);
-    } else {
-      target.store(i, rest);
-    }
-  }
-}
 
 // Rows row0 .. row0 + 15, chunks 2 step and 2 step + 1: the left operand of a product.
 template <typename Tile>

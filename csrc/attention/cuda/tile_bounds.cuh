@@ -118,7 +118,8 @@ struct TileWalk {
   TileBounds own;            // of the block's own tile
   const TileBounds* others;  // null: no mask, every tile is visible
   int begin, end;            // the tiles to go over
-  int full_below;            // without a mask: tiles below this need no test
+  int full_below;            // without ranks: tiles below this need no test
+  bool hides_more;           // no tile is full: the mask is more than ranks
   int base = 0;              // the first of the 32 tiles that were classified last
   uint32_t visible = 0, full = 0;
 
@@ -140,7 +141,7 @@ struct TileWalk {
   // The next visible tile, or `end`; *is_full: every query of the tile sees every key.
   SIMT_FN int next(bool& is_full) {
     if (others == nullptr) {
-      is_full = base < full_below;
+      is_full = base < full_below && !hides_more;
       return base < end ? base++ : end;
     }
     while (visible == 0) {
@@ -161,7 +162,7 @@ struct TileWalk {
     if (tile < end) {
       const TileBounds other = load_bounds(others + tile);
       seen = kOwnQueries ? tile_is_visible(own, other) : tile_is_visible(other, own);
-      whole = kOwnQueries ? tile_is_full(own, other) : tile_is_full(other, own);
+      whole = !hides_more && (kOwnQueries ? tile_is_full(own, other) : tile_is_full(other, own));
     }
     visible = ballot(seen);
     full = ballot(whole);

@@ -2,6 +2,7 @@
 // intervals, the biases of its distances, the rows' statistics.
 #pragma once
 
+#include "attention/cuda/load.cuh"
 #include "attention/cuda/score.cuh"
 #include "attention/cuda/tile.cuh"
 
@@ -11,9 +12,9 @@ namespace ptmkernels::attention::cuda {
 template <int kThreads, typename T, int kRows, int kCols>
 SIMT_FN void load_rows(SharedTile<T, kRows, kCols> tile, const Params& p, const Rows& source,
                        int batch, int head, int row0, int length, int col0 = 0) {
-  const T* from = static_cast<const T*>(source.data) + batch * source.batch + head * source.head +
-                  row0 * source.row + col0;
-  load_tile<kThreads>(tile, from, source.row, length - row0, p.head_dim - col0, source.wide);
+  TileLoader<kThreads, T, kRows, kCols> loader;
+  loader.start(p, source, batch, head, col0);
+  loader.load(tile, source, row0, length);
 }
 
 // kCount ranks from key0 on; without a mask 0 for every key that there is.

@@ -62,31 +62,14 @@ struct ForwardKernel : RowKernel<ForwardParams> {
   }
 };
 
-struct LengthParams : Paths {
-  int64_t* lengths;  // (B,)
-};
-
-struct LengthKernel {
-  using Params = LengthParams;
-  static constexpr int kThreads = 128, kMinBlocks = 1;
-
-  static int shared_bytes(const Params&) { return 0; }
-  static int64_t blocks(const Params& p) { return (p.batch + kThreads - 1) / kThreads; }
-
-  static SIMT_FN void run(const Params& p) {
-    const int64_t b = block_index() * kThreads + thread_index();
-    if (b < p.batch) store_global(p.lengths + b, static_cast<int64_t>(p.length(b)));
-  }
-};
-
 struct BackwardParams : Paths {
   const float* grad;   // (B,)
   float* grad_hidden;  // (B, D)
-  // Of all steps of all paths, one after the other; null where not asked for.
-  const int64_t* ends;  // (B,): where the steps of each row end
-  int64_t* id;          // the node
-  float* factor;        // d total / d logit
-  int64_t* row;         // its row of `hidden`
+  int depth;           // of the tree: the length of its longest path
+  // Of each step of a path, (B, depth); null where not asked for.
+  int64_t* id;    // the node, -1 beyond the path's end
+  float* factor;  // d total / d logit
+  int64_t* row;   // its row of `hidden`
 };
 
 template <typename T, int kWide>
@@ -105,15 +88,25 @@ struct BackwardKernel : RowKernel<BackwardParams> {
       const float slope = -step.sign * sigmoid(-step.sign * dot);
       const float factor = step.there ? grad * slope : 0.0f;
       if (p.id != nullptr && lane_index() < kGroup && step.there) {
-        const int64_t at = load_global(p.ends + b) - length + step.place;
-        store_global(p.id + at, step.node);
-        store_global(p.factor + at, factor);
-        store_global(p.row + at, b);
+        store_entry(p, b, step.place, step.node, factor);
       }
       add_rows<kWide>(target, first > 0, rows, factor, p.width);
     }
+    if (p.id != nullptr) {
+      for (int place = length + lane_index(); place < p.depth; place += kWarpSize) {
+        store_entry(p, b, place, -1, 0.0f);
+      }
+    }
     if (length > 0) return;
     for (int d = lane_index(); d < p.width; d += kWarpSize) store_global(target + d, 0.0f);
+  }
+
+ private:
+  static SIMT_FN void store_entry(const Params& p, int64_t b, int place, int64_t id, float factor) {
+    const int64_t at = b * p.depth + place;
+    store_global(p.id + at, id);
+    store_global(p.factor + at, factor);
+    store_global(p.row + at, b);
   }
 };
 

@@ -20,7 +20,7 @@ inline Paths paths_of(const Tensor& hidden, const Tensor& target, const Tensor& 
 
 inline Tensor hierarchical_softmax_forward(const Tensor& hidden, const Tensor& target,
                                            const Tensor& node_weight, const Tensor& offsets,
-                                           const Tensor& path, bool sparse) {
+                                           const Tensor& path, int64_t depth, bool sparse) {
   DeviceScope scope(hidden);
   const Tensor loss = empty<1>(hidden, {hidden.size(0)});
   scope.reads(hidden, target, node_weight, offsets, path);
@@ -31,11 +31,11 @@ inline Tensor hierarchical_softmax_forward(const Tensor& hidden, const Tensor& t
   return loss;
 }
 
-// The gradient of `node_weight` has an entry for each step of each path. Their number is read back
-// from the device, so with `dense` the op waits for it.
+// The gradient of `node_weight` has an entry for each step of each path, all paths being as long as
+// the longest, so that their number is known without the device.
 inline std::tuple<Tensor, Tensor> hierarchical_softmax_backward(
     const Tensor& grad, const Tensor& hidden, const Tensor& target, const Tensor& node_weight,
-    const Tensor& offsets, const Tensor& path, bool dense) {
+    const Tensor& offsets, const Tensor& path, int64_t depth, bool dense) {
   DeviceScope scope(hidden);
   const int64_t batch = hidden.size(0), width = hidden.size(1);
   const Tensor grad_hidden = empty<2>(hidden, {batch, width});
@@ -44,23 +44,12 @@ inline std::tuple<Tensor, Tensor> hierarchical_softmax_backward(
   scope.writes(grad_hidden);
   BackwardParams p = {};
   static_cast<Paths&>(p) = paths_of(hidden, target, node_weight, offsets, path);
-  OptionalTensor ends;
-  int64_t steps = 0;
-  if (dense && batch > 0) {
-    const Tensor lengths = empty<1>(hidden, {batch}, ScalarType::Long);
-    scope.workspace(lengths);
-    const LengthParams length = {p, data<int64_t>(lengths)};
-    launch<LengthKernel>(scope.queue(), LengthKernel::blocks(length), length);
-    ends = running_sums(lengths);
-    scope.reads(*ends);
-    steps = read_number(scope.queue(), data<int64_t>(*ends) + batch - 1);
-  }
-  Entries entries(hidden, steps);
+  Entries entries(hidden, dense ? batch * depth : 0);
   scope.writes(entries.id, entries.row, entries.factor);
   p.grad = data<float>(grad);
   p.grad_hidden = data<float>(grad_hidden);
-  if (steps > 0) {
-    p.ends = data<int64_t>(ends);
+  p.depth = static_cast<int>(depth);
+  if (dense) {
     p.id = data<int64_t>(entries.id);
     p.factor = data<float>(entries.factor);
     p.row = data<int64_t>(entries.row);

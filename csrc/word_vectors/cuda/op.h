@@ -1,5 +1,6 @@
 // The torch op of the fused training step over the CUDA kernels, with the arguments and results of
-// that on the CPU (../step.cpp). Also compiled against the emulation of the tests.
+// that on the CPU (../step.cpp); its workers are warps. Also compiled against the emulation of the
+// tests.
 #pragma once
 
 #include <algorithm>
@@ -83,7 +84,7 @@ inline Tensor word_vectors_step_(Tensor input_weight, Tensor output_weight, cons
                                  const OptionalTensor& subwords, int64_t max_subwords, bool cbow,
                                  int64_t window, int64_t negatives, double learning_rate,
                                  double min_learning_rate, int64_t position, int64_t total,
-                                 const Tensor& seed, int64_t threads) {
+                                 const Tensor& seed, int64_t workers) {
   DeviceScope scope(input_weight);
   const int64_t count = tokens.size(0);
   Tensor statistics = empty<1>(input_weight, {4}, ScalarType::Double);
@@ -106,7 +107,8 @@ inline Tensor word_vectors_step_(Tensor input_weight, Tensor output_weight, cons
   p.layout = layout_of(o);
   p.stretches = (count + kStretch - 1) / kStretch;
   const Queue queue = scope.queue();
-  p.blocks = std::min<int64_t>(p.stretches, kBlocksOfMultiprocessor * queue.multiprocessors());
+  p.blocks =
+      std::min({p.stretches, workers, int64_t{kBlocksOfMultiprocessor} * queue.multiprocessors()});
   p.statistics = data<double>(statistics);
   OptionalTensor workspace;
   const int64_t bytes = int64_t{4} * p.layout.rows() * o.width;

@@ -3,48 +3,19 @@
 //
 // With skip-gram the rows of the words within reach lie in a ring: each is read (as the mean of its
 // sub-words) when it comes into reach, trained as a row of its own, and its change added to the
-// matrix when it has left. With CBOW the mean of a window's rows is made for it alone. The output
-// rows of a window are copied, up to kGroup of them at once, trained with all contexts, and their
-// changes added. The order of updates is that of ../cpu/tile.h: tiles of 4 contexts take all their
-// products first; other warps' changes come in at any time (hogwild.cuh).
+// matrix when it has left; those of the most frequent words are read and changed for each window.
+// With CBOW the mean of a window's rows is made for it alone. The output rows of a window are
+// copied, up to kGroup of them at once, trained with all contexts, and their changes added. The
+// order of updates is that of ../cpu/tile.h: tiles of 4 contexts take all their products first;
+// other warps' changes come in at any time (hogwild.cuh).
 #pragma once
 
 #include "word_vectors/cuda/hogwild.cuh"
 #include "word_vectors/cuda/outputs.cuh"
 #include "word_vectors/cuda/scratch.cuh"
+#include "word_vectors/cuda/step_params.cuh"
 
 namespace ptmkernels::word_vectors::cuda {
-
-constexpr int kStretch = 64;        // kept words
-constexpr int kTileRows = 4;        // contexts; with kGroup outputs a pair for each lane
-constexpr int64_t kLossEvery = 64;  // the loss is taken from one window in so many
-
-// Where the rows of a warp's scratch memory lie: `contexts` rows that are trained (with CBOW their
-// mean alone), what they were (skip-gram), the outputs and what they were, and the changes of the
-// contexts by several groups of outputs.
-struct Layout {
-  int contexts, outputs;
-  bool cbow, groups;  // more than one group of outputs
-
-  SIMT_HOST_FN int before() const { return contexts; }
-  SIMT_HOST_FN int output() const { return cbow ? contexts : 2 * contexts; }
-  SIMT_HOST_FN int output_before() const { return output() + outputs; }
-  SIMT_HOST_FN int error() const { return output() + 2 * outputs; }
-  SIMT_HOST_FN int rows() const { return error() + (groups ? contexts : 0); }
-};
-
-struct StepParams {
-  StepOptions options;
-  const int64_t* seed;   // (1,)
-  const int64_t* count;  // (1,): kept words; of each of them (plan.cuh)
-  const int32_t* word;
-  const int64_t* place;
-  const int64_t* first;
-  Layout layout;
-  int64_t stretches, blocks;
-  float* workspace;    // (blocks, rows, D); null: the rows lie in shared memory
-  double* statistics;  // (4,): StepStatistics
-};
 
 template <typename T, int kWide, bool kShared>
 class Trainer {
@@ -102,7 +73,7 @@ class Trainer {
       SIMT_ROLL
       for (; high < count_ && high <= i + o_.window; ++high) {
         if (load_global(p_.first + high) != sentence) break;
-        if (!o_.cbow) stage(high);
+        if (in_ring(high)) stage(high);
       }
       train(i, low, high);
     }
@@ -128,8 +99,29 @@ class Trainer {
     if (w.with_loss) loss_pairs_ += o_.cbow ? 1 : w.contexts;
     first_slot_ = slot(w.low);
     before_centre_ = static_cast<int>(w.centre - w.low);
-    if (o_.cbow) make_mean(w);
-    train_outputs(w, draws);
+    if (o_.cbow) {
+      make_mean(w);
+      train_outputs(w, draws);
+    } else {
+      for_each_frequent(w, [this](int64_t j) { stage(j); });
+      train_outputs(w, draws);
+      for_each_frequent(w, [this](int64_t j) { give(j); });
+    }
+  }
+
+  // Whether the row of a kept word stays while it is within reach. Of the most frequent words,
+  // which have the lowest numbers, some row or other is always under way: theirs is read anew for
+  // each window. Sub-words are read once.
+  SIMT_FN bool in_ring(int64_t j) const {
+    if (o_.cbow) return false;
+    return o_.subwords != nullptr || load_global(p_.word + j) >= kFrequentWords;
+  }
+
+  template <typename Visit>
+  SIMT_FN void for_each_frequent(const Window& w, const Visit& visit) const {
+    for (int c = 0; c < w.contexts; ++c) {
+      if (!in_ring(w.context(c))) visit(w.context(c));
+    }
   }
 
   SIMT_FN void train_outputs(const Window& w, const Draws& draws) {
@@ -308,6 +300,7 @@ class Trainer {
       for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
         Columns<kWide> e = scratch_.load(p_.layout.error() + (o_.cbow ? 0 : c), d);
         if (o_.cbow) {
+          SIMT_ROLL
           for (int r = 0; r < rows.count; ++r) add_together(rows.row(r) + d, e, noise_);
         } else {
           add(e, 1.0f, scratch_.load(context_row(c), d));
@@ -365,14 +358,19 @@ class Trainer {
 
   // The words [begin, end) leave the ring.
   SIMT_FN void give_back(int64_t begin, int64_t end) {
-    if (o_.cbow) return;
     for (int64_t j = begin; j < end; ++j) {
-      const InputRows rows = input_rows(j);
+      if (in_ring(j)) give(j);
+    }
+  }
+
+  // What has been added to the copy of a word is added to its rows.
+  SIMT_FN void give(int64_t j) {
+    const InputRows rows = input_rows(j);
+    SIMT_ROLL
+    for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
+      const Columns<kWide> x = change(slot(j), p_.layout.before() + slot(j), d);
       SIMT_ROLL
-      for (int d = lane_index() * kWide; d < o_.width; d += kWarpSize * kWide) {
-        const Columns<kWide> x = change(slot(j), p_.layout.before() + slot(j), d);
-        for (int r = 0; r < rows.count; ++r) add_together(rows.row(r) + d, x, noise_);
-      }
+      for (int r = 0; r < rows.count; ++r) add_together(rows.row(r) + d, x, noise_);
     }
   }
 
@@ -409,7 +407,7 @@ class Trainer {
 template <typename T, int kWide, bool kShared>
 struct StepKernel {
   using Params = StepParams;
-  static constexpr int kThreads = kWarpSize, kMinBlocks = kShared ? 12 : 8;
+  static constexpr int kThreads = kWarpSize, kMinBlocks = 8;
 
   static int shared_bytes(const Params& p) {
     return kShared ? p.layout.rows() * p.options.width * 4 : 0;

@@ -1,7 +1,7 @@
 // gradient[id] = the sum of factor * hidden[row] over all entries of that id, in one order, so that
 // it is the same in every run. The entries come sorted by id. Each chunk of 32 is summed by a warp
 // for each run of columns; the end of an id's entries that lies in a later chunk than its start
-// goes to `partial` and is added by a second kernel.
+// goes to `partial` and is added by a second kernel. Entries of the id -1 count for nothing.
 #pragma once
 
 #include "word_vectors/cuda/rows.cuh"
@@ -59,6 +59,7 @@ struct WeightGradientKernel : WarpKernel<WeightGradientParams> {
     const int64_t left = p.entries - share.first;
     const int count = left < kChunk ? static_cast<int>(left) : kChunk;
     const Entry mine(p, share.first + (lane_index() < count ? lane_index() : count - 1));
+    if (shuffle(mine.id, count - 1) < 0) return;
     // Whether the run of an id begins in this chunk is known for all but the first one.
     const int64_t before = share.first > 0 ? load_global(p.id + share.first - 1) : -1;
     const int64_t previous = shuffle(mine.id, lane_index() > 0 ? lane_index() - 1 : 0);
@@ -107,6 +108,7 @@ struct WeightGradientKernel : WarpKernel<WeightGradientParams> {
 
   static SIMT_FN void give(const Params& p, const Share<kWide>& share, bool begun, int64_t id,
                            const Columns<kWide>& sum, float factors) {
+    if (id < 0) return;
     float* target = begun ? p.gradient + id * p.width : p.partial + share.chunk * p.width;
     if (share.column < p.width) store_columns(target + share.column, sum);
     if (share.sums_factors) {
@@ -125,7 +127,7 @@ struct JoinKernel : WarpKernel<WeightGradientParams> {
     const int64_t next = share.first + kChunk;
     if (next >= p.entries) return;
     const int64_t id = load_global(p.id + next);
-    if (load_global(p.id + next - 1) != id) return;
+    if (id < 0 || load_global(p.id + next - 1) != id) return;
     if (share.first > 0 && load_global(p.id + share.first - 1) == id) return;
     Columns<kWide> sum = {};
     float factors = 0.0f;

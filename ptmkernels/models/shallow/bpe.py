@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from ptmkernels._corpus import BytePairEncoder, VocabularyCounter, learn_bpe
+from ptmkernels.compressed import plain_path
 from ptmkernels.files import read_utf8
 from ptmkernels.registry import Card, register
 
@@ -35,9 +36,13 @@ class BPE:
     def learn(
         path: str | os.PathLike, merges: int = 10_000, min_frequency: int = 2, threads: int = 1
     ) -> BPE:
-        """Learn from a text file; stops where no pair occurs `min_frequency` times."""
+        """Learn from a text file, which may be compressed (.gz, .bz2).
+
+        Stops where no pair occurs `min_frequency` times.
+        """
         counter = VocabularyCounter()
-        counter.add_file(os.fspath(path), threads=threads)
+        with plain_path(os.fspath(path)) as plain:
+            counter.add_file(plain, threads=threads)
         return BPE(learn_bpe(counter.most_common(), merges, min_frequency))
 
     def split(self, word: str) -> list[str]:

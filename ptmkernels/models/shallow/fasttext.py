@@ -15,6 +15,7 @@ from torch.nn.functional import embedding_bag
 from ptmkernels._corpus import subword_buckets
 from ptmkernels.data.word_stream import Vocabulary
 from ptmkernels.models.shallow.fasttext_file import FastTextFile, read_fasttext, write_fasttext
+from ptmkernels.models.shallow.product_quantiser import QuantisedMatrix
 from ptmkernels.models.shallow.vectors import as_words, sum_of_units
 from ptmkernels.models.shallow.word2vec import LOSSES, Word2Vec, Word2VecConfig
 from ptmkernels.ops.word_vectors.checks import check_whole
@@ -52,6 +53,11 @@ def check_ngrams(min_n: int, max_n: int, bucket: int) -> None:
         )
 
 
+def as_bytes(word: str) -> bytes:
+    """A word of a file of fastText as it stands there: bytes that are not UTF-8 are lone surrogates."""
+    return word.encode("utf-8", "surrogateescape")
+
+
 class FastText(Word2Vec):
     """word2vec with sub-words: words that were never seen have vectors, too.
 
@@ -62,6 +68,7 @@ class FastText(Word2Vec):
     """
 
     config_class = FastTextConfig
+    _foreign_loss: str | None = None  # of the file that it was read from, if that is none of ours
 
     def _prepare_rows(self) -> int:
         words = self.vocabulary.words
@@ -82,7 +89,8 @@ class FastText(Word2Vec):
     def _buckets(self, words: list[str]) -> tuple[np.ndarray, np.ndarray]:
         if self.config.max_n == 0:
             return np.zeros(len(words) + 1, np.int64), np.empty(0, np.int32)
-        return subword_buckets(words, self.config.min_n, self.config.max_n, self.config.bucket)
+        encoded = [as_bytes(word) for word in words]
+        return subword_buckets(encoded, self.config.min_n, self.config.max_n, self.config.bucket)
 
     def subword_ids(self, word: str) -> np.ndarray:
         """The input rows whose mean is the vector of a word, known or not, int64."""
@@ -126,6 +134,7 @@ class FastText(Word2Vec):
 
     def save_fasttext(self, path: str | os.PathLike) -> None:
         """Write the .bin file of fastText 0.9.2 (version 12)."""
+        self._check_own_loss("saved")
         config, vocabulary = self.config, self._trained()
         width = config.vector_size
         output = self.output[:, :width].numpy()
@@ -142,20 +151,24 @@ class FastText(Word2Vec):
 
     @classmethod
     def load_fasttext(cls, path: str | os.PathLike) -> FastText:
-        """Read a .bin file of fastText: unsupervised, not quantised.
+        """Read a .bin file of fastText's word vectors (skip-gram or cbow).
+
+        What was trained with a loss that is none of ours ("softmax", "one-vs-all") has vectors, but cannot
+        be trained on or saved. Words that are not UTF-8 keep their bytes as lone surrogates.
 
         Raises:
             ValueError: the file is no such one; the message says what it is.
         """
         file = read_fasttext(path)
-        if file.architecture == "classifier" or file.loss not in LOSSES:
+        if file.architecture == "classifier" or isinstance(file.input, QuantisedMatrix):
             raise ValueError(
                 f"{path} holds a {file.architecture} with {file.loss}; expected word vectors (cbow or "
-                f"skip-gram) with one of {LOSSES}: classifiers are read by FastTextClassifier"
+                "skip-gram) that are not quantised: classifiers are read by FastTextClassifier"
             )
+        known = file.loss in LOSSES
         model = cls(
             vector_size=file.width, window=file.window, min_count=max(file.min_count, 1),
-            negative=file.negative, loss=file.loss, architecture=file.architecture,
+            negative=file.negative, loss=file.loss if known else LOSSES[0], architecture=file.architecture,
             bucket=max(file.bucket, 1), min_n=file.min_n, max_n=file.max_n, sample=file.sample,
         )  # fmt: skip
         # A text with words that look like labels: they have rows in no matrix.
@@ -163,7 +176,28 @@ class FastText(Word2Vec):
         model._begin(Vocabulary(file.words[:words], file.counts[:words]))
         for target, matrix in ((model.input, file.input), (model.output, file.output)):
             target[:, : file.width] = torch.from_numpy(matrix[: len(target)].copy())
+        model._foreign_loss = None if known else file.loss
         return model
+
+    def fit(self, *args, **options) -> FastText:
+        """See :meth:`Word2Vec.fit`.
+
+        Raises:
+            ValueError: as there; or the model was read from a file with a loss that is none of ours.
+        """
+        self._check_own_loss("trained on")
+        return super().fit(*args, **options)
+
+    def save(self, path: str | os.PathLike) -> None:
+        self._check_own_loss("saved")
+        super().save(path)
+
+    def _check_own_loss(self, what: str) -> None:
+        if self._foreign_loss:
+            raise ValueError(
+                f"the model was trained with {self._foreign_loss} by fastText: its vectors can be used "
+                f"(wv, vector, most_similar), but it cannot be {what}; expected one of {LOSSES}"
+            )
 
 
 register(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from ptmkernels._corpus import VocabularyCounter, subword_buckets, word_ngram_buckets
 from ptmkernels.files import read_utf8
-from ptmkernels.models.shallow.fasttext import check_ngrams
+from ptmkernels.models.shallow.fasttext import as_bytes, check_ngrams
 from ptmkernels.models.shallow.fasttext_file import FastTextFile, read_fasttext, write_fasttext
+from ptmkernels.models.shallow.product_quantiser import CENTROIDS, QuantisedMatrix, quantised
 from ptmkernels.ops.hierarchical_softmax import (
     HuffmanTree,
     hierarchical_softmax_log_prob,
@@ -33,6 +35,8 @@ __all__ = ["FastTextClassifier"]
 LABEL, LINE_END = "__label__", "</s>"
 LOSSES = ("softmax", "hierarchical-softmax", "negative-sampling", "one-vs-all")
 _NOISE_POWER = 0.5  # of the labels' counts
+_BATCH = 256  # lines that are predicted together
+Matrix = np.ndarray | QuantisedMatrix
 _SPACES = re.compile("[ \t\n\v\f\r\0]+")  # no other: fastText knows no white space beyond ASCII
 
 
@@ -84,6 +88,11 @@ class FastTextClassifier:
         self.words: list[str] = []
         self.labels: list[str] = []
         self.counts = np.empty(0, np.int64)  # of the words, then of the labels
+        self._forget_quantised()
+
+    def _forget_quantised(self) -> None:
+        self._kept: dict[int, int] | None = None  # see FastTextFile
+        self._stored: tuple[Matrix, Matrix] | None = None  # input and output, once one is quantised
 
     def fit(
         self, path: str | os.PathLike, epochs: int = 5, batch_size: int = 16
@@ -113,45 +122,133 @@ class FastTextClassifier:
                 falling.step()
         return self
 
-    def predict(self, line: str, count: int = 1) -> list[tuple[str, float]]:
+    def predict(self, line: str, count: int = 1, threshold: float = 0.0) -> list[tuple[str, float]]:
         """The likeliest labels of a line with their probabilities; none where it has no known word.
+
+        Args:
+            count: of the labels, at most.
+            threshold: less likely ones are left out.
 
         Raises:
             RuntimeError: the model is not trained.
             ValueError, TypeError: an argument does not fit; the message names it.
         """
-        self._check_trained()
         check_type("line", line, str)
+        (found,) = self.predict_lines([line], count, threshold)
+        return found
+
+    def predict_lines(
+        self, lines: Iterable[str], count: int = 1, threshold: float = 0.0
+    ) -> Iterator[list[tuple[str, float]]]:
+        """:meth:`predict` of each of many lines; a text may be larger than memory."""
+        self._check_trained()
         check_whole("count", count, 1)
-        ids = self._ids(_lines(line + "\n")[0])
-        if not ids:
-            return []
-        with torch.no_grad():
-            probability = self._probabilities(self._hidden([ids]))[0]
-        best = probability.topk(min(count, len(self.labels)))
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [(self.labels[i], p) for i, p in pairs]
+        check_number("threshold", threshold, 0)
+        lines = iter(lines)
+        while batch := list(islice(lines, _BATCH)):
+            ids = [self._ids(_lines(line.removesuffix("\n") + "\n")[0]) for line in batch]
+            with torch.no_grad():
+                probability = self._probabilities(self._hidden(ids))
+            best = probability.topk(min(count, len(self.labels)))
+            rows = zip(ids, best.indices.tolist(), best.values.tolist(), strict=True)
+            for known, places, values in rows:
+                pairs = zip(places, values, strict=True) if known else ()
+                yield [(self.labels[i], p) for i, p in pairs if p >= threshold]
+
+    def test(
+        self, path: str | os.PathLike, count: int = 1, threshold: float = 0.0
+    ) -> tuple[int, float, float]:
+        """How the labels of a text are found: lines that have a label and a word, precision and recall.
+
+        Args:
+            path: of a text with labels, as `fit` reads it.
+            count, threshold: of the labels that are predicted for each line, as :meth:`predict` has them.
+        """
+        text = read_utf8(path).removesuffix("\n").split("\n")
+        examples, predicted, wanted, right = 0, 0, 0, 0
+        for line, found in zip(text, self.predict_lines(text, count, threshold), strict=True):
+            tokens = _lines(line + "\n")[0]
+            labels = {self.labels[i] for i in self._targets(tokens)}
+            if not labels or not self._ids(tokens):
+                continue
+            examples += 1
+            predicted += len(found)
+            wanted += len(labels)
+            right += sum(label in labels for label, _ in found)
+        return examples, right / predicted if predicted else 0.0, right / wanted if wanted else 0.0
+
+    def quantize(
+        self, cutoff: int = 0, dsub: int = 2, qnorm: bool = False, qout: bool = False
+    ) -> FastTextClassifier:
+        """Make the model small, as `fasttext quantize` does: rows become codes (Joulin et al. 2016).
+
+        Its file is what fastText calls .ftz.
+
+        Args:
+            cutoff: keep so many rows of words and n-grams, those with the largest norms; 0 = all.
+            dsub: numbers of a row that share a code.
+            qnorm: quantise the norms of the rows apart.
+            qout: quantise the output, too.
+
+        Raises:
+            RuntimeError: the model is not trained.
+            ValueError: a matrix has fewer than 256 rows, it is quantised already, or an argument does not
+                fit.
+        """
+        self._check_trained()
+        check_whole("cutoff", cutoff, 0)
+        check_whole("dsub", dsub, 1)
+        if self._stored is not None:
+            raise ValueError("the model is quantised already")
+        rows = min(cutoff or len(self.input), len(self.input))
+        for name, size in (("input", rows), *([("output", len(self.output))] if qout else [])):
+            if size < CENTROIDS:
+                raise ValueError(
+                    f"the {name} matrix has {size} rows; expected at least {CENTROIDS} to quantise it"
+                )
+        if rows < len(self.input):
+            self._cut(rows)
+        stored = quantised(self.input.detach().numpy(), dsub, qnorm)
+        output = self.output.detach().numpy()
+        self._stored = stored, quantised(output, 2, qnorm) if qout else output
+        self.input, self.output = (torch.from_numpy(_dense(matrix)) for matrix in self._stored)
+        return self
+
+    def _cut(self, rows: int) -> None:
+        """Leave the rows with the largest norms, the end of a line among them."""
+        norms = self.input.detach().norm(dim=1)
+        if LINE_END in self._word_index:
+            norms[self._word_index[LINE_END]] = torch.inf
+        best = norms.argsort(descending=True, stable=True)[:rows].tolist()
+        size = len(self.words)
+        words = sorted(row for row in best if row < size)
+        ngrams = [row for row in best if row >= size]
+        self.input = self.input.detach()[words + ngrams]
+        counts = np.concatenate([self.counts[words], self.counts[size:]])
+        self._kept = {row - size: place for place, row in enumerate(ngrams)}
+        self._set_words([self.words[row] for row in words], self.labels, counts)
 
     def save_fasttext(self, path: str | os.PathLike) -> None:
-        """Write the .bin file of fastText 0.9.2 (version 12).
+        """Write the file of fastText 0.9.2 (version 12): .bin, or .ftz of a model that is quantised.
 
         Raises:
             RuntimeError: the model is not trained.
         """
         config = self.config
         self._check_trained()
+        stored = self._stored or (self.input.detach().numpy(), self.output.detach().numpy())
         file = FastTextFile(
             loss=config.loss, architecture="classifier", window=5, min_count=config.min_count,
             negative=config.negative, word_ngrams=config.word_ngrams, bucket=config.hashed_rows,
             min_n=config.min_n, max_n=config.max_n, sample=1e-4, words=self.words + self.labels,
-            counts=self.counts, labels=len(self.labels), input=self.input.detach().numpy(),
-            output=self.output.detach().numpy(),
+            counts=self.counts, labels=len(self.labels), input=stored[0], output=stored[1],
+            kept=self._kept,
         )  # fmt: skip
         write_fasttext(path, file)
 
     @classmethod
     def load_fasttext(cls, path: str | os.PathLike) -> FastTextClassifier:
-        """Read a .bin file of fastText's `supervised`, not quantised.
+        """Read a .bin or .ftz file of fastText's `supervised`.
 
         Raises:
             ValueError: the file is no such one; the message says what it is.
@@ -174,9 +271,11 @@ class FastTextClassifier:
             model._set_words(file.words[:split], file.words[split:], file.counts)
         except ValueError as error:
             raise ValueError(f"{path}: the labels have no tree: {error}") from None
-        model.input, model.output = (
-            torch.from_numpy(m.copy()).requires_grad_() for m in (file.input, file.output)
-        )
+        model._kept = file.kept
+        matrices = (file.input, file.output)
+        if any(isinstance(matrix, QuantisedMatrix) for matrix in matrices):
+            model._stored = matrices
+        model.input, model.output = (torch.from_numpy(_dense(m)) for m in matrices)
         return model
 
     def _check_trained(self) -> None:
@@ -184,6 +283,7 @@ class FastTextClassifier:
             raise RuntimeError("the model has no labels yet: call fit first")
 
     def _begin(self, lines: Iterable[list[str]]) -> None:
+        self._forget_quantised()
         counter = VocabularyCounter()
         for line in lines:
             counter.add_words(line)
@@ -220,7 +320,7 @@ class FastTextClassifier:
 
     def _ids(self, line: list[str]) -> list[int]:
         """The input rows of a line: words, their sub-words, word n-grams; its end is a word."""
-        config, size, ids, words = self.config, len(self.words), [], []
+        config, ids, words = self.config, [], []
         for token in line:
             own = self._word_index.get(token)
             if own is None and (token in self._label_index or token.startswith(LABEL)):
@@ -229,12 +329,21 @@ class FastTextClassifier:
             if own is not None:
                 ids.append(own)
             if config.max_n:
-                buckets = subword_buckets([token], config.min_n, config.max_n, config.bucket)[1]
-                ids += (buckets.astype(np.int64) + size).tolist()
+                ngrams = subword_buckets(
+                    [as_bytes(token)], config.min_n, config.max_n, config.bucket
+                )
+                ids += self._hashed(ngrams[1])
         if config.word_ngrams > 1:
-            buckets = word_ngram_buckets(words, config.word_ngrams, config.bucket)
-            ids += (buckets.astype(np.int64) + size).tolist()
+            encoded = [as_bytes(word) for word in words]
+            ids += self._hashed(word_ngram_buckets(encoded, config.word_ngrams, config.bucket))
         return ids
+
+    def _hashed(self, buckets: np.ndarray) -> list[int]:
+        """The input rows of n-grams; those that a quantised model has dropped have none."""
+        size, kept = len(self.words), self._kept
+        if kept is None:
+            return (buckets.astype(np.int64) + size).tolist()
+        return [size + kept[bucket] for bucket in buckets.tolist() if bucket in kept]
 
     def _targets(self, line: list[str]) -> list[int]:
         return [self._label_index[token] for token in line if token in self._label_index]
@@ -243,7 +352,7 @@ class FastTextClassifier:
         """The mean of the rows of each line, (B, D)."""
         ids = list(ids)
         ends = torch.tensor([0, *map(len, ids)]).cumsum(0)
-        flat = torch.tensor([i for line in ids for i in line])
+        flat = torch.tensor([i for line in ids for i in line], dtype=torch.int64)
         return embedding_bag(flat, self.input, ends[:-1], mode="mean", sparse=True)
 
     def _loss(
@@ -278,6 +387,11 @@ class FastTextClassifier:
             return hierarchical_softmax_log_prob(hidden, self._nodes(), self._tree).exp()
         logits = hidden @ self.output.T
         return logits.softmax(-1) if self.config.loss == "softmax" else logits.sigmoid()
+
+
+def _dense(matrix: Matrix) -> np.ndarray:
+    """A copy in float32."""
+    return matrix.dense() if isinstance(matrix, QuantisedMatrix) else matrix.copy()
 
 
 def _lines(text: str) -> list[list[str]]:

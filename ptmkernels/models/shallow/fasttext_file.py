@@ -1,8 +1,9 @@
-"""The .bin files of fastText 0.9.2 (version 12), of word vectors and of classifiers, as plain data."""
+"""The .bin and .ftz files of fastText 0.9.2 (version 12), of vectors and of classifiers, as plain data."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import mmap
 import os
 import struct
@@ -11,11 +12,17 @@ from typing import BinaryIO
 import numpy as np
 
 from ptmkernels.files import atomic_file
+from ptmkernels.models.shallow.product_quantiser import (
+    CENTROIDS,
+    ProductQuantiser,
+    QuantisedMatrix,
+)
 
 __all__ = ["FastTextFile", "is_fasttext", "read_fasttext", "write_fasttext"]
 
 _MAGIC, _VERSION = 793712314, 12
-_HEADER, _ARGUMENTS, _SIZES, _MATRIX = "<2i", "<12id", "<3i2q", "<?2q"
+_HEADER, _ARGUMENTS, _SIZES, _SHAPE = "<2i", "<12id", "<3i2q", "<2q"
+_CODES, _QUANTISER = "<?2qi", "<4i"
 _ENTRY = "<qb"  # behind each word and a zero byte: count, and 0 for a word or 1 for a label
 _LOSSES = ("hierarchical-softmax", "negative-sampling", "softmax", "one-vs-all")  # from 1 on
 _ARCHITECTURES = ("cbow", "skip-gram", "classifier")  # from 1 on
@@ -33,11 +40,14 @@ class FastTextFile:
         architecture: "cbow", "skip-gram" or "classifier".
         word_ngrams, min_n, max_n: longest n-gram of words; shortest and longest of characters.
         bucket: rows of `input` for n-grams, behind those of the words; 0 where there are none.
-        words: with the labels, the last `labels` of them, behind; each group by falling count.
+        words: with the labels, the last `labels` of them, behind; each group by falling count. Bytes that
+            are not UTF-8 are lone surrogates (errors="surrogateescape").
         counts: int64, of each of `words`.
-        input: float32 (words without labels + bucket, D).
-        output: float32 (O, D): a row a label for classifiers, else a row a word. With the hierarchical
-            softmax they belong to the inner nodes, and the last one is not used.
+        input: (words without labels + bucket, D), float32 or quantised; where `kept` is given, so many rows
+            in place of `bucket`.
+        output: (O, D): a row a label for classifiers, else a row a word. With the hierarchical softmax they
+            belong to the inner nodes, and the last one is not used.
+        kept: the rows of n-grams that `quantize` has kept, by bucket; None = all.
     """
 
     loss: str
@@ -53,8 +63,9 @@ class FastTextFile:
     words: list[str]
     counts: np.ndarray
     labels: int
-    input: np.ndarray
-    output: np.ndarray
+    input: np.ndarray | QuantisedMatrix
+    output: np.ndarray | QuantisedMatrix
+    kept: dict[int, int] | None = None
 
     @property
     def width(self) -> int:
@@ -79,22 +90,42 @@ def write_fasttext(path: str | os.PathLike, file: FastTextFile) -> None:
                 _UPDATE_RATE, file.sample,
             )
         )  # fmt: skip
-        sizes = (size, size - file.labels, file.labels, int(file.counts.sum()), -1)
+        kept = -1 if file.kept is None else len(file.kept)
+        sizes = (size, size - file.labels, file.labels, int(file.counts.sum()), kept)
         out.write(struct.pack(_SIZES, *sizes))
         for i, (word, count) in enumerate(zip(file.words, file.counts, strict=True)):
             if "\0" in word:
                 raise ValueError(f"words[{i}] is {word!r}: a zero byte ends a word in {path}")
             label = i >= size - file.labels
-            out.write(word.encode() + b"\0" + struct.pack(_ENTRY, int(count), label))
+            encoded = word.encode("utf-8", "surrogateescape")
+            out.write(encoded + b"\0" + struct.pack(_ENTRY, int(count), label))
+        for pair in (file.kept or {}).items():
+            out.write(struct.pack("<2i", *pair))
         for matrix in (file.input, file.output):
             _write_matrix(out, matrix)
 
 
-def _write_matrix(out: BinaryIO, matrix: np.ndarray) -> None:
-    out.write(struct.pack(_MATRIX, False, *matrix.shape))
+def _write_matrix(out: BinaryIO, matrix: np.ndarray | QuantisedMatrix) -> None:
+    out.write(struct.pack("<?", isinstance(matrix, QuantisedMatrix)))
+    if isinstance(matrix, QuantisedMatrix):
+        out.write(struct.pack(_CODES, matrix.norms is not None, *matrix.shape, matrix.codes.size))
+        out.write(matrix.codes.tobytes())
+        _write_quantiser(out, matrix.quantiser)
+        if matrix.norms is not None:
+            quantiser, codes = matrix.norms
+            out.write(codes.tobytes())
+            _write_quantiser(out, quantiser)
+        return
+    out.write(struct.pack(_SHAPE, *matrix.shape))
     piece = 1 << 16  # rows: no second copy of a large matrix
     for start in range(0, len(matrix), piece):
         out.write(np.ascontiguousarray(matrix[start : start + piece], "<f4").tobytes())
+
+
+def _write_quantiser(out: BinaryIO, quantiser: ProductQuantiser) -> None:
+    last = quantiser.width - (quantiser.parts - 1) * quantiser.part
+    out.write(struct.pack(_QUANTISER, quantiser.width, quantiser.parts, quantiser.part, last))
+    out.write(quantiser.centroids.astype("<f4").tobytes())
 
 
 def is_fasttext(path: str | os.PathLike) -> bool:
@@ -104,7 +135,7 @@ def is_fasttext(path: str | os.PathLike) -> bool:
 
 
 def read_fasttext(path: str | os.PathLike) -> FastTextFile:
-    """Read a file of version 11 or 12 that is not quantised; its matrices stay on disk until touched.
+    """Read a file of version 11 or 12; its matrices stay on disk until touched.
 
     Nothing is allocated by a size that the file claims: each is held against the file's length first.
 
@@ -115,17 +146,20 @@ def read_fasttext(path: str | os.PathLike) -> FastTextFile:
     """
     reader = _Reader(path)
     arguments = _read_arguments(reader)
-    words, counts, labels = _read_dictionary(reader)
+    words, counts, labels, kept = _read_dictionary(reader, arguments["bucket"])
     rows = len(words) - labels
     outputs = labels if arguments["architecture"] == "classifier" else rows
     width = arguments.pop("width")
+    hashed = arguments["bucket"] if kept is None else len(kept)
     matrices = {
-        "input": _read_matrix(reader, "input", rows + arguments["bucket"], width),
+        "input": _read_matrix(reader, "input", rows + hashed, width),
         "output": _read_matrix(reader, "output", outputs, width),
     }
     if reader.left:
         raise reader.error(f"{reader.left} bytes follow the output matrix; expected none")
-    return FastTextFile(**arguments, words=words, counts=counts, labels=labels, **matrices)
+    return FastTextFile(
+        **arguments, words=words, counts=counts, labels=labels, kept=kept, **matrices
+    )
 
 
 class _Reader:
@@ -153,14 +187,12 @@ class _Reader:
         if end < 0:
             raise self.error(f"{what} has no end")
         start = self._take(end + 1 - self.at, what)
-        try:
-            return self.data[start:end].decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise self.error(f"{what} is not UTF-8", start + error.start) from None
+        return self.data[start:end].decode("utf-8", "surrogateescape")
 
-    def matrix(self, rows: int, columns: int, what: str) -> np.ndarray:
-        start = self._take(4 * rows * columns, what)
-        return np.frombuffer(self.data, "<f4", rows * columns, start).reshape(rows, columns)
+    def array(self, dtype: str, shape: tuple[int, ...], what: str) -> np.ndarray:
+        count = math.prod(shape)
+        start = self._take(np.dtype(dtype).itemsize * count, what)
+        return np.frombuffer(self.data, dtype, count, start).reshape(shape)
 
     def _take(self, length: int, what: str) -> int:
         if length > self.left:
@@ -177,7 +209,11 @@ def _read_arguments(reader: _Reader) -> dict:
         )
     _, version = reader.numbers(_HEADER, "the header")
     if version not in (11, _VERSION):
-        raise reader.error(f"the version is {version}; expected 11 or {_VERSION}", 4)
+        raise reader.error(
+            f"the version is {version}; expected 11 or {_VERSION}, which fastText 0.1.0 to 0.9.2 write: "
+            "train or save the model anew with one of these",
+            4,
+        )
     start = reader.at
     width, window, _, min_count, negative, word_ngrams, loss, architecture, *rest = reader.numbers(
         _ARGUMENTS, "the arguments"
@@ -207,16 +243,12 @@ def _read_arguments(reader: _Reader) -> dict:
     }  # fmt: skip
 
 
-def _read_dictionary(reader: _Reader) -> tuple[list[str], np.ndarray, int]:
-    """Words with the labels behind, the count of each, and the number of labels."""
+def _read_dictionary(
+    reader: _Reader, bucket: int
+) -> tuple[list[str], np.ndarray, int, dict[int, int] | None]:
+    """Words with the labels behind, the count of each, the number of labels, the n-grams that are kept."""
     start = reader.at
     size, words, labels, _, pruned = reader.numbers(_SIZES, "the dictionary's sizes")
-    if pruned >= 0:
-        raise reader.error(
-            f"the dictionary is pruned to {pruned} n-grams, as `quantize` does; expected a file as it "
-            "was trained",
-            start,
-        )
     if min(words, labels) < 0 or words + labels != size:
         raise reader.error(f"{size} entries are not {words} words and {labels} labels", start)
     least = 1 + struct.calcsize(_ENTRY)
@@ -231,16 +263,54 @@ def _read_dictionary(reader: _Reader) -> tuple[list[str], np.ndarray, int]:
             raise reader.error(f"{what} has type {kind}; expected {int(i >= words)}", reader.at - 1)
     if len(set(names)) != size:
         raise reader.error("the dictionary holds a word twice", start)
-    return names, counts, labels
+    return names, counts, labels, None if pruned < 0 else _read_kept(reader, pruned, bucket)
 
 
-def _read_matrix(reader: _Reader, name: str, rows: int, columns: int) -> np.ndarray:
+def _read_kept(reader: _Reader, count: int, bucket: int) -> dict[int, int]:
+    start = reader.at
+    pairs = reader.array("<i4", (count, 2), f"the list of {count} n-grams that are kept").tolist()
+    if any(not 0 <= key < bucket or not 0 <= row < count for key, row in pairs):
+        raise reader.error(f"an n-gram that is kept is none of {bucket}, or has no row", start)
+    return dict(pairs)
+
+
+def _read_matrix(
+    reader: _Reader, name: str, rows: int, columns: int
+) -> np.ndarray | QuantisedMatrix:
     start, what = reader.at, f"the {name} matrix"
-    quantised, *shape = reader.numbers(_MATRIX, what)
-    if quantised:
-        raise reader.error(f"{what} is quantised; expected a file as it was trained", start)
-    if shape != [rows, columns]:
+
+    def check_shape(shape: list[int]) -> None:
+        if shape != [rows, columns]:
+            raise reader.error(
+                f"{what} is {shape[0]} by {shape[1]}; expected {rows} by {columns}", start
+            )
+
+    (is_quantised,) = reader.numbers("<?", what)
+    if not is_quantised:
+        check_shape(list(reader.numbers(_SHAPE, what)))
+        return reader.array("<f4", (rows, columns), what)
+    has_norms, *shape, size = reader.numbers(_CODES, what)
+    check_shape(shape)
+    if rows == 0 or size % rows:
+        raise reader.error(f"{what} has {size} codes for {rows} rows", start)
+    codes = reader.array("u1", (rows, size // rows), f"the codes of {what}")
+    quantiser = _read_quantiser(reader, what, columns, size // rows)
+    norms = None
+    if has_norms:
+        of_norms = reader.array("u1", (rows, 1), f"the norms of {what}")
+        norms = _read_quantiser(reader, f"{what}'s norms", 1, 1), of_norms
+    return QuantisedMatrix(quantiser, codes, norms)
+
+
+def _read_quantiser(reader: _Reader, what: str, width: int, parts: int) -> ProductQuantiser:
+    start = reader.at
+    found = reader.numbers(_QUANTISER, f"the quantiser of {what}")
+    part = found[2]
+    if part < 1 or found != (width, parts, part, width - (parts - 1) * part) or found[3] < 1:
         raise reader.error(
-            f"{what} is {shape[0]} by {shape[1]}; expected {rows} by {columns}", start
+            f"the quantiser of {what} has width {found[0]}, {found[1]} parts of {part}, the last of "
+            f"{found[3]}; expected width {width} in {parts} parts",
+            start,
         )
-    return reader.matrix(rows, columns, what)
+    centroids = reader.array("<f4", (CENTROIDS * width,), f"the centroids of {what}")
+    return ProductQuantiser(width, part, centroids)

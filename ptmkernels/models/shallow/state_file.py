@@ -60,7 +60,7 @@ def write_state(path: str | os.PathLike, state: State) -> None:
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(f"{path} is a folder, a device or a pipe; expected a file")
-    words = "\n".join(state.vocabulary.words).encode()
+    words = "\n".join(state.vocabulary.words).encode("utf-8", "surrogateescape")
     tensors = {
         **state.tensors,
         "words": torch.frombuffer(bytearray(words), dtype=torch.uint8),
@@ -107,7 +107,8 @@ def read_state(path: str | os.PathLike, model: str) -> State:
         header = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     with damage_named(path):
-        words = tensors.pop("words").numpy().tobytes().decode().split("\n")
+        text = tensors.pop("words").numpy().tobytes()
+        words = text.decode("utf-8", "surrogateescape").split("\n")
         vocabulary = Vocabulary(words, tensors.pop("counts").numpy())
         config, progress = json.loads(header["config"]), json.loads(header["progress"])
         return State(model, config, progress, vocabulary, tensors)

@@ -177,7 +177,8 @@ class _Reader:
             return data.decode("utf-8", self.errors)
         except UnicodeDecodeError as error:
             raise self.error(
-                f"not UTF-8 at byte {at + error.start}, in the word {data!r}"
+                f"not UTF-8 at byte {at + error.start}, in the word {data!r}; errors='ignore' or 'replace' "
+                "reads it all the same"
             ) from None
 
     def text(self, count: int, width: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -23,8 +23,13 @@ from ptmkernels.models.shallow.state_file import State, damage_named, read_state
 from ptmkernels.models.shallow.vectors import WordVectors
 from ptmkernels.ops.hierarchical_softmax import HuffmanTree
 from ptmkernels.ops.negative_sampling import AliasTable
-from ptmkernels.ops.word_vectors import cbow_step_, keep_thresholds, skipgram_step_
-from ptmkernels.ops.word_vectors.checks import check_number, check_whole
+from ptmkernels.ops.word_vectors import cbow_step_, in_flight, keep_thresholds, skipgram_step_
+from ptmkernels.ops.word_vectors.checks import (
+    MAX_NEGATIVES,
+    MAX_WINDOW,
+    check_number,
+    check_whole,
+)
 from ptmkernels.registry import Card, register
 
 __all__ = ["Word2Vec"]
@@ -64,10 +69,11 @@ class Word2VecConfig:
             raise ValueError(
                 f"huffman_ties is {self.huffman_ties!r}; expected one of {HUFFMAN_TIES}"
             )
-        for name in ("vector_size", "window", "min_count"):
+        for name in ("vector_size", "min_count"):
             check_whole(name, getattr(self, name), 1)
-        for name in ("negative", "max_vocabulary"):
-            check_whole(name, getattr(self, name), 0)
+        check_whole("window", self.window, 1, MAX_WINDOW)
+        check_whole("negative", self.negative, 0, MAX_NEGATIVES)
+        check_whole("max_vocabulary", self.max_vocabulary, 0)
         check_whole("seed", self.seed, -(2**63), 2**63 - 1)
         if self.learning_rate is None:
             self.learning_rate = 0.05 if self.architecture == "cbow" else 0.025
@@ -136,6 +142,7 @@ class Word2Vec:
         epochs: int = 5,
         threads: int = 1,
         device: str = "cpu",
+        max_in_flight: int | None = None,
         progress: Callable[[FitProgress], None] | None = None,
     ) -> Word2Vec:
         """Train on a text file (UTF-8, a sentence a line) or on sentences (lists of words, read twice).
@@ -149,6 +156,8 @@ class Word2Vec:
             epochs: passes over it, those of interrupted training included.
             threads: of the CPU; on a GPU they only read the text.
             device: "cpu", or "cuda" ("cuda:1", ...): the matrices are there until `fit` returns.
+            max_in_flight: on a GPU at most so many stretches of text are trained at the same time; None =
+                what keeps the quality of the vectors (docs/word_vectors.md).
             progress: called after each piece of about a million tokens.
 
         Raises:
@@ -160,6 +169,13 @@ class Word2Vec:
         place = _usable_device(device)
         check_whole("epochs", epochs, 1)
         check_whole("threads", threads, 1)
+        if max_in_flight is not None:
+            check_whole("max_in_flight", max_in_flight, 1)
+            if place.type == "cpu":
+                raise ValueError(
+                    f"max_in_flight is {max_in_flight}; expected None with device {device!r}, where "
+                    "`threads` says how much is trained at the same time"
+                )
         if self.vocabulary is None:
             self.build_vocabulary(source, threads)
         with WordStream(source, self.vocabulary, threads) as stream:
@@ -170,7 +186,7 @@ class Word2Vec:
             self.material = material
             self.input, self.output = self.input.to(place), self.output.to(place)
             try:
-                self._train(stream, epochs, threads, progress)
+                self._train(stream, epochs, threads, max_in_flight, progress)
             finally:
                 self.input, self.output = self.input.cpu(), self.output.cpu()
         return self
@@ -201,7 +217,27 @@ class Word2Vec:
         share = self.vocabulary.counts / self.vocabulary.counts.sum()
         return (np.sqrt(share / self.config.sample) + 1) * self.config.sample / share
 
-    def _train(self, stream: WordStream, epochs: int, threads: int, progress) -> None:
+    def _kept_share(self) -> np.ndarray:
+        """(V,): the counts of the words as sub-sampling leaves them on average."""
+        if not self.config.sample:
+            return self.vocabulary.counts
+        return self.vocabulary.counts * np.minimum(self._keep_probability(), 1)
+
+    def _most_in_flight(self, sampler: AliasTable | None, tree: HuffmanTree | None) -> int:
+        """How many stretches of text a GPU trains at the same time without worse vectors."""
+        return in_flight.max_in_flight(
+            self._kept_share(),
+            sampler=sampler,
+            tree=tree,
+            window=self.config.window,
+            num_negatives=self.config.negative,
+            learning_rate=self.config.learning_rate,
+            subwords=self.subwords,
+        )
+
+    def _train(
+        self, stream: WordStream, epochs: int, threads: int, max_in_flight: int | None, progress
+    ) -> None:
         config, counts, device = self.config, self.vocabulary.counts, self.input.device
         sampler = tree = None
         if config.loss == "negative-sampling":
@@ -210,6 +246,8 @@ class Word2Vec:
             tree = HuffmanTree.from_counts(counts, config.huffman_ties).to(device)
         keep = keep_thresholds(self._keep_probability()).to(device) if config.sample else None
         subwords = tuple(t.to(device) for t in self.subwords) if self.subwords else None
+        if max_in_flight is None and device.type != "cpu":
+            max_in_flight = self._most_in_flight(sampler, tree)
         options = {
             "window": config.window,
             "learning_rate": config.learning_rate,
@@ -222,6 +260,7 @@ class Word2Vec:
             "subwords": subwords,
             "seed": torch.tensor([config.seed], device=device),
             "threads": threads,
+            "max_in_flight": max_in_flight,
         }
         step = cbow_step_ if config.architecture == "cbow" else skipgram_step_
         loss = math.nan

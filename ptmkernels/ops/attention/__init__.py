@@ -10,11 +10,13 @@ from ptmkernels.ops.attention import autograd, triton_ops
 from ptmkernels.ops.attention.call import autocast, call_attention, draw_seed
 from ptmkernels.ops.attention.options import BucketedBias, t5_buckets
 from ptmkernels.ops.attention.relative import relative_attention
+from ptmkernels.ops.attention.stream_order import StreamOrder
 from ptmkernels.ops.attention.two_stream import two_stream_attention
 from ptmkernels.ops.attention.weights import attention_weights
 
 __all__ = [
     "BucketedBias",
+    "StreamOrder",
     "attention_weights",
     "draw_seed",
     "masked_attention",
@@ -51,6 +53,8 @@ def masked_attention(
 
     o_i = sum_j softmax_j(scale * q_i.k_j + bias_ij) v_j over the keys j that query i may see
     (Vaswani et al. 2017, equation 1). A query that may see nothing gives zeros and zero gradients.
+    On a GPU the last bits of the gradient of `query` may change from run to run, unless
+    ``torch.use_deterministic_algorithms(True)`` asks for the slower kernels that add in a fixed order.
 
     Args:
         query: (B, H, L, D), float32, bfloat16 or float16; float64 and D > 256 are served by `reference`.

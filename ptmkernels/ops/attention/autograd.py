@@ -7,7 +7,7 @@ the Triton backend is a second pair of ops of the same schema.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -29,8 +29,7 @@ def register(forward_name: str, backward_name: str, like: Callable[[Tensor], Ten
     """
     torch.library.register_fake(forward_name, partial(_fake_forward, like))
     torch.library.register_fake(backward_name, partial(_fake_backward, like))
-    namespace, name = backward_name.split("::")
-    backward_op = getattr(getattr(torch.ops, namespace), name).default
+    forward_op, backward_op = _op(forward_name), _op(backward_name)
 
     def backward(ctx, grad_output, grad_lse):
         query, key, value, output, lse, *tensors = ctx.saved_tensors
@@ -47,10 +46,51 @@ def register(forward_name: str, backward_name: str, like: Callable[[Tensor], Ten
             result[_QKV + _PLACES[n]] = grads[_QKV + n]
         return tuple(result)
 
-    torch.library.register_autograd(forward_name, backward, setup_context=_save_forward)
-    torch.library.register_autograd(backward_name, _double_backward, setup_context=_save_backward)
+    _register_gradient(forward_op, _save_forward, backward)
+    _register_gradient(backward_op, _save_backward, _double_backward)
     for op in (forward_name, backward_name):
         torch.library.register_vmap(op, _refuse_vmap)
+
+
+def _op(name: str) -> torch._ops.OpOverload:
+    namespace, name = name.split("::")
+    return getattr(getattr(torch.ops, namespace), name).default
+
+
+def _register_gradient(op: torch._ops.OpOverload, save: Callable, backward: Callable) -> None:
+    """What `torch.library.register_autograd` does, but for a lookup of every argument's default.
+
+    That lookup takes longer, with two dozen arguments, than all else that a call does on the host.
+    """
+
+    def below(keyset, *inputs):
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *inputs)
+
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *arguments):
+            *inputs, keyset = arguments
+            output = below(keyset, *inputs)
+            save(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return *backward(ctx, *grads), None
+
+    def run(keyset, *inputs):
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
+            return Differentiable.apply(*inputs, keyset)
+        return below(keyset, *inputs)
+
+    _library_of(op.namespace).impl(op, run, "Autograd", with_keyset=True)
+
+
+@cache
+def _library_of(namespace: str) -> torch.library.Library:
+    """Where the ops of a namespace get their gradients; it has to live as long as they."""
+    return torch.library.Library(namespace, "FRAGMENT")
 
 
 def wanted_places(wanted: int) -> list[int]:

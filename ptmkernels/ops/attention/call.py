@@ -85,7 +85,11 @@ def _cuda_forward(query: Tensor, key: Tensor, value: Tensor, options: AttentionO
 
 
 def _triton_forward(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions):
-    return torch.ops.ptmkernels.triton_attention_forward(query, key, value, *options)
+    if options.key_rank is not None and not torch.compiler.is_compiling():
+        from ptmkernels.ops.attention import triton_ranges  # Triton may not be installed
+
+        triton_ranges.remember(options)
+    return torch.ops.ptmkernels.triton_attention_forward.default(query, key, value, *options)
 
 
 # The backends, best first. On a GPU Triton goes before: it uses the warpgroup instructions of sm_90.

@@ -44,7 +44,7 @@ class BucketedBias:
             if tensor.dim() != dims:
                 expected = "(N, H)" if dims == 2 else "(L + S - 1,)"
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {expected}")
-        if self.buckets.is_cpu and readable(self.buckets) and self.buckets.numel():
+        if readable(self.buckets) and self.buckets.numel():
             least, most = int(self.buckets.min()), int(self.buckets.max())
             if least < 0 or most >= self.table.shape[0]:
                 raise ValueError(
@@ -167,6 +167,8 @@ class AttentionOptions(NamedTuple):
     query_segment: Tensor | None = None
     key_segment: Tensor | None = None
     query_position: Tensor | None = None
+    # Not 0: `query_position` rises by 0 or 1 from row to row, and lies within 0 to this number - 1.
+    gapless_positions: int = 0
 
     @staticmethod
     def of(

@@ -9,7 +9,7 @@ from ptmkernels.masks import AttentionMask
 from ptmkernels.ops.attention.autograd import unit_stride
 from ptmkernels.ops.attention.call import autocast, call_attention
 from ptmkernels.ops.attention.options import BucketedBias
-from ptmkernels.ops.attention.relative_validation import check_relative
+from ptmkernels.ops.attention.relative_validation import INTEGERS, check_relative
 from ptmkernels.ops.attention.validation import check_tensors
 
 
@@ -68,18 +68,17 @@ def relative_attention(
         ValueError, TypeError: an argument does not fit; the message names it.
         RuntimeError: the forced backend cannot serve this call.
     """
-    query, key, value, relative_key, relative_value, *biases = autocast(
-        *(query, key, value, relative_key, relative_value),
-        *(content_bias, position_bias, segment_bias, segment_key),
-    )
-    content_bias, position_bias, segment_bias, segment_key = biases
-    check_tensors(query, key, value)
-    if relative_key is None:
-        raise TypeError("relative_key is None; expected a tensor (masked_attention goes without)")
-    relative = relative_options(
+    output, lse = attend(
         query,
         key,
-        relative_offset,
+        value,
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        dropout_p=dropout_p,
+        seed=seed,
+        backend=backend,
+        relative_offset=relative_offset,
         relative_key=relative_key,
         relative_value=relative_value,
         content_bias=content_bias,
@@ -90,11 +89,42 @@ def relative_attention(
         key_segment=key_segment,
         query_position=query_position,
     )
-    output, lse = call_attention(
+    return (output, lse) if return_lse else output
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: AttentionMask | None,
+    scale: float | None,
+    dropout_p: float,
+    seed: Tensor | None,
+    backend: str | None,
+    relative_offset: int | None,
+    bias: Tensor | BucketedBias | None = None,
+    gapless_positions: int = 0,
+    **named: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of :func:`relative_attention`, from unchecked arguments.
+
+    Args:
+        gapless_positions: as :class:`AttentionOptions` has it.
+        named: the other arguments of :func:`relative_attention`, by name.
+    """
+    floating = {name: t for name, t in named.items() if name not in INTEGERS}
+    query, key, value, *cast = autocast(query, key, value, *floating.values())
+    named |= dict(zip(floating, cast, strict=True))
+    check_tensors(query, key, value)
+    if named["relative_key"] is None:
+        raise TypeError("relative_key is None; expected a tensor (masked_attention goes without)")
+    relative = relative_options(query, key, relative_offset, **named)
+    return call_attention(
         *("relative_attention", query, key, value, mask, bias, scale, dropout_p, seed, backend),
+        gapless_positions=gapless_positions,
         **relative,
     )
-    return (output, lse) if return_lse else output
 
 
 def relative_options(

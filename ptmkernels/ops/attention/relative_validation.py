@@ -11,7 +11,7 @@ from ptmkernels._mask_tensors import readable
 from ptmkernels._shapes import broadcasts, has_shape
 from ptmkernels.ops.attention.validation import check_dense
 
-_INTEGER = ("query_segment", "key_segment", "query_position")
+INTEGERS = ("query_segment", "key_segment", "query_position")
 _SEGMENT = ("segment_key", "query_segment", "key_segment")
 
 
@@ -75,7 +75,7 @@ def _check_offset(relative_offset: int) -> None:
 def check_like(name: str, tensor: Tensor, query: Tensor, query_name: str = "query") -> None:
     """Raises where `tensor` has another kind, dtype or device than an argument `name` beside `query` has."""
     check_dense(name, tensor)
-    if name in _INTEGER:
+    if name in INTEGERS:
         _check_integers(name, tensor)
     elif tensor.dtype != query.dtype:
         raise TypeError(
@@ -91,7 +91,7 @@ def _check_integers(name: str, tensor: Tensor) -> None:
     """Integers that fit into int32, as the kernels take them (looked at on the CPU)."""
     if tensor.is_floating_point() or tensor.is_complex():
         raise TypeError(f"{name} has dtype {tensor.dtype}; expected integers")
-    if tensor.dtype != torch.int64 or not (tensor.is_cpu and readable(tensor) and tensor.numel()):
+    if tensor.dtype != torch.int64 or not (readable(tensor) and tensor.numel()):
         return
     bounds = torch.iinfo(torch.int32)
     for value in map(int, tensor.aminmax()):

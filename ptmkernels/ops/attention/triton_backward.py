@@ -1,10 +1,13 @@
-"""Backward kernels of attention in Triton; deterministic, no atomics.
+"""Backward kernels of attention in Triton.
 
 With a_ij = exp(s_ij - lse_i) and delta_i = o_i.do_i - dlse_i (Dao 2023, algorithm 2):
     dv_j = sum_i a_ij do_i    ds_ij = a_ij (do_i.v_j - delta_i)
     dq_i = scale sum_j ds_ij k_j    dk_j = scale sum_i ds_ij q_i    dbias_ij = ds_ij
-The weights are recomputed from the log-sum-exp. One kernel owns query tiles (dq), one owns key tiles (dk,
-dv), one owns the tiles of a bias that is shared by batch rows, heads or distances.
+The weights are recomputed from the log-sum-exp. `_backward_key` owns key tiles and has dk and dv in
+registers. It can add its part of dq to float32 sums in memory: then every score is computed once, with five
+products and one exponential, but the order of the additions, and with it the last bits, changes from run to
+run. The deterministic form leaves dq to `_backward_query`, which owns query tiles and computes every score
+again.
 """
 
 from __future__ import annotations
@@ -12,22 +15,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ptmkernels.ops.attention.triton_relative import (
-    RowSums,
-    add_content_bias,
-    add_relative,
-    add_segments,
-    add_value_gradient,
-    load_band,
-    position_sum,
-    row_sums,
-    store_row_sums,
-)
+from ptmkernels.ops.attention.triton_row_terms import make_row_terms
 from ptmkernels.ops.attention.triton_tile import (
-    LOG2_E,
     Rows,
     Sizes,
     Terms,
+    add_rows,
     dropout_keep,
     head_start,
     key_side,
@@ -35,6 +28,7 @@ from ptmkernels.ops.attention.triton_tile import (
     mixed_tile,
     product,
     query_side,
+    rows_in_all,
     store_rows,
     tile_run,
     tile_scores,
@@ -68,14 +62,23 @@ def _tile_gradient(
 
 
 @triton.jit
+def store_bias_gradient(grad_bias, grad_score, b, h, i, j, sizes):
+    """Write one tile of ds, or its transpose, as the gradient of a bias (B, H, L, S)."""
+    if grad_bias is not None:
+        place = grad_bias + (b * sizes.heads + h) * sizes.query_len * sizes.key_len
+        place = place + i.to(tl.int64) * sizes.key_len + j
+        inside = (i < sizes.query_len) & (j < sizes.key_len)
+        tl.store(place, grad_score.to(grad_bias.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def _query_step(
-    tile, state, query, grad_output, lse, delta, grad_bias, sums, key_start, key_row,
-    value_start, value_row, b, h, i, queries, band, terms, sizes,
+    tile, grad_query, query, grad_output, lse, delta, grad_bias, key_start, key_row,
+    value_start, value_row, b, h, i, queries, terms, sizes,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """(grad_query, sums of each query), not yet scaled, with one key tile added."""
-    grad_query, totals = state
+    """`grad_query`, not yet scaled, with one key tile added."""
     first_key = tile * BLOCK_N
     left = sizes.key_len - first_key
     offset = first_key.to(tl.int64)
@@ -85,34 +88,16 @@ def _query_step(
         value_start + offset * value_row, value_row, left, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED
     )
     raw = product(query, tl.trans(key), None, PRECISION)
-    raw = add_relative(
-        raw, query, band, terms.relative, b, j, first_key, sizes, False,
-        HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-    )  # fmt: skip
     grad_weight = product(grad_output, tl.trans(value), None, PRECISION)
-    grad_weight = add_value_gradient(
-        grad_weight, grad_output, band, terms.relative, first_key, False,
-        HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-    )  # fmt: skip
     keys = key_side(terms.mask, b, j, sizes) if MASKED else 0
     keep = 0
     if terms.dropout.seed is not None:
         keep = dropout_keep(terms.dropout, b, h, i, first_key, BLOCK_N)
-    weight, grad_score = _tile_gradient(
+    _, grad_score = _tile_gradient(
         raw, grad_weight, b, h, i, j, queries, keys, lse, delta, keep, terms, sizes, MASKED
     )
-    if grad_bias is not None:
-        place = grad_bias + (b * sizes.heads + h) * sizes.query_len * sizes.key_len
-        place = place + i.to(tl.int64) * sizes.key_len + j
-        inside = (i < sizes.query_len) & (j < sizes.key_len)
-        tl.store(place, grad_score.to(grad_bias.dtype.element_ty), mask=inside)
-    grad_query = product(grad_score.to(key.dtype), key, grad_query, PRECISION)
-    if terms.relative.key is not None:
-        grad_query = position_sum(
-            grad_score, grad_query, band.key, terms.relative.key.row, band, terms.relative,
-            first_key, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-        )  # fmt: skip
-    return grad_query, row_sums(totals, grad_score, weight, sums, band, terms.relative, b, j, sizes)
+    store_bias_gradient(grad_bias, grad_score, b, h, i, j, sizes)
+    return product(grad_score.to(key.dtype), key, grad_query, PRECISION)
 
 
 @triton.jit
@@ -127,12 +112,10 @@ def _backward_query(
     grad_lse,  # (B, H, L) float32 or None
     row_terms,  # (2, B, H, L) float32, written: lse as `_tile_gradient` has it and delta
     grad_bias,  # (B, H, L, S) for a bias of that shape whose gradient is asked for, or None
-    sums: RowSums,
     ranges,
     ranges_batch,
     terms: Terms,
     sizes: Sizes,
-    row_count,  # B * H * L
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -158,25 +141,14 @@ def _backward_query(
         head_start(grad_output, b, h, first_query), grad_output.row, left,
         HEAD_DIM, BLOCK_M, BLOCK_D, True,
     )  # fmt: skip
-    output_rows = load_rows(
-        head_start(output, b, h, first_query), output.row, left, HEAD_DIM, BLOCK_M, BLOCK_D, True
-    )
     own = first_query + tl.arange(0, BLOCK_M)
-    inside = own < sizes.query_len
-    place = (b * sizes.heads + h) * sizes.query_len + own
-    row_lse = tl.load(lse + place, mask=inside, other=float("-inf"))
-    row_lse = tl.where(row_lse == float("-inf"), float("inf"), row_lse)
-    if terms.bias.data is None:
-        row_lse = row_lse * LOG2_E
-    delta = tl.sum(output_rows.to(tl.float32) * grad_rows.to(tl.float32), 1)
-    if grad_lse is not None:
-        delta = delta - tl.load(grad_lse + place, mask=inside, other=0.0)
-    tl.store(row_terms + place, row_lse, mask=inside)
-    tl.store(row_terms + row_count + place, delta, mask=inside)
+    row_lse, delta = make_row_terms(
+        output, grad_rows, lse, grad_lse, row_terms, b, h, first_query, sizes,
+        HEAD_DIM, BLOCK_M, BLOCK_D, terms.bias.data is not None,
+    )  # fmt: skip
 
     i = own[:, None]
     queries = query_side(terms.mask, b, i, sizes)
-    band = load_band(terms.relative, b, h, first_query, sizes, BLOCK_M, BLOCK_N)
     key_start = head_start(key, b, h // GROUP, 0)
     value_start = head_start(value, b, h // GROUP, 0)
     if ranges is not None:
@@ -185,30 +157,23 @@ def _backward_query(
         first, full_first = 0, 0
         full_last = 0 if NEVER_FULL else sizes.key_len // BLOCK_N
         last = tl.cdiv(sizes.key_len, BLOCK_N)
-    none = tl.zeros([BLOCK_M], tl.float32)
-    state = (
-        tl.zeros([BLOCK_M, BLOCK_D], tl.float32),
-        RowSums((none, none), (none, none), (none, none)),
-    )
+    gradient = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if not ALL_FULL:
         for step in range(0, last - first - (full_last - full_first)):
-            state = _query_step(
-                mixed_tile(step, first, full_first, full_last), state,
-                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums,
-                key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
+            gradient = _query_step(
+                mixed_tile(step, first, full_first, full_last), gradient,
+                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias,
+                key_start, key.row, value_start, value.row, b, h, i, queries, terms, sizes,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
             )  # fmt: skip
     if not NEVER_FULL:
         for full in range(full_first, full_last):
-            state = _query_step(
-                full, state,
-                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias, sums,
-                key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
+            gradient = _query_step(
+                full, gradient,
+                query_rows, grad_rows, row_lse[:, None], delta[:, None], grad_bias,
+                key_start, key.row, value_start, value.row, b, h, i, queries, terms, sizes,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, False,
             )  # fmt: skip
-    gradient, totals = state
-    gradient = add_segments(gradient, totals.segments, terms.relative, h, sizes, HEAD_DIM)
-    store_row_sums(totals, sums, b, h, own, sizes)
     store_rows(
         head_start(grad_query, b, h, first_query), grad_query.row, left, gradient * terms.scale,
         HEAD_DIM, BLOCK_M, BLOCK_D,
@@ -217,8 +182,8 @@ def _backward_query(
 
 @triton.jit
 def _key_step(
-    tile, state, key, value, query_start, query_row, grad_start, grad_row, row_terms, row_count,
-    b, h, j, first_key, keys, terms, sizes,
+    tile, state, key, value, query_start, query_row, grad_start, grad_row, row_terms, query_sums,
+    grad_bias, b, h, j, first_key, keys, terms, sizes,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr, MASKED: tl.constexpr, SUM_KEYS: tl.constexpr,
 ):  # fmt: skip
@@ -238,7 +203,9 @@ def _key_step(
     grad_output = load_rows(
         grad_start + offset * grad_row, grad_row, left, HEAD_DIM, BLOCK_M, BLOCK_D, MASKED
     )
-    place = row_terms + (b * sizes.heads + h) * sizes.query_len + own
+    first_row = (b * sizes.heads + h) * sizes.query_len
+    place = row_terms + first_row + own
+    row_count = rows_in_all(sizes)
     if MASKED:
         lse = tl.load(place, mask=own < sizes.query_len, other=float("inf"))
         delta = tl.load(place + row_count, mask=own < sizes.query_len, other=0.0)
@@ -248,16 +215,7 @@ def _key_step(
         delta = tl.load(place + row_count)
         queries = 0
     raw = product(key, tl.trans(query), None, PRECISION)
-    band = load_band(terms.relative, b, h, first_query, sizes, BLOCK_M, BLOCK_N)
-    raw = add_relative(
-        raw, query, band, terms.relative, b, first_key + tl.arange(0, BLOCK_N)[None, :], first_key, sizes,
-        True, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-    )  # fmt: skip
     grad_weight = product(value, tl.trans(grad_output), None, PRECISION)
-    grad_weight = add_value_gradient(
-        grad_weight, grad_output, band, terms.relative, first_key, True,
-        HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-    )  # fmt: skip
     keep = 0
     if terms.dropout.seed is not None:
         keep = tl.trans(dropout_keep(terms.dropout, b, h, own[:, None], first_key, BLOCK_N))
@@ -266,7 +224,13 @@ def _key_step(
         terms, sizes, MASKED,
     )  # fmt: skip
     grad_value = product(weight.to(grad_output.dtype), grad_output, grad_value, PRECISION)
-    grad_key = product(grad_score.to(query.dtype), query, grad_key, PRECISION)
+    store_bias_gradient(grad_bias, grad_score, b, h, i, j, sizes)
+    grad_score_low = grad_score.to(query.dtype)
+    grad_key = product(grad_score_low, query, grad_key, PRECISION)
+    if query_sums is not None:
+        added = product(tl.trans(grad_score_low), key, None, PRECISION)
+        start = query_sums + (first_row + first_query) * HEAD_DIM
+        add_rows(start, HEAD_DIM, left, added, HEAD_DIM, BLOCK_M, BLOCK_D, MASKED)
     if SUM_KEYS:
         key_sums += tl.sum(grad_score, 1)
     return grad_key, grad_value, key_sums
@@ -280,13 +244,14 @@ def _backward_key(
     grad_output: Rows,
     grad_key: Rows,
     grad_value: Rows,
-    row_terms,  # (2, B, H, L) float32 from `_backward_query`
+    row_terms,  # (2, B, H, L) float32 from `_row_terms` or `_backward_query`
     key_sums,  # (B, H, S) float32 for the gradient of a bias of the keys, or None
+    query_sums,  # (B, H, L, HEAD_DIM) float32 to which dq, not yet scaled, is added; or None
+    grad_bias,  # (B, H, L, S) for a bias of that shape whose gradient is asked for, or None
     ranges,  # (B or 1, key tiles, 4) int32 from `_tile_ranges`, or None
     ranges_batch,
     terms: Terms,
     sizes: Sizes,
-    row_count,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -296,7 +261,10 @@ def _backward_key(
     ALL_FULL: tl.constexpr,
     NEVER_FULL: tl.constexpr,
 ):
-    """dv_j = sum_i a_ij do_i and dk_j = scale sum_i ds_ij q_i, over the query heads of the group."""
+    """dv_j = sum_i a_ij do_i and dk_j = scale sum_i ds_ij q_i, over the query heads of the group.
+
+    With `query_sums` also dq_i = scale sum_j ds_ij k_j, in an order that differs from run to run.
+    """
     tiles = tl.cdiv(sizes.key_len, BLOCK_N)
     program = tl.program_id(0)
     tile = program % tiles
@@ -321,7 +289,7 @@ def _backward_key(
         first, full_first = 0, 0
         full_last = 0 if NEVER_FULL else sizes.query_len // BLOCK_M
         last = tl.cdiv(sizes.query_len, BLOCK_M)
-    SUM_KEYS: tl.constexpr = key_sums is not None or terms.relative.content_bias is not None
+    SUM_KEYS: tl.constexpr = key_sums is not None
     key_gradient = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     value_gradient = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     for member in range(0, GROUP):
@@ -333,20 +301,19 @@ def _backward_key(
             for step in range(0, last - first - (full_last - full_first)):
                 state = _key_step(
                     mixed_tile(step, first, full_first, full_last), state, key_rows, value_rows,
-                    query_start, query.row, grad_start, grad_output.row, row_terms, row_count,
-                    b, h, j, first_key, keys, terms, sizes,
+                    query_start, query.row, grad_start, grad_output.row, row_terms, query_sums,
+                    grad_bias, b, h, j, first_key, keys, terms, sizes,
                     HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, True, SUM_KEYS,
                 )  # fmt: skip
         if not NEVER_FULL:
             for full in range(full_first, full_last):
                 state = _key_step(
                     full, state, key_rows, value_rows,
-                    query_start, query.row, grad_start, grad_output.row, row_terms, row_count,
-                    b, h, j, first_key, keys, terms, sizes,
+                    query_start, query.row, grad_start, grad_output.row, row_terms, query_sums,
+                    grad_bias, b, h, j, first_key, keys, terms, sizes,
                     HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, False, SUM_KEYS,
                 )  # fmt: skip
         key_gradient, value_gradient, sums = state
-        key_gradient = add_content_bias(key_gradient, sums, terms.relative, h, HEAD_DIM)
         if key_sums is not None:
             own = first_key + tl.arange(0, BLOCK_N)
             place = key_sums + (b * sizes.heads + h) * sizes.key_len + own

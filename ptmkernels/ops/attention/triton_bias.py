@@ -11,9 +11,9 @@ import triton.language as tl
 
 from ptmkernels.ops.attention.triton_backward import _tile_gradient
 from ptmkernels.ops.attention.triton_relative import (
-    add_relative,
     add_value_gradient,
     load_band,
+    raw_scores,
 )
 from ptmkernels.ops.attention.triton_tile import (
     Rows,
@@ -61,9 +61,8 @@ def score_gradient(
     i = own[:, None]
     j = first_key + tl.arange(0, BLOCK_N)[None, :]
     band = load_band(terms.relative, b, h, first_query, sizes, BLOCK_M, BLOCK_N)
-    raw = product(query_rows, tl.trans(key_rows), None, PRECISION)
-    raw = add_relative(
-        raw, query_rows, band, terms.relative, b, j, first_key, sizes, False,
+    raw, _ = raw_scores(
+        0, query_rows, key_rows, band, terms.relative, b, j, first_key, sizes, True, False, False,
         HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
     )  # fmt: skip
     grad_weight = product(grad_rows, tl.trans(value_rows), None, PRECISION)

@@ -1,23 +1,27 @@
 """Tile sizes of the Triton attention kernels: a table by architecture, kernel, head dimension and type.
 
-The defaults were chosen by what the compiler reports for each (`triton_report`): the largest tile without
-a spill. Checked so far: 16-bit types on sm_90, and D = 64 on sm_80, sm_100 and gfx942 (with relative keys not
-on sm_100); float32 and the other head dimensions there are by analogy. Nothing was measured on a GPU;
-`triton_tune` measures on the one at hand.
+The defaults were chosen by what the compiler reports for each (`triton_report`): no spill, no warp that
+repeats another's scores, and then the fewest instructions for a score. Checked so far: 16-bit types on
+sm_90, and D = 64 on sm_80, sm_100 and gfx942 (with relative keys not on sm_100); float32 and the other head
+dimensions there are by analogy. Nothing was measured on a GPU; `triton_tune` measures on the one at hand.
 """
 
 from __future__ import annotations
 
+from functools import cache
+
 from ptmkernels.ops.triton_runtime import target_name
 from ptmkernels.ops.triton_tune import Tile
 
-KERNELS = ("forward", "backward_query", "backward_key", "bias", "decode")
-RELATIVE_KERNELS = (*KERNELS, "relative")
+KERNELS = ("forward", "backward", "backward_query", "backward_key", "bias", "decode")
+RELATIVE_KERNELS = ("forward", "backward_query", "relative", "bias", "decode")
 
 # Kernel -> number type -> (largest padded head dimension, tiles), smallest first. The tiles are those of a
 # call without extras, with one of them, and with several; the last one serves all that follow. Extras are
 # what a score has beside the product and an interval mask, and cost registers: dropout, a bias, a tree, a
 # dense mask. Number types: "half" is bfloat16 and float16; "tf32" and "ieee" are float32 by torch's setting.
+# "backward" is the fused kernel. Where it would spill, or the pair of "backward_query" and "backward_key" has
+# fewer instructions, it has no row, and the pair serves.
 Row = tuple[int, tuple[Tile, ...]]
 Table = dict[str, dict[str, tuple[Row, ...]]]
 
@@ -26,6 +30,12 @@ HOPPER: Table = {
         "half": (
             (128, (Tile(128, 64, 8, 3),)),
             (256, (Tile(128, 32, 8, 2),)),
+        ),
+    },
+    "backward": {
+        "half": (
+            (64, (Tile(64, 128, 8, 2), Tile(32, 128, 8, 2), Tile(16, 128, 8, 2))),
+            (128, (Tile(32, 128, 8, 2), Tile(16, 128, 8, 2), Tile(16, 64, 8, 2))),
         ),
     },
     "backward_query": {
@@ -50,11 +60,24 @@ HOPPER: Table = {
     },
 }
 
+# Without warpgroup instructions a tile as large as on sm_90 would spill, and with more than 64 dimensions the
+# fused kernel has more instructions for a score than the pair.
+AMPERE: Table = {
+    **HOPPER,
+    "backward": {
+        "half": ((64, (Tile(32, 64, 4, 2), Tile(32, 64, 4, 1), Tile(16, 64, 4, 1))),),
+    },
+}
+
 # float32 takes twice the room, and without tensor cores ("ieee") each thread holds whole rows and columns.
 SINGLE: Table = {
     "forward": {
         "tf32": ((64, (Tile(64, 32, 4, 2),)), (256, (Tile(32, 32, 4, 2), Tile(32, 16, 4, 2)))),
         "ieee": ((64, (Tile(32, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+    },
+    "backward": {
+        "tf32": ((64, (Tile(32, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
+        "ieee": ((64, (Tile(32, 32, 4, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),))),
     },
     "backward_query": {
         "tf32": ((64, (Tile(32, 32, 4, 2),)), (256, (Tile(16, 16, 4, 1),))),
@@ -83,6 +106,12 @@ COMPACT: Table = {
             (256, (Tile(64, 16, 8, 1),)),
         )
     },
+    "backward": {
+        "half": (
+            (64, (Tile(32, 64, 4, 1),)),
+            (128, (Tile(32, 32, 4, 1), Tile(16, 32, 4, 1))),
+        )
+    },
     "backward_query": {
         "half": (
             (64, (Tile(64, 32, 4, 2),)),
@@ -103,82 +132,55 @@ COMPACT: Table = {
 
 
 _TINY = {number_type: ((256, (Tile(16, 16, 4, 1),)),) for number_type in ("tf32", "ieee")}
-COMPACT_SINGLE: Table = dict.fromkeys(RELATIVE_KERNELS, _TINY)
+COMPACT_SINGLE: Table = dict.fromkeys((*COMPACT, "relative"), _TINY)
 
-# Calls with relative keys: a tile has the products of its band and their turning, too. The band has the
-# fewest superfluous products where the tile is square.
+# Calls with relative keys: a tile has the products of its band and their turning, too. No warp has fewer than 16
+# rows of its own, or warps would compute the same. "backward_query" is the tile of the scores' gradients, whose
+# queries the products that follow take as well; "relative" says how many keys, or rows of r, those own.
 HOPPER_RELATIVE: Table = {
     "forward": {
         "half": (
-            (64, (Tile(64, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 32, 8, 2))),
-            (128, (Tile(64, 32, 8, 2), Tile(32, 32, 8, 2))),
-            (256, (Tile(16, 16, 4, 1),)),
+            (64, (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2))),
+            (128, (Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
+            (256, (Tile(64, 16, 4, 1),)),
         )
     },
     "backward_query": {
         "half": (
-            (64, (Tile(64, 32, 8, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 2))),
-            (128, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))),
-            (256, (Tile(16, 16, 8, 1),)),
+            (64, (Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
+            (128, (Tile(64, 16, 4, 2), Tile(64, 16, 4, 1))),
+            (256, (Tile(64, 16, 4, 1),)),
         )
     },
-    "backward_key": {
-        "half": (
-            (64, (Tile(32, 64, 8, 2), Tile(32, 32, 8, 2))),
-            (128, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))),
-            (256, (Tile(16, 16, 8, 1),)),
-        )
-    },
-    "bias": {"half": ((256, (Tile(16, 16, 8, 1),)),)},
+    "bias": {"half": ((256, (Tile(16, 16, 1, 1),)),)},
     "decode": {"half": ((128, (Tile(16, 64, 4, 2),)), (256, (Tile(16, 32, 4, 2),)))},
     "relative": {
-        "half": (
-            (64, (Tile(64, 32, 8, 2), Tile(32, 32, 8, 1), Tile(16, 32, 8, 1))),
-            (128, (Tile(16, 32, 8, 1),)),
-            (256, (Tile(16, 16, 8, 1),)),
-        )
+        "half": ((128, (Tile(64, 64, 4, 2),)), (256, (Tile(64, 32, 2, 1),))),
     },
 }
 
 AMPERE_RELATIVE: Table = {
     **HOPPER_RELATIVE,
+    "forward": {
+        "half": (
+            (64, (Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
+            (128, (Tile(64, 16, 4, 2),)),
+            (256, (Tile(64, 16, 4, 1),)),
+        )
+    },
     "backward_query": {
-        "half": (
-            (64, (Tile(32, 32, 8, 2),)),
-            (128, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))),
-            (256, (Tile(16, 16, 8, 1),)),
-        )
-    },
-    "backward_key": {
-        "half": (
-            (64, (Tile(32, 32, 8, 2),)),
-            (128, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))),
-            (256, (Tile(16, 16, 8, 1),)),
-        )
-    },
-    "relative": {
-        "half": (
-            (64, (Tile(32, 32, 8, 2), Tile(32, 32, 8, 1), Tile(16, 32, 8, 1))),
-            (128, (Tile(16, 32, 8, 1),)),
-            (256, (Tile(16, 16, 8, 1),)),
-        )
+        "half": ((64, (Tile(64, 16, 4, 2),)), (256, (Tile(64, 16, 4, 1),))),
     },
 }
 
-_SMALL_SINGLE = {number_type: ((256, (Tile(16, 16, 8, 1),)),) for number_type in ("tf32", "ieee")}
+BLACKWELL_RELATIVE: Table = {**HOPPER_RELATIVE, "forward": AMPERE_RELATIVE["forward"]}
+
+_SMALL_SINGLE = {number_type: ((256, (Tile(16, 16, 1, 1),)),) for number_type in ("tf32", "ieee")}
 SINGLE_RELATIVE: Table = {
     **dict.fromkeys(RELATIVE_KERNELS, _SMALL_SINGLE),
     "forward": {
-        "tf32": ((64, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))), (256, (Tile(16, 16, 8, 1),))),
-        "ieee": ((64, (Tile(32, 32, 8, 1), Tile(16, 16, 8, 1))), (256, (Tile(16, 16, 8, 1),))),
-    },
-    "backward_query": {
-        "tf32": ((64, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))), (256, (Tile(16, 16, 8, 1),))),
-        "ieee": ((256, (Tile(16, 16, 8, 1),)),),
-    },
-    "backward_key": {
-        "tf32": ((64, (Tile(32, 32, 8, 2), Tile(16, 16, 8, 1))), (256, (Tile(16, 16, 8, 1),))),
-        "ieee": ((256, (Tile(16, 16, 8, 1),)),),
+        "tf32": ((64, (Tile(32, 32, 2, 2), Tile(16, 16, 1, 1))), (256, (Tile(16, 16, 1, 1),))),
+        "ieee": ((64, (Tile(32, 16, 2, 1), Tile(16, 16, 1, 1))), (256, (Tile(16, 16, 1, 1),))),
     },
     "decode": SINGLE["decode"],
 }
@@ -186,17 +188,12 @@ SINGLE_RELATIVE: Table = {
 COMPACT_RELATIVE: Table = {
     **{kernel: {"half": ((256, (Tile(16, 16, 4, 1),)),)} for kernel in RELATIVE_KERNELS},
     "forward": {
-        "half": ((64, (Tile(64, 32, 8, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
+        "half": ((64, (Tile(64, 32, 4, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
     },
     "backward_query": {
-        "half": ((64, (Tile(64, 32, 8, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
+        "half": ((64, (Tile(64, 32, 4, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
     },
-    "backward_key": {
-        "half": ((64, (Tile(32, 32, 4, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
-    },
-    "relative": {
-        "half": ((64, (Tile(64, 32, 8, 1), Tile(16, 16, 4, 1))), (256, (Tile(16, 16, 4, 1),)))
-    },
+    "relative": {"half": ((64, (Tile(64, 64, 4, 1),)), (256, (Tile(64, 32, 4, 1),)))},
 }
 
 
@@ -205,7 +202,7 @@ def _joined(half: Table, single: Table) -> Table:
 
 
 TABLES = {
-    "sm_80": _joined(HOPPER, SINGLE),
+    "sm_80": _joined(AMPERE, SINGLE),
     "sm_90": _joined(HOPPER, SINGLE),
     "sm_100": _joined(HOPPER, SINGLE),
     "gfx942": _joined(COMPACT, COMPACT_SINGLE),
@@ -214,7 +211,7 @@ TABLES = {
 RELATIVE_TABLES = {
     "sm_80": _joined(AMPERE_RELATIVE, SINGLE_RELATIVE),
     "sm_90": _joined(HOPPER_RELATIVE, SINGLE_RELATIVE),
-    "sm_100": _joined(HOPPER_RELATIVE, SINGLE_RELATIVE),
+    "sm_100": _joined(BLACKWELL_RELATIVE, SINGLE_RELATIVE),
     "gfx942": _joined(COMPACT_RELATIVE, COMPACT_SINGLE),
     "small": _joined(COMPACT_RELATIVE, COMPACT_SINGLE),
 }
@@ -226,11 +223,23 @@ INTERPRETER = {
     "forward": Tile(32, 16),
     "backward_query": Tile(16, 32),
     "backward_key": Tile(16, 32),
+    "backward": Tile(16, 32),
     "bias": Tile(16, 16),
     "decode": Tile(16, 16),
     "relative": Tile(32, 16),
 }
 
+# Tiles that serve instead of those of the tables, for measuring others: by kernel, and with relative keys by
+# "relative_" and the kernel.
+FORCED: dict[str, Tile] = {}
+
+_KEY_CANDIDATES = [
+    Tile(m, n, warps, stages)
+    for n, several in ((128, (128, 64, 32, 16)), (64, (64, 32, 16)), (32, (32, 16)))
+    for m in several
+    for warps in (4, 8)
+    for stages in (1, 2, 3)
+]
 # What tuning tries; those that a device cannot run are passed over.
 CANDIDATES: dict[str, list[Tile]] = {
     "forward": [
@@ -245,13 +254,8 @@ CANDIDATES: dict[str, list[Tile]] = {
         for warps in (4, 8)
         for stages in (1, 2, 3)
     ],
-    "backward_key": [
-        Tile(m, n, warps, stages)
-        for n, several in ((128, (128, 64, 32, 16)), (64, (64, 32, 16)), (32, (32, 16)))
-        for m in several
-        for warps in (4, 8)
-        for stages in (1, 2, 3)
-    ],
+    "backward": _KEY_CANDIDATES,
+    "backward_key": _KEY_CANDIDATES,
     "bias": [
         Tile(size, size, warps, stages)
         for size in (32, 64, 128)
@@ -264,19 +268,13 @@ CANDIDATES: dict[str, list[Tile]] = {
         for warps in (2, 4)
         for stages in (2, 3, 4)
     ],
-    "relative": [
-        Tile(m, n, warps, stages)
-        for m, n in ((64, 64), (64, 32), (32, 64), (32, 32), (16, 32), (16, 16))
-        for warps in (4, 8)
-        for stages in (1, 2)
-    ],
 }
 
 
 def tile_for(
     kernel: str, block_d: int, number_type: str, extras: int, relative: bool = False
-) -> Tile:
-    """The default tile on the current device.
+) -> Tile | None:
+    """The default tile on the current device; None where the pair of backward kernels is better than one.
 
     Args:
         kernel: one of ``KERNELS``, or of ``RELATIVE_KERNELS`` where `relative`.
@@ -285,13 +283,25 @@ def tile_for(
         extras: how many of dropout, bias, tree, dense mask and relative values the call has.
         relative: whether the call has relative keys.
     """
-    target = target_name()
+    if FORCED:
+        name = f"relative_{kernel}" if relative and kernel != "relative" else kernel
+        if name in FORCED:
+            return FORCED[name]
+    return _tile_for(target_name(), kernel, block_d, number_type, extras, relative)
+
+
+@cache
+def _tile_for(
+    target: str, kernel: str, block_d: int, number_type: str, extras: int, relative: bool
+) -> Tile | None:
     if target == "interpreter":
         return INTERPRETER[kernel]
     tables = RELATIVE_TABLES if relative else TABLES
-    rows = table_for(target, tables)[kernel][number_type]
-    tiles = next(tiles for largest, tiles in rows if block_d <= largest)
-    return tiles[min(extras, len(tiles) - 1)]
+    rows = table_for(target, tables)[kernel].get(number_type, ())
+    for largest, tiles in rows:
+        if block_d <= largest:
+            return tiles[min(extras, len(tiles) - 1)]
+    return None
 
 
 def table_for(target: str, tables: dict[str, Table] = TABLES) -> Table:

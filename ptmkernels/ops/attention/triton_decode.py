@@ -82,8 +82,8 @@ def _decode(
     key_start = key.data + b * key.batch + key_head * key.head
     value_start = value.data + b * value.batch + key_head * value.head
     for tile in range(first_key // BLOCK_N, tl.cdiv(last_key, BLOCK_N)):
-        state = _softmax_step(
-            tile, state, query_rows, key_start, key.row, value_start, value.row,
+        state, _ = _softmax_step(
+            tile, state, 0, query_rows, key_start, key.row, value_start, value.row,
             b, h, i, queries, band, terms, sizes, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
         )  # fmt: skip
     result, log_sum, top = _finish(state[0], state[1], state[2], terms)

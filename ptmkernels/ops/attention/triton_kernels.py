@@ -10,7 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ptmkernels.ops.attention.triton_relative import add_relative, load_band, position_sum
+from ptmkernels.ops.attention.triton_band import first_parts, position_sum
+from ptmkernels.ops.attention.triton_relative import load_band, raw_scores
 from ptmkernels.ops.attention.triton_tile import (
     LN_2,
     LOWEST,
@@ -24,6 +25,7 @@ from ptmkernels.ops.attention.triton_tile import (
     head_start,
     key_side,
     load_rows,
+    mixed_steps,
     mixed_tile,
     product,
     query_side,
@@ -121,12 +123,12 @@ def _tile_ranges(
 
 @triton.jit
 def _softmax_step(
-    tile, state, query, key_start, key_row, value_start, value_row, b, h, i, queries, band, terms,
-    sizes,
+    tile, state, kept, query, key_start, key_row, value_start, value_row, b, h, i, queries, band,
+    terms, sizes,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """One key tile of the online softmax: (accumulator, total, top) before to after it.
+    """One key tile of the online softmax: (accumulator, total, top) before to after it, and `kept`.
 
     `top` is to the base 2, but natural where there is a bias.
     """
@@ -138,9 +140,8 @@ def _softmax_step(
         key_start + first_key.to(tl.int64) * key_row, key_row, left,
         HEAD_DIM, BLOCK_N, BLOCK_D, MASKED,
     )  # fmt: skip
-    raw = product(query, tl.trans(key), None, PRECISION)
-    raw = add_relative(
-        raw, query, band, terms.relative, b, j, first_key, sizes, False,
+    raw, kept = raw_scores(
+        kept, query, key, band, terms.relative, b, j, first_key, sizes, MASKED, False, True,
         HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
     )  # fmt: skip
     keys = key_side(terms.mask, b, j, sizes) if MASKED else 0
@@ -169,7 +170,7 @@ def _softmax_step(
             weight, accumulator, band.value, terms.relative.value.row, band, terms.relative,
             first_key, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
         )  # fmt: skip
-    return accumulator, total, new_top
+    return (accumulator, total, new_top), kept
 
 
 @triton.jit
@@ -239,25 +240,42 @@ def _forward(
         first, full_first = 0, 0
         full_last = 0 if NEVER_FULL else sizes.key_len // BLOCK_N
         last = tl.cdiv(sizes.key_len, BLOCK_N)
+    SCORED: tl.constexpr = terms.relative.row_scores is not None
+    # What a tile keeps of the band serves the next tile only: then the tiles before the full ones and those
+    # behind them are two runs. Without a band they are one, which takes fewer registers.
+    SIDES: tl.constexpr = 1 if terms.relative.key is None else 2
     if not ALL_FULL:
-        for step in range(0, last - first - (full_last - full_first)):
-            state = _softmax_step(
-                mixed_tile(step, first, full_first, full_last), state, query_rows,
-                key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
-                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
+        for side in range(0, SIDES):
+            begin, end = mixed_steps(side, first, full_first, full_last, last, SIDES)
+            kept = first_parts(
+                query_rows, band, terms.relative, begin * BLOCK_N, SCORED,
+                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
             )  # fmt: skip
+            for step in range(begin, end):
+                state, kept = _softmax_step(
+                    step if SIDES == 2 else mixed_tile(step, first, full_first, full_last),
+                    state, kept, query_rows,
+                    key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
+                    HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
+                )  # fmt: skip
     if not NEVER_FULL:
+        kept = first_parts(
+            query_rows, band, terms.relative, full_first * BLOCK_N, SCORED,
+            HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+        )  # fmt: skip
         for full in range(full_first, full_last):
-            state = _softmax_step(
-                full, state, query_rows,
+            state, kept = _softmax_step(
+                full, state, kept, query_rows,
                 key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, False,
             )  # fmt: skip
     result, log_sum, _ = _finish(state[0], state[1], state[2], terms)
-    store_rows(
-        head_start(output, b, h, first_query), output.row, sizes.query_len - first_query, result,
-        HEAD_DIM, BLOCK_M, BLOCK_D,
-    )  # fmt: skip
-    own = first_query + tl.arange(0, BLOCK_M)
-    place = lse + (b * sizes.heads + h) * sizes.query_len + own
-    tl.store(place, log_sum, mask=own < sizes.query_len)
+    # The outputs are contiguous, so that little has to be kept for them while the loops run.
+    program = tl.program_id(0) + tl.program_id(1)
+    head = tl.cast(program // tiles, tl.int64)
+    first_query = (tiles - 1 - program % tiles) * BLOCK_M
+    left = sizes.query_len - first_query
+    start = output.data + head * output.head + tl.cast(first_query, tl.int64) * output.row
+    store_rows(start, output.row, left, result, HEAD_DIM, BLOCK_M, BLOCK_D)
+    own = tl.arange(0, BLOCK_M)
+    tl.store(lse + head * sizes.query_len + first_query + own, log_sum, mask=own < left)

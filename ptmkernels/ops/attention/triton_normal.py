@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from ptmkernels.ops.attention.triton_relative import add_relative, load_band
+from ptmkernels.ops.attention.triton_call import Call
+from ptmkernels.ops.attention.triton_relative import load_band, raw_scores
+from ptmkernels.ops.attention.triton_terms import rows
 from ptmkernels.ops.attention.triton_tile import (
     Rows,
     Sizes,
@@ -13,11 +18,13 @@ from ptmkernels.ops.attention.triton_tile import (
     head_start,
     key_side,
     load_rows,
-    product,
     query_side,
     tile_run,
     tile_scores,
 )
+from ptmkernels.ops.attention.triton_tiled import TiledLaunch
+from ptmkernels.ops.triton_runtime import cdiv
+from ptmkernels.ops.triton_tune import Tile
 
 LARGE_LSE = tl.constexpr(1024.0)  # from here on its last digit is felt in the weights
 
@@ -75,12 +82,34 @@ def _row_factors(
             head_start(key, b, h // GROUP, first_key), key.row, sizes.key_len - first_key,
             HEAD_DIM, BLOCK_N, BLOCK_D, True,
         )  # fmt: skip
-        raw = product(query_rows, tl.trans(key_rows), None, PRECISION)
-        raw = add_relative(
-            raw, query_rows, band, terms.relative, b, j, first_key, sizes, False,
+        raw, _ = raw_scores(
+            0, query_rows, key_rows, band, terms.relative, b, j, first_key, sizes, True, False, False,
             HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
         )  # fmt: skip
         keys = key_side(terms.mask, b, j, sizes)
         score = tile_scores(raw, b, h, i, j, queries, keys, terms, sizes, True)
         total += tl.sum(tl.exp2(tl.minimum(score - origin, 0.0) * terms.exponent), 1)
     tl.store(factors + place, tl.where(total > 0.0, 1.0 / total, 1.0), mask=inside)
+
+
+@dataclass(slots=True)
+class RowFactors(TiledLaunch):
+    """Fills `factors` (B, H, L) for `lse`, with the tiles of the forward pass."""
+
+    call: Call
+    lse: Tensor
+    factors: Tensor
+    name: str = "forward"
+
+    def run(self, tile: Tile) -> None:
+        call = self.call
+        batch, heads, query_len, _ = call.sizes
+        call.launch(
+            _row_factors,
+            cdiv(query_len, tile.m) * heads * batch,
+            (
+                *(rows(call.query), rows(call.key), self.lse, self.factors),
+                *(*call.ranges(tile, False), call.terms, call.sizes),
+            ),
+            tile,
+        )

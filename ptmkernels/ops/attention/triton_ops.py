@@ -16,7 +16,7 @@ _OPTIONS = (
     "float scale, float dropout_p, Tensor? seed, "
     "Tensor? relative_key, Tensor? relative_value, int relative_offset, Tensor? content_bias, "
     "Tensor? position_bias, Tensor? segment_bias, Tensor? segment_key, Tensor? query_segment, "
-    "Tensor? key_segment, Tensor? query_position"
+    "Tensor? key_segment, Tensor? query_position, int gapless_positions"
 )
 _GRADS = ", ".join(f"Tensor grad_{name}" for name in DIFFERENTIABLE)
 

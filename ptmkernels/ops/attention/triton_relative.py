@@ -1,11 +1,4 @@
-"""Relative positions and segments in a tile of scores, as device functions of the attention kernels.
-
-The pair (i, j) reads row j - position_i + offset of r, so a block of BM queries and BN keys reads a band
-of rows, taken here in chunks of BN. A query needs BN successive rows of the band, `shift` rows after its
-first one: of each column, counted modulo BN, exactly one. So the chunks' products are merged by column,
-and one gather turns every row of the tile into place (docs/relative_attention.md). Gradients go the way
-back. A row outside of r is the nearest one.
-"""
+"""The terms of distance and segment in a tile of scores, as device functions of the attention kernels."""
 
 from __future__ import annotations
 
@@ -14,31 +7,16 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from ptmkernels.ops.attention.triton_band import (
+    COLUMNS,
+    PARTS,
+    Band,
+    load_positions,
+    next_position_scores,
+    ones,
+    position_scores,
+)
 from ptmkernels.ops.attention.triton_tile import Rows, head_start, load_rows, product
-
-# A block of up to so many queries may hold far fewer (decoding): there the chunks are counted at run time.
-FEW = tl.constexpr(16)
-
-
-class Band(NamedTuple):
-    """What the relative terms know of a block of queries; its members without a term are 0."""
-
-    key: Any  # pointers to row 0 of r, of rv and of v.r, and to u.k of key 0, of the queries' head
-    value: Any
-    row_scores: Any
-    key_scores: Any
-    start: Any  # the row of the band's first distance to key 0, before it is clamped
-    shift: Any  # (BM, 1): where each query's rows begin in the band
-    chunks: Any  # of BN rows, in the band
-    same: Any  # (BM, 1): (q_i + w).g_0 and (q_i + w).g_1
-    differ: Any
-    segment: Any  # (BM, 1)
-
-
-@triton.constexpr_function
-def most_chunks(queries: int, block_n: int) -> int:
-    """Chunks of BN rows in the band of a whole block of queries without positions of their own."""
-    return (queries + 2 * block_n - 2) // block_n
 
 
 @triton.jit
@@ -51,19 +29,12 @@ def load_band(
     i = first_query + tl.arange(0, BLOCK_M)[:, None]
     if relative.key is not None:
         key = head_start(relative.key, b, h, 0)
-        # Queries beyond the last one stand with it, so that they do not widen the band.
-        position = tl.minimum(i, sizes.query_len - 1)
-        furthest = tl.minimum(first_query + BLOCK_M, sizes.query_len) - 1
-        if relative.position is not None:
-            position = tl.load(relative.position + b * relative.position_batch + position)
-            furthest = tl.max(position)
-        start = relative.offset - furthest
-        shift = furthest - position
-        chunks = (tl.max(shift) + 2 * BLOCK_N - 1) // BLOCK_N
+        start, shift, chunks = load_positions(relative, b, first_query, sizes, BLOCK_M, BLOCK_N)
     if relative.row_scores is not None:
-        row_scores = relative.row_scores + b * relative.row_batch + h * (relative.last_row + 1)
+        row_scores = relative.row_scores + b * relative.row_batch
+        row_scores += h * (relative.last_row + 1) * COLUMNS
     if relative.key_scores is not None:
-        key_scores = relative.key_scores + (b * sizes.heads + h) * sizes.key_len
+        key_scores = relative.key_scores + (b * sizes.heads + h) * sizes.key_len * COLUMNS
     if relative.value is not None:
         value = head_start(relative.value, b, h, 0)
     if relative.segment_scores is not None:
@@ -78,135 +49,59 @@ def load_band(
 
 
 @triton.jit
-def _band_rows(
-    table, stride, first, last, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
-):  # fmt: skip
-    """Rows first, first + 1, ... of a table whose last row is `last`, each the nearest that there is."""
-    base = tl.minimum(tl.maximum(first, 0), last)
-    row = tl.minimum(tl.maximum(first + tl.arange(0, BLOCK_N), 0), last) - base
-    d = tl.arange(0, BLOCK_D)[None, :]
-    pointers = table + base.to(tl.int64) * stride + row[:, None] * stride + d
-    if HEAD_DIM < BLOCK_D:
-        return tl.load(pointers, mask=d < HEAD_DIM, other=0.0)
-    return tl.load(pointers)
-
-
-@triton.jit
-def _chunk_keys(chunk, shift, BLOCK_N: tl.constexpr):
-    """(BM, BN) the key of the tile to which each column of a chunk belongs; 0 to BN - 1 where to any."""
-    return chunk * BLOCK_N + tl.arange(0, BLOCK_N)[None, :] - shift
-
-
-@triton.jit
-def _merged(
-    merged, chunk, queries, table, stride, band, relative, first_key, SCORED: tl.constexpr,
-    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """`merged` with the columns of one chunk that its queries need."""
-    first = band.start + first_key + chunk * BLOCK_N
-    rows = _band_rows(table, stride, first, relative.last_row, HEAD_DIM, BLOCK_N, BLOCK_D)
-    scores = product(queries, tl.trans(rows), None, PRECISION)
-    if SCORED:
-        row = tl.minimum(tl.maximum(first + tl.arange(0, BLOCK_N), 0), relative.last_row)
-        scores += tl.load(band.row_scores + row)[None, :]
-    key = _chunk_keys(chunk, band.shift, BLOCK_N)
-    needed = (key >= 0) & (key < BLOCK_N)
-    return tl.where(needed, scores, merged)
-
-
-@triton.jit
-def position_scores(
-    queries, table, stride, band, relative, first_key, SCORED: tl.constexpr,
-    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """(BM, BN) queries_i . table_row(i,j) for the keys of a tile, with SCORED (queries_i + v).r_row.
-
-    Args:
-        queries: (BM, BLOCK_D).
-        table, stride: pointer to row 0 of r or rv, from `load_band`, and from row to row.
-    """
-    merged = tl.zeros([queries.shape[0], BLOCK_N], tl.float32)
-    if relative.position is None and queries.shape[0] > FEW:
-        for chunk in tl.static_range(most_chunks(queries.shape[0], BLOCK_N)):
-            merged = _merged(
-                merged, chunk, queries, table, stride, band, relative, first_key, SCORED,
-                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-            )  # fmt: skip
-    else:
-        for chunk in range(0, band.chunks):
-            merged = _merged(
-                merged, chunk, queries, table, stride, band, relative, first_key, SCORED,
-                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-            )  # fmt: skip
-    turn = tl.arange(0, BLOCK_N)[None, :] + band.shift
-    return tl.gather(merged, turn & (BLOCK_N - 1), 1)
-
-
-@triton.jit
-def _summed(
-    total, chunk, turned, table, stride, band, relative, first_key,
-    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """`total` with one chunk of the band added."""
-    rows = _band_rows(
-        table, stride, band.start + first_key + chunk * BLOCK_N, relative.last_row,
-        HEAD_DIM, BLOCK_N, BLOCK_D,
-    )  # fmt: skip
-    key = _chunk_keys(chunk, band.shift, BLOCK_N)
-    weight = tl.where((key >= 0) & (key < BLOCK_N), turned, 0.0)
-    return product(weight.to(rows.dtype), rows, total, PRECISION)
-
-
-@triton.jit
-def position_sum(
-    tile, total, table, stride, band, relative, first_key,
-    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """total_i + sum_j tile_ij table_row(i,j); arguments as in `position_scores`."""
-    turn = tl.arange(0, BLOCK_N)[None, :] - band.shift
-    turned = tl.gather(tile, turn & (BLOCK_N - 1), 1)
-    if relative.position is None and tile.shape[0] > FEW:
-        for chunk in tl.static_range(most_chunks(tile.shape[0], BLOCK_N)):
-            total = _summed(
-                total, chunk, turned, table, stride, band, relative, first_key,
-                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-            )  # fmt: skip
-    else:
-        for chunk in range(0, band.chunks):
-            total = _summed(
-                total, chunk, turned, table, stride, band, relative, first_key,
-                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-            )  # fmt: skip
-    return total
-
-
-@triton.jit
-def same_segment(band, relative, b, j, sizes):
+def same_segment(band, relative, b, j, sizes, MASKED: tl.constexpr):
     """Whether the query and the key of a pair have the same segment; `j` (1, BN)."""
     place = relative.key_segment + b * relative.key_segment_batch + j
-    return band.segment == tl.load(place, mask=j < sizes.key_len, other=0)
+    if MASKED:
+        return band.segment == tl.load(place, mask=j < sizes.key_len, other=0)
+    return band.segment == tl.load(place)
 
 
 @triton.jit
-def add_relative(
-    raw, query, band, relative, b, j, first_key, sizes, TRANSPOSED: tl.constexpr,
+def raw_scores(
+    kept, query, key, band, relative, b, j, first_key, sizes,
+    MASKED: tl.constexpr, TRANSPOSED: tl.constexpr, NEXT: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """q_i.k_j, or its transpose, with the relative terms; `j` (1, BN) in either case."""
+    """q_i.k_j, or its transpose, with the relative terms, and what a loop over the keys keeps.
+
+    Args:
+        kept: with NEXT, from `first_parts` or the tile of keys before.
+        j: (1, BN) in either case.
+    """
+    raw = None
     if relative.key is not None:
-        added = position_scores(
-            query, band.key, relative.key.row, band, relative, first_key,
-            relative.row_scores is not None, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
-        )  # fmt: skip
-        raw += tl.trans(added) if TRANSPOSED else added
+        SCORED: tl.constexpr = relative.row_scores is not None
+        if NEXT:
+            raw, kept = next_position_scores(
+                kept, query, band, relative, first_key, SCORED,
+                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+            )  # fmt: skip
+        else:
+            raw = position_scores(
+                query, band.key, relative.key.row, band, relative, first_key, SCORED,
+                HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
+            )  # fmt: skip
+        if TRANSPOSED:
+            raw = tl.trans(raw)
+    if TRANSPOSED:
+        raw = product(key, tl.trans(query), raw, PRECISION)
+    else:
+        raw = product(query, tl.trans(key), raw, PRECISION)
     if relative.key_scores is not None:
-        added = tl.load(band.key_scores + j, mask=j < sizes.key_len, other=0.0)
-        raw += tl.trans(added) if TRANSPOSED else added
+        added = load_rows(
+            band.key_scores + first_key * COLUMNS, COLUMNS, sizes.key_len - first_key,
+            COLUMNS, BLOCK_N, COLUMNS, MASKED,
+        )  # fmt: skip
+        if TRANSPOSED:
+            raw = product(added, tl.trans(ones(query.shape[0])), raw, PRECISION)
+        else:
+            raw = product(ones(query.shape[0]), tl.trans(added), raw, PRECISION)
     if relative.segment_scores is not None:
-        same = same_segment(band, relative, b, j, sizes)
+        same = same_segment(band, relative, b, j, sizes, MASKED)
         added = tl.where(same, band.same, band.differ)
         raw += tl.trans(added) if TRANSPOSED else added
-    return raw
+    return raw, kept
 
 
 @triton.jit
@@ -229,15 +124,16 @@ def _row_products(
     rows: Rows,  # (B, H / GROUP, N, HEAD_DIM)
     vector,  # (H, HEAD_DIM)
     addend,  # (H, HEAD_DIM) or None
-    products,  # (B, H, N) float32, written
+    products,  # (B, H, N) float32, or with SPLIT (B, H, N, COLUMNS) bfloat16, written
     heads,
     count,  # N
+    SPLIT: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """(row + addend_h) . vector_h for every row of every head."""
+    """(row + addend_h) . vector_h for every row of every head; with SPLIT as numbers whose sum it is."""
     blocks = tl.cdiv(count, BLOCK)
     program = tl.program_id(0)
     first = program % blocks * BLOCK
@@ -251,8 +147,18 @@ def _row_products(
         tile += added.to(tl.float32)[None, :]
     factor = tl.load(vector + h * HEAD_DIM + d, mask=d < HEAD_DIM, other=0.0).to(tl.float32)
     n = first + tl.arange(0, BLOCK)
-    place = products + (b * heads + h) * count + n
-    tl.store(place, tl.sum(tile * factor[None, :], 1), mask=n < count)
+    place = (b * heads + h) * count + n
+    value = tl.sum(tile * factor[None, :], 1)
+    if SPLIT:
+        column = tl.arange(0, COLUMNS)[None, :]
+        parts = tl.zeros([BLOCK, COLUMNS], tl.bfloat16)
+        for part in tl.static_range(PARTS):
+            rounded = value.to(tl.bfloat16)
+            parts = tl.where(column == part, rounded[:, None], parts)
+            value -= rounded.to(tl.float32)
+        tl.store(products + place[:, None] * COLUMNS + column, parts, mask=(n < count)[:, None])
+    else:
+        tl.store(products + place, value, mask=n < count)
 
 
 @triton.jit
@@ -286,7 +192,7 @@ def _split_sums(sums, tile, first, second):
 
 
 @triton.jit
-def row_sums(totals, grad_score, weight, sums, band, relative, b, j, sizes):
+def row_sums(totals, grad_score, weight, sums, band, relative, b, j, sizes, MASKED: tl.constexpr):
     """`totals` with one tile added."""
     key_ends, value_ends, segments = totals.key_ends, totals.value_ends, totals.segments
     if sums.key_ends is not None:
@@ -296,7 +202,7 @@ def row_sums(totals, grad_score, weight, sums, band, relative, b, j, sizes):
         if sums.value_ends is not None:
             value_ends = _split_sums(value_ends, weight, before, behind)
     if sums.segments is not None:
-        same = same_segment(band, relative, b, j, sizes)
+        same = same_segment(band, relative, b, j, sizes, MASKED)
         segments = _split_sums(segments, grad_score, same, same == 0)
     return RowSums(key_ends, value_ends, segments)
 
@@ -319,13 +225,36 @@ def store_row_sums(totals, sums, b, h, own, sizes):
 
 
 @triton.jit
-def add_segments(grad_query, segments, relative, h, sizes, HEAD_DIM: tl.constexpr):
+def _load_pair(place, b, h, own, sizes):
+    place += (b * sizes.heads + h) * sizes.query_len + own
+    first = tl.load(place, mask=own < sizes.query_len, other=0.0)
+    place += tl.cast(sizes.batch, tl.int64) * sizes.heads * sizes.query_len
+    return first, tl.load(place, mask=own < sizes.query_len, other=0.0)
+
+
+@triton.jit
+def add_ends(grad_query, sums, relative, b, h, own, sizes, HEAD_DIM: tl.constexpr):
+    """What distances outside of r give to dq, not yet scaled: sums of ds times the first and last row."""
+    if sums.key_ends is not None:
+        before, behind = _load_pair(sums.key_ends, b, h, own, sizes)
+        d = tl.arange(0, grad_query.shape[1])
+        place = head_start(relative.key, b, h, 0) + d
+        first = tl.load(place, mask=d < HEAD_DIM, other=0.0).to(tl.float32)
+        place += tl.cast(relative.last_row, tl.int64) * relative.key.row
+        last = tl.load(place, mask=d < HEAD_DIM, other=0.0).to(tl.float32)
+        grad_query += before[:, None] * first[None, :] + behind[:, None] * last[None, :]
+    return grad_query
+
+
+@triton.jit
+def add_segments(grad_query, sums, relative, b, h, own, sizes, HEAD_DIM: tl.constexpr):
     """The segment term's share of dq, not yet scaled: sum_j ds_ij g_[seg_i != seg_j]."""
-    if relative.segment_scores is not None:
+    if sums.segments is not None:
+        same_sum, other_sum = _load_pair(sums.segments, b, h, own, sizes)
         d = tl.arange(0, grad_query.shape[1])
         place = relative.segment_key + h * HEAD_DIM + d
         same = tl.load(place, mask=d < HEAD_DIM, other=0.0).to(tl.float32)
         place += sizes.heads * HEAD_DIM
         other = tl.load(place, mask=d < HEAD_DIM, other=0.0).to(tl.float32)
-        grad_query += segments[0][:, None] * same[None, :] + segments[1][:, None] * other[None, :]
+        grad_query += same_sum[:, None] * same[None, :] + other_sum[:, None] * other[None, :]
     return grad_query

@@ -1,64 +1,159 @@
-"""Host side of the gradients that relative terms share: of r, rv, u, v, w and g."""
+"""Host side of the backward of a relative call: piece by piece, all gradients as products with the piece."""
 
 from __future__ import annotations
 
 from functools import partial
 
 import torch
-import triton
 from torch import Tensor
 
-from ptmkernels.ops.attention import triton_relative_gradient
+from ptmkernels.ops.attention import triton_relative_backward, triton_relative_gradient
 from ptmkernels.ops.attention.triton_call import Call
+from ptmkernels.ops.attention.triton_piece import Piece
 from ptmkernels.ops.attention.triton_relative import RowSums
 from ptmkernels.ops.attention.triton_terms import rows
-from ptmkernels.ops.triton_runtime import multiprocessors
+from ptmkernels.ops.attention.triton_tiled import TiledLaunch, default_tile
+from ptmkernels.ops.triton_runtime import cdiv
 from ptmkernels.ops.triton_tune import Tile
 
+# Of ds and the weights, at most, that are in memory at a time; little enough to stay in a GPU's second cache.
+PIECE_BYTES = 32 << 20
+MOST_KEYS = 128  # in a tile
 
-class SharedGradients:
-    """The gradients of the relative terms in one backward call.
 
-    du_h = scale sum_j (sum_i ds_ij) k_j, dv_h = scale sum_row (sum of its ds_ij) r_row and the like for
-    w: sums over queries or keys that the kernels leave, times what is shared.
+class RelativeGradients(TiledLaunch):
+    """The gradients of one backward call with relative keys.
+
+    The launch fills those of query, key and value and sums from which :meth:`options` makes the others:
+    du_h = scale sum_j (sum_i ds_ij) k_j, dv_h = scale sum_row (sum of its ds_ij) r_row and the like for w.
     """
 
-    def __init__(self, call: Call, names: list[str]) -> None:
-        """`names`: those of the options whose gradient is wanted."""
+    name = "backward_query"
+
+    def __init__(
+        self,
+        call: Call,
+        names: list[str],
+        inputs: tuple,
+        grad_output: Tensor,
+        grads: list[Tensor],
+        key_sums: Tensor | None,
+    ) -> None:
+        """
+        Args:
+            names: those of the options whose gradient is wanted.
+            inputs: of `_score_gradients`, after the rows of the gradients of the output.
+            key_sums: (B, H, S) float32 to fill, or None.
+        """
         self.call = call
         self.names = names
-        self.of_keys = bool({"relative_key", "position_bias"} & set(names))
-        self.of_values = "relative_value" in names
-        shape = (2, *call.query.shape[:3])
-        sums = {"dtype": torch.float32, "device": call.query.device}
-        ends = self._ends_are_read()
+        self.inputs = inputs
+        self.grad_output = grad_output
+        self.grads = grads
+        given, query, relative = call.given, call.query, call.terms.relative
+        new = partial(torch.empty, dtype=torch.float32, device=query.device)
+        ends = relative.inside is None
+        self.key_sums = key_sums
+        self.of_key, self.of_value = new(call.key.shape), new(call.key.shape)
+        self.of_keys = self.sums_by_row = self.of_values = None
+        tables = (given.relative_key, given.relative_value)
+        self.alone = any(table is not None and table.shape[0] > 1 for table in tables)
+        owners = call.sizes.heads * (call.sizes.batch if self.alone else 1)
+        shape = (owners, *given.relative_key.shape[2:])
+        if {"relative_key", "position_bias"} & set(names):
+            self.of_keys = new(shape)
+            if given.position_bias is not None:
+                self.sums_by_row = new(shape[:2])
+        if "relative_value" in names:
+            self.of_values = new(shape)
+        pair = (2, *query.shape[:3])
         self.row_sums = RowSums(
-            torch.empty(shape, **sums) if ends and self.of_keys else None,
-            torch.empty(shape, **sums) if ends and self.of_values else None,
-            None if call.terms.relative.segment_scores is None else torch.empty(shape, **sums),
+            new(pair) if ends else None,
+            new(pair) if ends and self.of_values is not None else None,
+            None if relative.segment_scores is None else new(pair),
         )
 
-    def _ends_are_read(self) -> bool:
-        """Whether a distance may lie outside of the rows; positions are not looked at."""
-        relative, sizes = self.call.terms.relative, self.call.sizes
-        if relative.key is None or relative.position is not None:
-            return relative.key is not None
-        first, last = relative.offset - (sizes.query_len - 1), relative.offset + sizes.key_len - 1
-        return first < 0 or last > relative.last_row
+    def run(self, tile: Tile) -> None:
+        call, query = self.call, self.call.query
+        batch, heads, query_len, key_len = call.sizes
+        rows_tile = default_tile(call, "relative")
+        for total in (
+            *(self.of_key, self.of_value, self.key_sums),
+            *(self.of_keys, self.sums_by_row, self.of_values),
+        ):
+            if total is not None:
+                total.zero_()
+        margin = tile.m + max(rows_tile.n, MOST_KEYS)
+        width = cdiv(key_len, MOST_KEYS) * MOST_KEYS + 2 * margin
+        programs = cdiv(query_len, tile.m) * heads * batch
+        each = PIECE_BYTES // (2 * width * query.element_size() * tile.m)
+        each = min(max(1, each), programs)
+        scores, weights = query.new_zeros((2, each * tile.m, width))
+        for first in range(0, programs, each):
+            piece = Piece(scores, weights, width, margin, first, min(first + each, programs))
+            self._piece(piece, tile, rows_tile)
+        for grad, total, scale in (
+            (self.grads[1], self.of_key, call.terms.scale),
+            (self.grads[2], self.of_value, call.terms.dropout.scale or 1.0),
+        ):
+            grad.copy_(total * scale)
 
-    def gradients(
-        self, grad_output: Tensor, row_terms: Tensor, key_sums: Tensor | None
-    ) -> dict[str, Tensor]:
-        """The wanted ones by name.
+    def _piece(self, piece: Piece, tile: Tile, rows_tile: Tile) -> None:
+        """Fill a piece and add what it gives to every gradient."""
+        call = self.call
+        relative, sizes = call.terms.relative, call.sizes
+        ranges = call.ranges(tile)
+        query, key, value = (rows(t) for t in (call.query, call.key, call.value))
+        grad_output = rows(self.grad_output)
+        count = piece.last - piece.first
+        call.launch(
+            triton_relative_backward._score_gradients,
+            count,
+            (
+                *(query, key, value, *self.inputs, self.row_sums),
+                *(piece, *ranges, call.terms, sizes),
+            ),
+            tile,
+            **call.tile_classes(sizes.key_len, tile.n),
+        )
+        product = Tile(tile.m, tile.n, min(tile.m // 16, 4), rows_tile.stages)
+        call.launch(
+            triton_relative_gradient._query_products,
+            count,
+            (key, rows(self.grads[0]), self.row_sums, piece, *ranges, call.terms, sizes),
+            product,
+            BLOCK_R=rows_tile.n,
+        )
+        product = Tile(tile.m, rows_tile.n, rows_tile.warps, rows_tile.stages)
+        tiles = cdiv(sizes.query_len, tile.m) * call.group
+        groups = (piece.last - 1) // tiles - piece.first // tiles + 1
+        call.launch(
+            triton_relative_gradient._key_products,
+            groups * cdiv(sizes.key_len, product.n),
+            (
+                *(query, grad_output, self.of_key, self.of_value, self.key_sums, piece),
+                *(*call.ranges(product, of_keys=True), call.terms, sizes),
+            ),
+            product,
+        )
+        for vectors, buffer, total, sums in (
+            (query, piece.scores, self.of_keys, self.sums_by_row),
+            (grad_output, piece.weights, self.of_values, None),
+        ):
+            if total is not None:
+                call.launch(
+                    triton_relative_gradient._relative_gradient,
+                    cdiv(total.shape[1], product.n) * total.shape[0],
+                    (vectors, buffer, total, sums, piece, relative, sizes),
+                    product,
+                    ALONE=self.alone,
+                )
 
-        Args:
-            row_terms, key_sums: what `_backward_query` and `_backward_key` left; `key_sums` (B, H, S).
-        """
-        found = {}
+    def options(self) -> dict[str, Tensor]:
+        """The wanted gradients of the relative terms by name."""
+        found = self._tables()
         if "content_bias" in self.names:
-            found["content_bias"] = self._content_bias(key_sums)
-        if self.of_keys or self.of_values:
-            self.call.run("relative", partial(self._tables, found, grad_output, row_terms))
+            found["content_bias"] = self._content_bias()
         if {"segment_bias", "segment_key"} & set(self.names):
             found |= self._segments()
         given = self.call.given
@@ -68,9 +163,9 @@ class SharedGradients:
             if name in found
         }
 
-    def _content_bias(self, key_sums: Tensor) -> Tensor:
+    def _content_bias(self) -> Tensor:
         key = self.call.key
-        grouped = key_sums.unflatten(1, (key.shape[1], self.call.group))
+        grouped = self.key_sums.unflatten(1, (key.shape[1], self.call.group))
         summed = (grouped @ key.float()).sum(0).flatten(0, 1)
         return summed * self.call.given.scale
 
@@ -83,15 +178,16 @@ class SharedGradients:
             grad_key = grad_key + by_head * given.segment_bias.float()
         return {"segment_bias": (by_head * given.segment_key).sum(0), "segment_key": grad_key}
 
-    def _tables(
-        self, found: dict[str, Tensor], grad_output: Tensor, row_terms: Tensor, tile: Tile
-    ) -> None:
-        """Of r, rv and v, into `found`."""
-        call, given = self.call, self.call.given
-        of_keys, sums, of_values = self._sums_by_row(grad_output, row_terms, tile)
+    def _tables(self) -> dict[str, Tensor]:
+        """Of r, rv and v, from what the pieces left."""
+        call, given, found = self.call, self.call.given, {}
+        of_keys, sums, of_values = (
+            None if total is None else total.unflatten(0, (-1, call.sizes.heads))
+            for total in (self.of_keys, self.sums_by_row, self.of_values)
+        )
         if of_values is not None:
             total = self._folded(of_values, given.relative_value)
-            self._add_ends(total, self.row_sums.value_ends, grad_output)
+            self._add_ends(total, self.row_sums.value_ends, self.grad_output)
             found["relative_value"] = total * (call.terms.dropout.scale or 1.0)
         if of_keys is not None:
             table, bias = given.relative_key, given.position_bias
@@ -103,6 +199,7 @@ class SharedGradients:
                 of_heads = table.expand(-1, call.sizes.heads, -1, -1).float()
                 found["position_bias"] = torch.einsum("bhr,bhrd->hd", sums, of_heads)
                 found["relative_key"] += self._folded(sums[..., None] * bias[:, None], table)
+        return found
 
     def _sums_with_ends(self, sums: Tensor) -> Tensor:
         """Sums of ds by row (parts, H, R), one part for each batch row of r, with those at the ends."""
@@ -126,44 +223,3 @@ class SharedGradients:
         both = torch.einsum("ebhl,bhld->ebhd", ends, vectors.float())
         for row, end in zip((0, -1), both, strict=True):
             total[:, :, row] += end.sum_to_size(*total.shape[:2], end.shape[2])
-
-    def _sums_by_row(
-        self, grad_output: Tensor, row_terms: Tensor, tile: Tile
-    ) -> tuple[Tensor | None, ...]:
-        """(parts, H, R, D) of ds and of the weights and (parts, H, R) of ds, within the rows."""
-        call = self.call
-        batch, heads, _, _ = call.sizes
-        head_dim, table_rows = call.query.shape[3], call.given.relative_key.shape[2]
-        block_rows = max(tile.m, tile.n)  # a tile meets two blocks, not three
-        phase = -call.terms.relative.offset % tile.n
-        blocks = triton.cdiv(table_rows + phase, block_rows)
-        part_batch = self._part_batch(blocks * heads)
-        parts = triton.cdiv(batch, part_batch)
-        of_keys = sums = of_values = None
-        if self.of_keys:
-            of_keys = row_terms.new_empty((parts, heads, table_rows, head_dim))
-            sums = row_terms.new_empty((parts, heads, table_rows))
-        if self.of_values:
-            of_values = row_terms.new_empty((parts, heads, table_rows, head_dim))
-        ranges, ranges_batch = call.ranges(tile)
-        call.launch(
-            triton_relative_gradient._relative_gradient,
-            blocks * heads * parts,
-            (
-                *(rows(t) for t in (call.query, call.key, call.value, grad_output)),
-                *(row_terms, of_keys, sums, of_values, ranges, ranges_batch),
-                *(call.terms, call.sizes, row_terms.numel() // 2, part_batch, phase),
-            ),
-            tile,
-            BLOCK_R=block_rows,
-        )
-        return of_keys, sums, of_values
-
-    def _part_batch(self, programs: int) -> int:
-        """Batch rows that one program adds up: all of them, where there are programs enough."""
-        given, batch = self.call.given, self.call.sizes.batch
-        tables = (given.relative_key, given.relative_value)
-        if any(t is not None and t.shape[0] > 1 for t in tables):
-            return 1
-        wanted = triton.cdiv(2 * multiprocessors(self.call.query.device), programs)
-        return triton.cdiv(batch, min(wanted, batch))

@@ -24,8 +24,9 @@ MATRIX = ("HMMA", "HGMMA", "UTCHMMA", "v_mfma")
 CALLS = (
     *("plain", "causal", "dropout", "bias", "table", "dense mask", "every option"),
     *("one tile", "one query"),  # sizes of 1, which Triton compiles in as constants
-    # XLNet's terms; the same with given positions; with relative values and dropout
-    *("relative", "positions", "relative values"),
+    # XLNet's terms; the same with given positions, of any kind or those of two streams; with relative values
+    # and dropout
+    *("relative", "positions", "two streams", "relative values"),
 )
 
 
@@ -36,6 +37,7 @@ def compiled_kernels(
     dtype: torch.dtype = torch.bfloat16,
     backward: bool = True,
     length: int = 256,
+    deterministic: bool = False,
 ) -> list[CompiledKernel]:
     """The kernels of one forward and, unless `backward` is false, one backward call with default tiles.
 
@@ -45,6 +47,7 @@ def compiled_kernels(
         head_dim: D.
         dtype: of query, key and value.
         length: S, and L unless the call has one query.
+        deterministic: the pair of backward kernels instead of the fused one.
     """
     batch, heads, key_len = (1, 1, 40) if call == "one tile" else (2, 2, length)
     query_len = 1 if call == "one query" else key_len
@@ -57,9 +60,14 @@ def compiled_kernels(
         if backward and call != "one query":
             given = (getattr(options, name) is not None for name in DIFFERENTIABLE)
             wanted = sum(each << place for place, each in enumerate(given))
-            triton_launch.attention_backward(
-                *(query, None, query, key, key, query, lse), *options, wanted
-            )
+            before = torch.are_deterministic_algorithms_enabled()
+            torch.use_deterministic_algorithms(deterministic)
+            try:
+                triton_launch.attention_backward(
+                    *(query, None, query, key, key, query, lse), *options, wanted
+                )
+            finally:
+                torch.use_deterministic_algorithms(before)
     return kernels
 
 
@@ -79,7 +87,7 @@ def _options(call: str, query: torch.Tensor, key_len: int) -> AttentionOptions:
     elif call in ("table", "one tile"):
         bias = BucketedBias.t5(torch.zeros(32, heads), query_len, key_len)
     dropout_p = 0.1 if call in ("dropout", "relative values") or everything else 0.0
-    relative = call in ("relative", "positions", "relative values")
+    relative = call in ("relative", "positions", "two streams", "relative values")
     terms = _relative_terms(call, query, key_len) if relative else {}
     seed = torch.zeros(1, dtype=torch.int64)
     return AttentionOptions.of(query, mask, bias, None, dropout_p, seed, **terms)
@@ -96,8 +104,10 @@ def _relative_terms(call: str, query: torch.Tensor, key_len: int) -> dict:
         terms[name] = torch.zeros(1, length, dtype=torch.int32)
     if call == "relative values":
         terms["relative_value"] = table
-    if call == "positions":
+    if call in ("positions", "two streams"):
         terms["query_position"] = torch.zeros(1, query_len, dtype=torch.int32)
+    if call == "two streams":
+        terms["gapless_positions"] = key_len
     return terms
 
 
@@ -125,6 +135,7 @@ def main() -> None:
     parser.add_argument("--head-dim", type=int, nargs="+", default=[64])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--call", nargs="+", default=["causal"], choices=CALLS)
+    parser.add_argument("--deterministic", action="store_true", help="the pair of backward kernels")
     arguments = parser.parse_args()
     print(
         "| target | kernel | blocks | warps | registers | spilled bytes | shared bytes | matrix |"
@@ -135,7 +146,9 @@ def main() -> None:
             for call in arguments.call:
                 print(f"| {target}, D = {head_dim}, {arguments.dtype}, {call} | | | | | | | |")
                 dtype = getattr(torch, arguments.dtype)
-                for row in rows(compiled_kernels(target, call, head_dim, dtype)):
+                pair = arguments.deterministic
+                kernels = compiled_kernels(target, call, head_dim, dtype, deterministic=pair)
+                for row in rows(kernels):
                     print(row, flush=True)
 
 

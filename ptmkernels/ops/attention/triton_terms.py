@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from ptmkernels.ops.attention import triton_relative
 from ptmkernels.ops.attention.options import AttentionOptions
+from ptmkernels.ops.attention.triton_band import COLUMNS
 from ptmkernels.ops.attention.triton_tile import Bias, Mask, Relative, Rows
-from ptmkernels.ops.triton_runtime import launch
+from ptmkernels.ops.triton_runtime import cdiv, launch, next_power_of_2
 
+NO_STRIDES = (None,) * 4
+NO_MASK = Mask(*(None,) * len(Mask._fields))
+NO_BIAS = Bias(*(None,) * len(Bias._fields))
+NO_RELATIVE = Relative(*(None,) * len(Relative._fields))
 MAX_ROW_STRIDE = 2**23  # a tile's offsets are 32-bit: up to 256 rows of this stride
 
 
 def padded(head_dim: int) -> int:
     """D as the kernels' tiles have it."""
-    return max(16, triton.next_power_of_2(head_dim))
+    return max(16, next_power_of_2(head_dim))
 
 
 def rows_tensor(tensor: Tensor) -> Tensor:
@@ -26,7 +30,8 @@ def rows_tensor(tensor: Tensor) -> Tensor:
 
 
 def rows(tensor: Tensor) -> Rows:
-    return Rows(tensor, *tensor.stride()[:3])
+    batch, head, row, _ = tensor.stride()
+    return Rows(tensor, batch, head, row)
 
 
 def broadcast_strides(tensor: Tensor) -> tuple[int, ...]:
@@ -43,16 +48,16 @@ def batch_stride(tensor: Tensor | None) -> int | None:
 
 
 def mask_terms(given: AttentionOptions) -> Mask:
-    vectors = (given.key_rank, given.query_low, given.query_high)
-    batches = [batch_stride(t) for t in vectors]
-    tree, allowed = given.tree, given.allowed
+    if given.key_rank is None:
+        return NO_MASK
+    vectors, tree, allowed = given[:3], given.tree, given.allowed
     return Mask(
         *vectors,
-        *batches,
+        *(0 if t.shape[0] == 1 else t.stride(0) for t in vectors),
         tree,
         batch_stride(tree),
         allowed,
-        *((None,) * 4 if allowed is None else broadcast_strides(allowed)),
+        *(NO_STRIDES if allowed is None else broadcast_strides(allowed)),
     )
 
 
@@ -62,7 +67,7 @@ def bias_terms(given: AttentionOptions, query: Tensor) -> Bias:
     if given.bias is not None:
         return Bias(given.bias, *broadcast_strides(given.bias))
     if given.bias_table is None:
-        return Bias(None, None, None, None, None)
+        return NO_BIAS
     # One value for each head and distance; a tile reads them along its diagonals.
     values = given.bias_table.float()[given.bias_bucket].t().contiguous()
     return Bias(values[:, query.shape[2] - 1 :], 0, values.stride(0), -1, 1)
@@ -74,45 +79,48 @@ def relative_terms(given: AttentionOptions, query: Tensor, key: Tensor, negated:
     Args:
         query: negated where the scale is, `negated`; then u, v and w are, too.
     """
-    terms = Relative(*(None,) * len(Relative._fields))
-    empty = 0 in (*query.shape, *key.shape)
+    parts = (given.relative_key, given.relative_value, given.content_bias, given.segment_key)
+    if all(part is None for part in parts):
+        return NO_RELATIVE
+    found = {}
     batch, heads, length, _ = query.shape
     if given.relative_key is not None:
-        terms = terms._replace(
-            key=_table(given.relative_key),
-            last_row=given.relative_key.shape[2] - 1,
-            offset=given.relative_offset,
-            position=given.query_position,
-            position_batch=batch_stride(given.query_position),
-        )
+        found |= {
+            "key": _table(given.relative_key),
+            "last_row": given.relative_key.shape[2] - 1,
+            "offset": given.relative_offset,
+            "position": given.query_position,
+            "position_batch": batch_stride(given.query_position),
+            "inside": 1 if _all_inside(given, length, key.shape[2]) else None,
+            "gapless": 1 if given.gapless_positions else None,
+        }
     if given.relative_value is not None:
-        terms = terms._replace(value=_table(given.relative_value))
-    if empty:
-        return terms
+        found["value"] = _table(given.relative_value)
     if given.position_bias is not None:
         vector = _signed(given.position_bias, negated)
-        scores = _row_products(_table(given.relative_key), given.relative_key.shape, vector)
-        terms = terms._replace(row_scores=scores, row_batch=batch_stride(scores))
+        scores = _split_products(found["key"], given.relative_key.shape, vector)
+        found |= {"row_scores": scores, "row_batch": batch_stride(scores)}
     if given.content_bias is not None:
         vector = _signed(given.content_bias, negated)
-        scores = _row_products(rows(key), key.shape, vector)
-        terms = terms._replace(content_bias=vector, key_scores=scores)
+        scores = _split_products(rows(key), key.shape, vector)
+        found |= {"content_bias": vector, "key_scores": scores}
     if given.segment_key is not None:
         addend = given.segment_bias
         addend = None if addend is None else _signed(addend, negated)
         segment_key = given.segment_key.contiguous()
         scores = query.new_empty((2, batch, heads, length), dtype=torch.float32)
+        query_rows = rows(query)
         for vector, out in zip(segment_key, scores, strict=True):
-            _row_products(rows(query), query.shape, vector, addend, out)
-        terms = terms._replace(
-            segment_key=segment_key,
-            segment_scores=scores,
-            query_segment=given.query_segment,
-            query_segment_batch=batch_stride(given.query_segment),
-            key_segment=given.key_segment,
-            key_segment_batch=batch_stride(given.key_segment),
-        )
-    return terms
+            _row_products(query_rows, query.shape, vector, addend, out)
+        found |= {
+            "segment_key": segment_key,
+            "segment_scores": scores,
+            "query_segment": given.query_segment,
+            "query_segment_batch": batch_stride(given.query_segment),
+            "key_segment": given.key_segment,
+            "key_segment_batch": batch_stride(given.key_segment),
+        }
+    return NO_RELATIVE._replace(**found)
 
 
 def _signed(vector: Tensor, negated: bool) -> Tensor:
@@ -125,29 +133,42 @@ def _table(table: Tensor) -> Rows:
     return Rows(table, *broadcast_strides(table)[:2], table.stride(2))
 
 
+def _all_inside(given: AttentionOptions, query_len: int, key_len: int) -> bool:
+    """Whether r is known to have a row for every distance; positions are not looked at."""
+    ends = query_len if given.query_position is None else given.gapless_positions
+    first, last = given.relative_offset - (ends - 1), given.relative_offset + key_len - 1
+    return ends > 0 and first >= 0 and last < given.relative_key.shape[2]
+
+
+def _split_products(tensor: Rows, shape: torch.Size, vector: Tensor) -> Tensor:
+    """(B, H, N, COLUMNS) bfloat16 whose sums are row.vector; arguments as in `_row_products`."""
+    out = vector.new_empty((shape[0], vector.shape[0], shape[2], COLUMNS), dtype=torch.bfloat16)
+    return _row_products(tensor, shape, vector, None, out)
+
+
 def _row_products(
-    tensor: Rows,
-    shape: torch.Size,
-    vector: Tensor,
-    addend: Tensor | None = None,
-    out: Tensor | None = None,
+    tensor: Rows, shape: torch.Size, vector: Tensor, addend: Tensor | None, out: Tensor
 ) -> Tensor:
-    """(B, H, N) float32: (row + addend).vector, the heads those of `vector` (H, D).
+    """`out` with (row + addend).vector, the heads those of `vector` (H, D).
 
     Args:
         shape: of `tensor`, (B, H, N, D), (B, Hk, N, D) or (B, 1, N, D).
-        out: where to write; None = a new tensor.
+        out: (B, H, N) float32, or (B, H, N, COLUMNS) bfloat16 to receive numbers whose sums they are.
     """
     batch, own_heads, count, head_dim = shape
     heads, block_d = vector.shape[0], padded(head_dim)
-    if out is None:
-        out = vector.new_empty((batch, heads, count), dtype=torch.float32)
     block = 4096 // block_d
     launch(
         triton_relative._row_products,
-        (triton.cdiv(count, block) * heads * batch,),
+        (cdiv(count, block) * heads * batch,),
         (tensor, vector, addend, out, heads, count),
-        {"GROUP": heads // own_heads, "HEAD_DIM": head_dim, "BLOCK": block, "BLOCK_D": block_d},
+        {
+            "SPLIT": out.dim() == 4,
+            "GROUP": heads // own_heads,
+            "HEAD_DIM": head_dim,
+            "BLOCK": block,
+            "BLOCK_D": block_d,
+        },
         warps=4,
     )
     return out

@@ -67,7 +67,7 @@ class Dropout(NamedTuple):
 class Relative(NamedTuple):
     """The terms of distance and segment, each None where the call has none.
 
-    What u, v and w give to the scores is added to them in float32: q + u would be rounded to the dtype of q.
+    What u, v and w give to the scores is added to them as float32: q + u would be rounded to the dtype of q.
     """
 
     key: Any  # Rows of r (B or 1, H or 1, R, D), with strides of 0 where it is shared
@@ -76,10 +76,12 @@ class Relative(NamedTuple):
     offset: Any  # the row of the distance of query 0 and key 0
     position: Any  # (B or 1, L) int32 where the queries stand, or None: query i stands at i
     position_batch: Any
-    row_scores: Any  # (B or 1, H, R) float32: v.r
+    gapless: Any  # 1 where positions rise by 0 or 1 from each query to the next, or None
+    inside: Any  # 1 where every distance of a query and a key has a row of its own in r, or None
+    row_scores: Any  # (B or 1, H, R, COLUMNS) bfloat16 whose sums are v.r
     row_batch: Any
     content_bias: Any  # (H, D): u
-    key_scores: Any  # (B, H, S) float32: u.k
+    key_scores: Any  # (B, H, S, COLUMNS) bfloat16 whose sums are u.k
     segment_key: Any  # (2, H, D): g
     segment_scores: Any  # (2, B, H, L) float32: (q_i + w).g_0 and (q_i + w).g_1
     query_segment: Any  # (B or 1, L) int32
@@ -124,6 +126,12 @@ class KeySide(NamedTuple):
 
 
 @triton.jit
+def rows_in_all(sizes):
+    """B H L, the rows of all queries."""
+    return tl.cast(sizes.batch, tl.int64) * sizes.heads * sizes.query_len
+
+
+@triton.jit
 def head_start(rows, b, h, start):
     """Pointer to row `start` of head (b, h). `b` and `h` are int64, so no product overflows."""
     return rows.data + b * rows.batch + h * rows.head + tl.cast(start, tl.int64) * rows.row
@@ -155,6 +163,23 @@ def store_rows(
     d = tl.arange(0, BLOCK_D)[None, :]
     inside = (r < count) & (d < HEAD_DIM)
     tl.store(start + r * stride + d, rows.to(start.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def add_rows(
+    start, stride, count, rows, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+    BOUNDED: tl.constexpr,
+):  # fmt: skip
+    """Add to float32 rows in memory, to which other programs add at the same time."""
+    r = tl.arange(0, BLOCK)[:, None]
+    d = tl.arange(0, BLOCK_D)[None, :]
+    pointers = start + r * stride + d
+    if BOUNDED:
+        tl.atomic_add(pointers, rows, mask=(r < count) & (d < HEAD_DIM), sem="relaxed")
+    elif HEAD_DIM < BLOCK_D:
+        tl.atomic_add(pointers, rows, mask=d < HEAD_DIM, sem="relaxed")
+    else:
+        tl.atomic_add(pointers, rows, sem="relaxed")
 
 
 @triton.jit
@@ -267,3 +292,11 @@ def mixed_tile(step, first, full_first, full_last):
     """Number of the `step`-th tile of the run outside of its full part."""
     tile = first + step
     return tl.where(tile >= full_first, tile + (full_last - full_first), tile)
+
+
+@triton.jit
+def mixed_steps(side, first, full_first, full_last, last, SIDES: tl.constexpr):
+    """[begin, end) of the tiles on one side of the full part; with one side, of all steps of `mixed_tile`."""
+    if SIDES == 1:
+        return 0, last - first - (full_last - full_first)
+    return tl.where(side == 0, first, full_last), tl.where(side == 0, full_first, last)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from ptmkernels._mask_tensors import readable
-from ptmkernels._shapes import has_shape
+from ptmkernels._shapes import broadcasts
 from ptmkernels.masks import AttentionMask
 from ptmkernels.ops.attention.call import autocast
-from ptmkernels.ops.attention.relative import default_offset, relative_attention
+from ptmkernels.ops.attention.relative import attend, default_offset
 from ptmkernels.ops.attention.relative_validation import check_like, check_rows, check_shape
-from ptmkernels.ops.attention.validation import check_dense, check_mask, check_tensors
+from ptmkernels.ops.attention.stream_order import StreamOrder, at_positions
+from ptmkernels.ops.attention.validation import check_mask, check_tensors
+
+# Mixed into the seed of a query stream that has a call of its own, so that it has bits of its own too.
+_SEED_OF_THE_STREAM = 0x2545F4914F6CDD1D
 
 
 def two_stream_attention(
@@ -26,6 +32,7 @@ def two_stream_attention(
     stream_mask: AttentionMask | None = None,
     *,
     target_mapping: Tensor | None = None,
+    order: StreamOrder | None = None,
     relative_offset: int | None = None,
     segment_bias: Tensor | None = None,
     segment_key: Tensor | None = None,
@@ -38,6 +45,10 @@ def two_stream_attention(
     return_lse: bool = False,
 ) -> tuple[Tensor, ...]:
     """Both streams of XLNet (Yang et al. 2019, section 2.3) over shared keys and values.
+
+    One call of the kernels serves both where their masks are known to rank the keys alike, as those are that
+    were made from one tensor of ranks (:meth:`StreamOrder.of`); else each stream has a call of its own. No
+    value is read back from a GPU, and no tensor of L x S is built.
 
     The content stream h is :func:`relative_attention` of `content_query`; the query stream g the same of
     `stream_query`, whose rows stand at the predicted positions only.
@@ -52,10 +63,12 @@ def two_stream_attention(
         target_mapping: where the predicted rows stand: indices (B or 1, P), or the one-hot matrix
             (B, P, L) that Transformers takes; None = row p at position p. A row at index -1, or of zeros in
             the matrix, stands nowhere: it sees nothing and its output is 0. Any order is right, also several
-            rows at one position; rising positions are the fastest.
+            rows at one position.
+        order: what :meth:`StreamOrder.of` makes of `mask`, `stream_mask` and `target_mapping`, which are
+            not given then: made once, it serves every layer of a model. None = made here.
         query_segment: (B or 1, L) segments of the L tokens; a predicted row has that of its position.
-        seed: int64 (1,), as in :func:`masked_attention`; the rows of the query stream take the bits of
-            rows L, L + 1, ....
+        seed: int64 (1,), as in :func:`masked_attention`. The bits are those of the rows in the order of their
+            positions, each predicted row behind the content row at its position.
         return_lse: also return the log-sum-exp of each stream's scores, (B, H, L) and (B, H, P) float32.
 
     Returns:
@@ -68,92 +81,100 @@ def two_stream_attention(
         content_query, stream_query, key, value, relative_key
     )
     check_streams(content_query, stream_query, key, value, relative_key)
-    _check_masks(content_query, stream_query, mask, stream_mask, key)
-    length, predicted = content_query.shape[2], stream_query.shape[2]
-    stream_position = target_positions(target_mapping, stream_query, length)
-    if relative_offset is None:
-        relative_offset = default_offset(length, key.shape[2], relative_key.shape[2])
-    position = torch.arange(length, dtype=torch.int32, device=key.device)[None]
-    position = _along_rows(position, stream_position.clamp(min=0))
+    length, key_len = content_query.shape[2], key.shape[2]
     if query_segment is not None:
         check_like("query_segment", query_segment, content_query, "content_query")
         check_shape("query_segment", query_segment, [(1, length), (len(content_query), length)])
-        query_segment = query_segment.expand(_batch(query_segment, position), -1)
-        query_segment = query_segment.gather(1, position.expand(query_segment.shape[0], -1).long())
-    output, lse = relative_attention(
-        _stacked_queries(content_query, stream_query),
-        key,
-        value,
-        relative_key,
-        content_bias,
-        position_bias,
-        _stacked_mask(mask, stream_mask, (length, predicted, key.shape[2]), key.device),
+    if order is None:
+        _check_masks(content_query, stream_query, mask, stream_mask, key)
+        order = StreamOrder.of(
+            *(mask, stream_mask, target_mapping),
+            sizes=(len(content_query), length, stream_query.shape[2]),
+            key_len=key_len,
+            device=key.device,
+        )
+    else:
+        replaced = {"mask": mask, "stream_mask": stream_mask, "target_mapping": target_mapping}
+        _check_order(order, content_query, stream_query, replaced)
+    if relative_offset is None:
+        relative_offset = default_offset(length, key_len, relative_key.shape[2])
+    call = partial(
+        attend,
+        key=key,
+        value=value,
+        relative_key=relative_key,
+        content_bias=content_bias,
+        position_bias=position_bias,
         relative_offset=relative_offset,
-        query_position=position,
         segment_bias=segment_bias,
         segment_key=segment_key,
-        query_segment=query_segment,
         key_segment=key_segment,
         scale=scale,
         dropout_p=dropout_p,
-        seed=seed,
         backend=backend,
-        return_lse=True,
     )
-    content, stream = output.split((length, predicted), dim=2)
-    content_lse, stream_lse = lse.split((length, predicted), dim=2)
-    if target_mapping is not None:
-        nowhere = (stream_position < 0)[:, None]
-        stream = stream.masked_fill(nowhere[..., None], 0.0)
-        stream_lse = stream_lse.masked_fill(nowhere, -torch.inf)
+    both = _attend_joined if order.apart is None else _attend_apart
+    content, stream, content_lse, stream_lse = both(
+        call, order, (content_query, stream_query), query_segment, seed
+    )
+    nowhere = (order.targets < 0)[:, None]
+    stream = stream.masked_fill(nowhere[..., None], 0.0)
+    stream_lse = stream_lse.masked_fill(nowhere, -torch.inf)
     return (content, stream, content_lse, stream_lse) if return_lse else (content, stream)
 
 
-def target_positions(target_mapping: Tensor | None, stream_query: Tensor, length: int) -> Tensor:
-    """(B or 1, P) int32 positions of the predicted rows, from indices or Transformers' one-hot matrix.
+def _attend_joined(
+    call: Callable[..., tuple[Tensor, Tensor]],
+    order: StreamOrder,
+    queries: tuple[Tensor, Tensor],
+    query_segment: Tensor | None,
+    seed: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Outputs and log-sum-exps of both streams from one call over their rows in order.
 
-    Raises:
-        ValueError: the shape fits neither form, or an index is outside of -1..L-1 (looked at on the CPU).
-        TypeError: it is no tensor, or indices are no integers.
+    The queries are stored as (B, L + P, H, D), so that the outputs need no copy to join their heads.
     """
-    batch, _, predicted, _ = stream_query.shape
-    if target_mapping is None:
-        if predicted != length:
-            raise ValueError(
-                f"target_mapping is None with {predicted} predicted rows for {length} tokens; "
-                "expected the position of each row"
-            )
-        return torch.arange(length, dtype=torch.int32, device=stream_query.device)[None]
-    check_dense("target_mapping", target_mapping)
-    if target_mapping.device != stream_query.device:
-        raise ValueError(
-            f"target_mapping is on {target_mapping.device}; expected the device of stream_query, "
-            f"{stream_query.device}"
-        )
-    if has_shape(target_mapping, (batch, predicted, length)):
-        return one_hot_positions(target_mapping).to(torch.int32)
-    if not has_shape(target_mapping, (batch, predicted), (1, predicted)):
-        raise ValueError(
-            f"target_mapping has shape {tuple(target_mapping.shape)}; expected indices "
-            f"({batch}, {predicted}) or a one-hot matrix ({batch}, {predicted}, {length})"
-        )
-    if target_mapping.is_floating_point():
-        raise TypeError(
-            f"target_mapping has dtype {target_mapping.dtype}; expected integer positions"
-        )
-    if readable(target_mapping) and target_mapping.device.type == "cpu" and target_mapping.numel():
-        least, most = (int(value) for value in target_mapping.aminmax())
-        if least < -1 or most >= length:
-            raise ValueError(f"target_mapping holds {least}..{most}; expected -1..{length - 1}")
-    return target_mapping.to(torch.int32)
+    if query_segment is not None:
+        query_segment = at_positions(query_segment, order.position)
+    by_row = (query.transpose(1, 2) for query in queries)
+    results = call(
+        order.join(*by_row).transpose(1, 2),
+        mask=order.mask,
+        query_position=order.position,
+        gapless_positions=order.lengths[0],
+        query_segment=query_segment,
+        seed=seed,
+    )
+    split = (order.split(result.transpose(1, 2)) for result in results)
+    (content, stream), (content_lse, stream_lse) = split
+    return tuple(t.transpose(1, 2) for t in (content, stream, content_lse, stream_lse))
 
 
-def one_hot_positions(matrix: Tensor) -> Tensor:
-    """(..., L) one-hot to the indices (...); -1 where all is zero."""
-    one = matrix != 0
-    if one.shape[-1] == 0:
-        return one.new_full(one.shape[:-1], -1, dtype=torch.int64)
-    return torch.where(one.any(-1), one.to(torch.int8).argmax(-1), -1)
+def _attend_apart(
+    call: Callable[..., tuple[Tensor, Tensor]],
+    order: StreamOrder,
+    queries: tuple[Tensor, Tensor],
+    query_segment: Tensor | None,
+    seed: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """The same from a call for each stream, each with its own mask and dropout."""
+    position = order.targets.clamp(0, max(order.lengths[0] - 1, 0))
+    segments = None if query_segment is None else at_positions(query_segment, position)
+    content, content_lse = call(
+        queries[0],
+        mask=order.apart[0],
+        query_position=None,
+        query_segment=query_segment,
+        seed=seed,
+    )
+    stream, stream_lse = call(
+        queries[1],
+        mask=order.apart[1],
+        query_position=position,
+        query_segment=segments,
+        seed=None if seed is None else seed ^ _SEED_OF_THE_STREAM,
+    )
+    return content, stream, content_lse, stream_lse
 
 
 def check_streams(
@@ -187,54 +208,25 @@ def _check_masks(
             check_mask(each, (*query.shape[:3], key.shape[2]), query.device, name)
 
 
-def _stacked_queries(content: Tensor, stream: Tensor) -> Tensor:
-    """(B, H, L + P, D), stored as (B, L + P, H, D), so that the outputs need no copy to join their heads."""
-    return torch.cat([content.transpose(1, 2), stream.transpose(1, 2)], dim=1).transpose(1, 2)
-
-
-def _along_rows(first: Tensor, second: Tensor, dim: int = 1) -> Tensor:
-    """Concatenate along `dim` two tensors whose batch (dimension 0) may be 1."""
-    batch = _batch(first, second)
-    return torch.cat([t.expand(batch, *t.shape[1:]) for t in (first, second)], dim)
-
-
-def _batch(first: Tensor, second: Tensor) -> int:
-    """The batch size of two tensors, 1 of which may stand for any."""
-    return second.shape[0] if first.shape[0] == 1 else first.shape[0]
-
-
-def _stacked_mask(
-    mask: AttentionMask | None,
-    stream_mask: AttentionMask | None,
-    lengths: tuple[int, int, int],
-    device: torch.device,
-) -> AttentionMask | None:
-    """One mask for the content rows followed by the predicted rows.
-
-    Both streams see the same keys, so one rank serves both; masks that rank the keys differently are
-    joined as dense ones.
-    """
-    length, predicted, key_len = lengths
-    if mask is None and stream_mask is None:
-        return None
-    mask = mask or AttentionMask.full(length, key_len, device=device)
-    stream_mask = stream_mask or AttentionMask.full(predicted, key_len, device=device)
-    if _same_rank(mask, stream_mask) and mask.allowed is None and stream_mask.allowed is None:
-        return AttentionMask(
-            mask.key_rank if mask.key_rank.shape[0] > 1 else stream_mask.key_rank,
-            _along_rows(mask.query_low, stream_mask.query_low),
-            _along_rows(mask.query_high, stream_mask.query_high),
+def _check_order(
+    order: StreamOrder, content_query: Tensor, stream_query: Tensor, replaced: dict[str, object]
+) -> None:
+    for name, value in replaced.items():
+        if value is not None:
+            raise ValueError(f"{name} is given beside order, which holds it; expected one of them")
+    if not isinstance(order, StreamOrder):
+        raise TypeError(f"order is a {type(order).__name__}; expected a StreamOrder")
+    lengths = (content_query.shape[2], stream_query.shape[2])
+    if order.lengths != lengths:
+        raise ValueError(
+            f"order has (L, P) = {order.lengths}; expected those of the queries, {lengths}"
         )
-    dense = [m.to_dense() for m in (mask, stream_mask)]
-    dense = [m if m.dim() == 4 else m[:, None] for m in dense]
-    heads = max(m.shape[1] for m in dense)
-    dense = [m.expand(-1, heads, -1, -1) for m in dense]
-    return AttentionMask.dense(_along_rows(*dense, dim=2))
-
-
-def _same_rank(first: AttentionMask, second: AttentionMask) -> bool:
-    if first.branches is not None or second.branches is not None:
-        return False
-    if first.key_rank is second.key_rank:
-        return True
-    return readable(first.key_rank) and bool((first.key_rank == second.key_rank).all())
+    if not broadcasts(order.place.shape[0], len(content_query)):
+        raise ValueError(
+            f"order has batch size {order.place.shape[0]}; expected 1 or {len(content_query)}"
+        )
+    if order.place.device != content_query.device:
+        raise ValueError(
+            f"order is on {order.place.device}; expected the device of content_query, "
+            f"{content_query.device}"
+        )

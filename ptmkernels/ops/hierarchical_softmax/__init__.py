@@ -87,9 +87,8 @@ def hierarchical_softmax_loss(
         )
         return reduce(loss, reduction)
     weight = node_weight if node_weight.stride(1) == 1 else node_weight.contiguous()
-    depth = (tree.depth,) if chosen == "triton" else ()
     loss = getattr(torch.ops.ptmkernels, KERNELS[chosen])(
-        hidden.contiguous(), target, weight, tree.offsets, tree.path, *depth, sparse
+        hidden.contiguous(), target, weight, tree.offsets, tree.path, tree.depth, sparse
     )
     return reduce(loss, reduction)
 

@@ -10,10 +10,7 @@ from ptmkernels.ops.word_vectors import losses
 
 
 def register(forward: str, backward: str) -> None:
-    """Give a pair of ops of the hierarchical-softmax schemas their fake kernels and their gradients.
-
-    Between the path and the last flag both may take more, the same in both: what a backend wants to know.
-    """
+    """Give a pair of ops of the hierarchical-softmax schemas their fake kernels and their gradients."""
     losses.register(
         "hierarchical_softmax_loss",
         *(forward, backward),
@@ -40,12 +37,12 @@ def _fake_log_prob(logits, steps, levels):
     return logits.new_empty(logits.shape[0], logits.shape[1] + 1)
 
 
-def _fake_forward(hidden, target, node_weight, offsets, path, *rest):
+def _fake_forward(hidden, target, node_weight, offsets, path, depth, sparse):
     return hidden.new_empty(hidden.shape[:1], dtype=torch.float32)
 
 
-def _fake_backward(grad, hidden, target, node_weight, offsets, path, *rest):
-    shape = node_weight.shape if rest[-1] else (0, 0)
+def _fake_backward(grad, hidden, target, node_weight, offsets, path, depth, dense):
+    shape = node_weight.shape if dense else (0, 0)
     return (
         hidden.new_empty(hidden.shape, dtype=torch.float32),
         hidden.new_empty(shape, dtype=torch.float32),
@@ -54,7 +51,7 @@ def _fake_backward(grad, hidden, target, node_weight, offsets, path, *rest):
 
 def _save(ctx, inputs, output):
     ctx.save_for_backward(*inputs[:5])
-    *ctx.rest, ctx.sparse = inputs[5:]
+    ctx.depth, ctx.sparse = inputs[5:]
 
 
 def _backward(op, ctx, grad):
@@ -62,19 +59,11 @@ def _backward(op, ctx, grad):
     wanted = ctx.needs_input_grad[2]
     grad = grad.contiguous()
     dense = wanted and not ctx.sparse
-    grad_hidden, grad_weight = op(grad, *ctx.saved_tensors, *ctx.rest, dense)
+    grad_hidden, grad_weight = op(grad, *ctx.saved_tensors, ctx.depth, dense)
     if wanted and ctx.sparse:
         grad_weight = _sparse_rows(grad, hidden, target, weight, offsets, path)
     grad_weight = grad_weight.to(weight.dtype) if wanted else None
-    return (
-        grad_hidden.to(hidden.dtype),
-        None,
-        grad_weight,
-        None,
-        None,
-        *[None] * len(ctx.rest),
-        None,
-    )
+    return (grad_hidden.to(hidden.dtype), None, grad_weight, None, None, None, None)
 
 
 def _sparse_rows(

@@ -1,7 +1,4 @@
-"""The torch ops of the Triton backend: those of the hierarchical softmax, and the tree's depth.
-
-The depth is the size of a row of factors in the backward pass, which a GPU would have to be asked for.
-"""
+"""The torch ops of the Triton backend: the schemas of the hierarchical softmax under other names."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ class AliasTable:
 
     table: Tensor
     probabilities: Tensor
+    _on_host: Tensor | None = dataclasses.field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, kind in (("table", "int64"), ("probabilities", "floating")):
@@ -71,7 +72,16 @@ class AliasTable:
         return self.table.shape[0]
 
     def to(self, device: torch.device | str) -> AliasTable:
-        return AliasTable(self.table.to(device), self.probabilities.to(device))
+        moved = AliasTable(self.table.to(device), self.probabilities.to(device))
+        object.__setattr__(moved, "_on_host", self.on_host)
+        return moved
+
+    @property
+    def on_host(self) -> Tensor:
+        """The probabilities on the CPU: read once from the device where the table was made there."""
+        if self._on_host is None:
+            object.__setattr__(self, "_on_host", self.probabilities.detach().cpu())
+        return self._on_host
 
     def resolve(self, cell_word: Tensor, threshold_word: Tensor) -> Tensor:
         """Ids from two uniform 32-bit words each (int64 tensors of one shape)."""

@@ -26,6 +26,7 @@ from ptmkernels.ops.word_vectors.checks import (
 )
 from ptmkernels.ops.word_vectors.exact import ExactState, word2vec_exact_step_
 from ptmkernels.ops.word_vectors.glove import glove_step_
+from ptmkernels.ops.word_vectors.in_flight import max_in_flight as default_in_flight
 from ptmkernels.ops.word_vectors.step_statistics import StepStatistics
 
 __all__ = [
@@ -100,6 +101,10 @@ def skipgram_step_(
             rows[offsets[w] : offsets[w + 1]] (fastText); None = its own row.
         seed: int64 (1,).
         threads: CPU threads; with more than one the result depends on their timing, as it does on a GPU.
+        max_in_flight: on a GPU at most so many stretches of text (CUDA: 64 words and a warp, Triton: 16
+            words and a program) train at the same time: more are faster, and worse where they change the
+            same rows. None = what keeps the quality (:mod:`ptmkernels.ops.word_vectors.in_flight`). Other
+            backends, which train `threads` stretches, refuse it.
         backend: "cpu", "cuda", "triton" or "reference"; None = the environment variable
             PTMKERNELS_BACKEND, else the fastest that can serve.
 
@@ -139,6 +144,7 @@ def _step_(
     subwords: tuple[Tensor, Tensor] | None = None,
     seed: Tensor,
     threads: int = 1,
+    max_in_flight: int | None = None,
     backend: str | None = None,
 ) -> StepStatistics:
     size = _check_tables(input_weight, output_weight, sampler, tree, keep, subwords)
@@ -150,6 +156,7 @@ def _step_(
     _check_seed(seed, input_weight.device)
     op = "cbow_step_" if cbow else "skipgram_step_"
     chosen = select(op, kernel_refusals(op, input_weight, output_weight), backend)
+    _check_in_flight(max_in_flight, chosen)
     # Whoever kept a weight for a backward pass is told that it has changed.
     torch.autograd.graph.increment_version((input_weight, output_weight))
     if chosen == "reference":
@@ -171,6 +178,12 @@ def _step_(
             subwords=subwords,
         )
         return StepStatistics.of(values)
+    workers = threads
+    if chosen != "cpu":
+        workers = max_in_flight or default_in_flight(
+            sampler=sampler, tree=tree, window=window, num_negatives=num_negatives,
+            learning_rate=learning_rate,
+        )  # fmt: skip
     offsets, rows = (t.contiguous() for t in subwords) if subwords else (None, None)
     values = getattr(torch.ops.ptmkernels, KERNELS[chosen])(
         input_weight,
@@ -191,7 +204,7 @@ def _step_(
         position,
         total,
         seed,
-        threads,
+        workers,
     )
     return StepStatistics.of(values)
 
@@ -268,6 +281,17 @@ def _check_numbers(window, learning_rate, floor, position, total, num_negatives,
     check_whole("threads", threads, 1)
     check_whole("position", position, 0, MAX_POSITION)
     check_whole("total", total, 1, MAX_POSITION)
+
+
+def _check_in_flight(max_in_flight, backend: str) -> None:
+    if max_in_flight is None:
+        return
+    if backend not in ("cuda", "triton"):
+        raise ValueError(
+            f"max_in_flight is {max_in_flight!r}; expected None with the backend {backend}, which trains "
+            "as many stretches of text at the same time as `threads` says"
+        )
+    check_whole("max_in_flight", max_in_flight, 1)
 
 
 def _check_seed(seed: Tensor, device: torch.device) -> None:

@@ -14,6 +14,6 @@ def register() -> None:
         "Tensor? alias, Tensor? tree_offsets, Tensor? tree_path, Tensor? subword_offsets, "
         "Tensor? subwords, int max_subwords, bool cbow, int window, int negatives, "
         "float learning_rate, float min_learning_rate, int position, int total, Tensor seed, "
-        "int threads) -> Tensor statistics",
+        "int workers) -> Tensor statistics",
         "ptmkernels.ops.word_vectors.triton_step",
     )

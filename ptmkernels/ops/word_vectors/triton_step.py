@@ -1,7 +1,8 @@
 """Skip-gram and CBOW in Triton (Mikolov et al. 2013): windows in parallel, both matrices in place.
 
-A program trains a few windows, one after the other, since neighbours share their words. The output rows of
-a window stay in registers while its contexts pass, each of which sees the changes of those before it; then
+A program trains a few windows, one after the other, since neighbours share their words; then as many further
+on, until the text ends. The number of programs bounds what is trained at once (`in_flight`). The output rows
+of a window stay in registers while its contexts pass, each of which sees the changes of those before it; then
 the sum of the changes is added to memory. Programs run at the same time and do not wait for each other
 (Recht et al. 2011, "Hogwild!"): float32 rows change by atomic additions, so that no change is lost, bfloat16
 rows are read, changed and written. Loads bypass the first-level cache, which would not see the changes.
@@ -31,7 +32,7 @@ from ptmkernels.ops.word_vectors.triton_rows import (
     softplus,
 )
 
-WINDOWS = 16  # of a program
+WINDOWS = 16  # that a program trains one after the other
 MAX_TILE = 8192  # elements of the output rows that a program holds
 _SAMPLED = tl.constexpr(LOSS_EVERY)
 
@@ -274,22 +275,22 @@ def _train(
     model: Model,
     windows: Windows,
     count,  # of windows
-    run,  # windows of a program
+    run,  # windows that a program trains one after the other
     CBOW: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    begin = tl.program_id(0) * run
-    for i in range(begin, tl.minimum(begin + run, count)):
-        first, last = tl.load(windows.first + i), tl.load(windows.last + i)
-        if last > first:
-            window = _window(model, windows, i, first, last)
-            if CBOW:
-                loss = _train_cbow(model, windows, window, BLOCK_O, BLOCK_D)
-            else:
-                loss = _train_skipgram(model, windows, window, BLOCK_O, BLOCK_D)
-            if window.place % _SAMPLED == 0:
-                tl.store(windows.loss + i, loss)
+    for begin in range(tl.program_id(0) * run, count, tl.num_programs(0) * run):
+        for i in range(begin, tl.minimum(begin + run, count)):
+            first, last = tl.load(windows.first + i), tl.load(windows.last + i)
+            if last > first:
+                window = _window(model, windows, i, first, last)
+                if CBOW:
+                    loss = _train_cbow(model, windows, window, BLOCK_O, BLOCK_D)
+                else:
+                    loss = _train_skipgram(model, windows, window, BLOCK_O, BLOCK_D)
+                if window.place % _SAMPLED == 0:
+                    tl.store(windows.loss + i, loss)
 
 
 def _find_windows(
@@ -350,9 +351,9 @@ def word_vectors_step_(
     position: int,
     total: int,
     seed: Tensor,
-    threads: int,
+    workers: int,
 ) -> Tensor:
-    """The op `triton_word_vectors_step_` (schema in `triton_ops`); threads and max_subwords are the CPU's."""
+    """The op `triton_word_vectors_step_` (schema in `triton_ops`); max_subwords is the CPU's."""
     reach = torch.empty_like(tokens)
     with on_device(tokens):
         if len(tokens):
@@ -371,6 +372,6 @@ def word_vectors_step_(
             lists = (Lists(tree_offsets, tree_path), Lists(subword_offsets, subwords))
             matrices = (matrix(input_weight), matrix(output_weight))
             arguments = (Model(*matrices, noise, *lists, outputs), windows, count, WINDOWS)
-            grid, constants = (triton.cdiv(count, WINDOWS),), {"CBOW": cbow, **blocks}
-            launch(_train, grid, arguments, constants, warps)
+            grid = (min(triton.cdiv(count, WINDOWS), workers),)
+            launch(_train, grid, arguments, {"CBOW": cbow, **blocks}, warps)
     return _statistics(windows, cbow)

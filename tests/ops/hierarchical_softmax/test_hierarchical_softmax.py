@@ -41,7 +41,7 @@ def test_opcheck_and_compile():
     hidden, target, weight, tree = case()
     hidden.requires_grad_()
     weight.requires_grad_()
-    arguments = (hidden, target, weight, tree.offsets, tree.path, False)
+    arguments = (hidden, target, weight, tree.offsets, tree.path, tree.depth, False)
     torch.library.opcheck(torch.ops.ptmkernels.hierarchical_softmax_forward.default, arguments)
 
     def loss(h, w):

@@ -20,7 +20,7 @@ GRADIENTS = [
     f"{name}ILi{wide}E" for name in ("WeightGradientKernel", "JoinKernel") for wide in (1, 4)
 ]
 LOG_PROB = ["DescendKernel", "AscendKernel"]
-PLAN = ["MarkKernel", "RunStartKernel", "CompactKernel", "LengthKernel"]
+PLAN = ["MarkKernel", "RunStartKernel", "CompactKernel"]
 STEPS = [f"StepKernel{rows}Lb1E" for rows in ROWS]
 STEPS += [f"StepKernel{rows}Lb0E" for rows in ROWS if "Li1E" in rows]
 
@@ -36,10 +36,6 @@ def test_no_kernel_spills(architecture, record_property):
         used = resources()[architecture][name_of(architecture, part)]
         record_property(f"{architecture} {part}", str(used))
         assert used.stack == 0, (part, used)
-        assert used.registers <= (168 if "StepKernel" in part and "Lb1E" in part else 255), (
-            part,
-            used,
-        )
 
 
 def instructions(architecture: str, part: str) -> Counter:
@@ -58,6 +54,9 @@ def test_rows_move_as_vectors(architecture, dtype):
     step = instructions(architecture, f"StepKernel{rows}Lb1E")
     loads = [i for i in step.elements() if i.startswith("LDG") and i.endswith(size + ".STRONG.GPU")]
     assert len(loads) >= 8, step
-    changes = r"RED.*ADD.*F32" if dtype == "float32" else r"ATOM.*CAS.*64"
+    # Reductions of four together from sm_90 on; nothing waits for what was there before.
+    together = "F32x4" if architecture.startswith("sm_9") else "F32"
+    changes = rf"REDG?\.E\.ADD\.{together}\." if dtype == "float32" else r"ATOM.*CAS.*64"
     assert any(re.match(changes, i) for i in step), step
+    assert dtype != "float32" or not any(i.startswith("ATOM") for i in step), step
     assert not any(i.startswith(("STL", "LDL")) for i in step), step

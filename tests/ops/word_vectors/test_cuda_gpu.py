@@ -42,14 +42,18 @@ def losses(width, dtype, backend):
     return found
 
 
+def check_losses(width, dtype, backend):
+    tolerance = {"rtol": 2e-2, "atol": 2e-3} if dtype == torch.bfloat16 else {}
+    for one, two in zip(
+        losses(width, dtype, backend), losses(width, dtype, "reference"), strict=True
+    ):
+        torch.testing.assert_close(one, two, **tolerance)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [41, 100])
 def test_sanitizer_losses(width, dtype):
-    tolerance = {"rtol": 2e-2, "atol": 2e-3} if dtype == torch.bfloat16 else {}
-    for one, two in zip(
-        losses(width, dtype, "cuda"), losses(width, dtype, "reference"), strict=True
-    ):
-        torch.testing.assert_close(one, two, **tolerance)
+    check_losses(width, dtype, "cuda")
 
 
 def test_gradients_are_the_same_in_every_run():
@@ -95,4 +99,4 @@ def test_many_warps_train_every_pair_once(step, dtype):
     *together, many = train(step, tokens, matrices, "cuda", backend="cuda", **cuda)
     assert (one.pairs, one.words) == (many.pairs, many.words)
     again = [train(step, tokens, m, "cpu", **cpu)[2].loss for m in (alone, together)]
-    assert again[1] == pytest.approx(again[0], rel=0.1)
+    assert again[1] == pytest.approx(again[0], rel=0.02)
