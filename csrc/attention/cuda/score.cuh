@@ -17,6 +17,7 @@ namespace ptmkernels::attention::cuda {
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLargest = std::numeric_limits<float>::max();
 
 // From here on the last digit of a log-sum-exp is felt in the weights; only a bias makes it so
 // large.
