@@ -92,7 +92,7 @@ def embed(
     state.unlink(missing_ok=True)
     if plot:
         trained.wv.plot(plot)
-    typer.echo(f"{len(trained.wv)} vectors of {dim} numbers: {output}")
+    typer.echo(f"{len(trained.wv)} vectors of {dim} numbers: {output}", err=True)
 
 
 def _model(name: str, options: dict, state: Path, resume: bool):
@@ -156,9 +156,9 @@ def _fit(model, corpus: Path, output: Path, options: dict) -> None:
         except KeyboardInterrupt:
             bar.stop()
             if model.done == 0:
-                typer.echo("stopped before training began; nothing to save")
+                typer.echo("stopped before training began; nothing to save", err=True)
             else:
-                typer.echo(f"stopped; {_keep_state(model, output)}")
+                typer.echo(f"stopped; {_keep_state(model, output)}", err=True)
             raise typer.Exit(130) from None
 
 
