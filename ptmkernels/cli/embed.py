@@ -45,7 +45,7 @@ def embed(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     initial_range: Annotated[
         float | None,
-        typer.Option(help="Rows start in +- this / dim (not glove); default 1.5, fasttext 1."),
+        typer.Option(help="Rows start in +- this / dim (not glove); default 1.5."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, or cuda (not glove).")] = "cpu",
