@@ -158,9 +158,9 @@ def _fit(model, corpus: Path, output: Path, options: dict) -> None:
         except KeyboardInterrupt:
             bar.stop()
             if model.done == 0:
-                typer.echo("stopped before training began; nothing to save")
+                typer.echo("stopped before training began; nothing to save", err=True)
             else:
-                typer.echo(f"stopped; {_keep_state(model, output)}")
+                typer.echo(f"stopped; {_keep_state(model, output)}", err=True)
             raise typer.Exit(130) from None
 
 
@@ -171,7 +171,7 @@ def _save(model, output: Path) -> None:
     except OSError as error:
         raise OSError(f"{error}; {_keep_state(model, output)}") from None
     except KeyboardInterrupt:
-        typer.echo(f"stopped; {_keep_state(model, output)}")
+        typer.echo(f"stopped; {_keep_state(model, output)}", err=True)
         raise typer.Exit(130) from None
 
 
