@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ptmkernels.compressed import read_bytes
+from ptmkernels.undecodable import check_errors
 
 __all__ = [
     "BYTE_ORDER_MARK",
@@ -124,16 +125,22 @@ def check_writable(path: str | Path) -> None:
         raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
-def read_utf8(path: str | os.PathLike) -> str:
+def read_utf8(path: str | os.PathLike, errors: str = "strict") -> str:
     """The text of a file (.gz and .bz2: compressed), without a byte-order mark.
 
+    Args:
+        path: of the file.
+        errors: what becomes of bytes that are not UTF-8: "strict" (refused), "ignore" or "replace".
+
     Raises:
-        ValueError: it is not UTF-8, or a pointer of git-lfs; the message names file and byte.
+        ValueError: it is not UTF-8 (the message names file and byte) or a pointer of git-lfs, or `errors`
+            is something else.
         OSError: it cannot be read.
     """
+    check_errors(errors)
     refuse_lfs_pointer(path)
     try:
-        return read_bytes(path).decode("utf-8").removeprefix(BYTE_ORDER_MARK)
+        return read_bytes(path).decode("utf-8", errors).removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
 

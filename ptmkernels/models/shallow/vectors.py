@@ -296,6 +296,11 @@ class WordVectors:
         """
         return WordVectors(*read_vectors(path, binary, limit, errors))
 
+    def first(self, count: int) -> WordVectors:
+        """The vectors of the first `count` words, or of all; the numbers are shared."""
+        counts = None if self.counts is None else self.counts[:count]
+        return WordVectors(self.words[:count], self.vectors[:count], counts)
+
     def project(self, words: Sequence[str] | None = None) -> tuple[list[str], np.ndarray]:
         """Words and their places (n, 2) on the two main axes of their normalised vectors."""
         words = self.words[:300] if words is None else list(words)

@@ -126,7 +126,9 @@ class Word2Vec:
         """See :meth:`WordVectors.most_similar`."""
         return self.wv.most_similar(positive, negative, count)
 
-    def build_vocabulary(self, source: Source | Vocabulary, threads: int = 1) -> None:
+    def build_vocabulary(
+        self, source: Source | Vocabulary, threads: int = 1, errors: str = "strict"
+    ) -> None:
         """Count the words (or take counted ones) and make the starting weights.
 
         `fit` counts its text where this has not been called.
@@ -136,7 +138,9 @@ class Word2Vec:
         """
         config = self.config
         if not isinstance(source, Vocabulary):
-            source = Vocabulary.count(source, config.min_count, config.max_vocabulary, threads)
+            source = Vocabulary.count(
+                source, config.min_count, config.max_vocabulary, threads, errors=errors
+            )
         self._begin(source)
 
     def fit(
@@ -148,6 +152,7 @@ class Word2Vec:
         device: str = "cpu",
         max_in_flight: int | None = None,
         progress: Callable[[FitProgress], None] | None = None,
+        errors: str = "strict",
     ) -> Word2Vec:
         """Train on a text file (UTF-8, a sentence a line) or on sentences (lists of words, read twice).
 
@@ -163,6 +168,8 @@ class Word2Vec:
             max_in_flight: on a GPU at most so many stretches of text are trained at the same time; None =
                 what keeps the quality of the vectors (docs/word_vectors.md).
             progress: called after each piece of about a million tokens.
+            errors: of a file; what becomes of bytes that are not UTF-8: "strict" (refused), "ignore" or
+                "replace".
 
         Raises:
             ValueError: the text holds no word often enough, is not UTF-8 (file and byte are named), is not
@@ -181,8 +188,8 @@ class Word2Vec:
                     "`threads` says how much is trained at the same time"
                 )
         if self.vocabulary is None:
-            self.build_vocabulary(source, threads)
-        with WordStream(source, self.vocabulary, threads) as stream:
+            self.build_vocabulary(source, threads, errors)
+        with WordStream(source, self.vocabulary, threads, errors=errors) as stream:
             if len(stream) == 0:
                 raise ValueError("source holds no word of the vocabulary")
             material = Material(len(stream), stream.checksum())
