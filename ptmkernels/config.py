@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,8 @@ class Config:
     tie_word_embeddings: bool = True
     num_labels: int = size(2)
     id2label: dict[int, str] | None = None
+    bos_token_id: int | list | None = None
+    eos_token_id: int | list | None = None
     problem_type: str | None = choice(
         None, ("regression", "single_label_classification", "multi_label_classification")
     )
@@ -129,6 +132,10 @@ class Config:
         values["id2label"] = {str(i): label for i, label in labels.items()}
         values["label2id"] = {label: i for i, label in labels.items()}
         return {**self.extra, **values, "model_type": self.model_type}
+
+    def to_json_string(self) -> str:
+        """The same as text; Transformers' Trainer shows it in TensorBoard."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
 _DERIVED = ("label2id", "model_type", "architectures", "torch_dtype", "dtype", "_name_or_path")

@@ -12,12 +12,13 @@ import torch
 from ptmkernels.checkpoint import (
     CONFIG,
     MAX_SHARD_BYTES,
+    SINGLE,
     read_entries,
     read_json,
     read_tensors,
     write_checkpoint,
 )
-from ptmkernels.config import nearest
+from ptmkernels.config import Config, nearest
 from ptmkernels.files import settle
 from ptmkernels.matching import Match, match_weights
 from ptmkernels.models.base import Architecture, Model
@@ -33,6 +34,7 @@ def from_pretrained(
     source: str | Path,
     head: str | None = None,
     *,
+    config: Config | str | Path | None = None,
     model_type: str | None = None,
     ignore_mismatched_sizes: bool = False,
     output_loading_info: bool = False,
@@ -52,6 +54,9 @@ def from_pretrained(
             and :func:`save_pretrained` write it; or a name on the Hugging Face hub.
         head: the task; None = the one that config.json names, or none; "backbone" = none. Heads that are not
             asked for are left.
+        config: in place of config.json, which Transformers' Trainer does not write beside the weights of its
+            checkpoints: a configuration (`model.config`), for which `head` is needed too, or another folder
+            or name on the hub whose config.json serves.
         model_type: what the model is, such as "bert"; None = as config.json says.
         ignore_mismatched_sizes: weights of another shape in the file, such as a classifier of other labels,
             start fresh, with a warning, instead of an error.
@@ -70,14 +75,14 @@ def from_pretrained(
     """
     folder = local_folder(source, revision)
     settle(folder)
-    published = read_json(folder / CONFIG)
-    architecture = _architecture(published, model_type, folder / CONFIG)
+    published, said_by = _published_config(folder, config, head)
+    architecture = _architecture(published, model_type, said_by)
     saved = _saved_head(published, architecture)
-    head = _wanted_head(head, saved, published, architecture, folder / CONFIG)
+    head = _wanted_head(head, saved, published, architecture, said_by)
     try:
         config = architecture.config.from_dict(published).replace(**overrides)
     except (ValueError, TypeError) as error:
-        raise type(error)(f"{folder / CONFIG}: {error}") from None
+        raise type(error)(f"{said_by}: {error}") from None
     entries = read_entries(folder)
     with torch.device("meta"):
         skeleton = architecture.build(head, config)
@@ -93,6 +98,24 @@ def from_pretrained(
             parameters[names[entry]].copy_(tensor)
     model.eval()
     return (model, match.as_loading_info(model)) if output_loading_info else model
+
+
+def _published_config(
+    folder: Path, config: Config | str | Path | None, head: str | None
+) -> tuple[dict[str, Any], Path | str]:
+    """The entries of the config.json that serves, and what messages call it."""
+    if isinstance(config, Config):
+        if head is None:
+            raise ValueError("head is None beside config, which names none; expected both")
+        return config.to_dict(), "config"
+    if config is not None:
+        folder = local_folder(config)
+    elif (folder / SINGLE).is_file() and not (folder / CONFIG).is_file():
+        raise FileNotFoundError(
+            f"{folder} has {SINGLE} and no {CONFIG}, as checkpoints of Transformers' Trainer; expected the "
+            "arguments head=model.head and config=model.config, or config= a folder that has one"
+        )
+    return read_json(folder / CONFIG), folder / CONFIG
 
 
 def _warn(match: Match, folder: Path) -> None:
@@ -161,7 +184,7 @@ def _download(name: str, revision: str | None) -> Path:
     return Path(folder)
 
 
-def _architecture(published: dict[str, Any], given: str | None, path: Path) -> Architecture:
+def _architecture(published: dict[str, Any], given: str | None, path: Path | str) -> Architecture:
     known = architectures()
     model_type = published.get("model_type") if given is None else given
     if not isinstance(model_type, str) or model_type not in known:
@@ -185,7 +208,11 @@ def _saved_head(published: dict[str, Any], architecture: Architecture) -> str | 
 
 
 def _wanted_head(
-    head: str | None, saved: str | None, published: dict, architecture: Architecture, path: Path
+    head: str | None,
+    saved: str | None,
+    published: dict,
+    architecture: Architecture,
+    path: Path | str,
 ) -> str:
     if head is not None:
         architecture.head(head)

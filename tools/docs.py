@@ -45,7 +45,7 @@ def draw_masks() -> Path:
         "recurrence": ptm.AttentionMask.recurrence(length // 2, length // 2, 12),
         "permutation": ptm.AttentionMask.permutation(order[None]),
     }
-    figure, axes = plt.subplots(2, 4, figsize=(10, 5.4))
+    figure, axes = plt.subplots(2, 4, figsize=(10, 5.4), layout="constrained")
     for axis, (name, mask) in zip(axes.flat, masks.items(), strict=True):
         mask.plot(ax=axis)
         axis.set(title=name, xlabel="", ylabel="", xticks=[], yticks=[])
@@ -73,7 +73,9 @@ def draw_streams() -> Path:
     predicted = rows.order[0, :, None] >= length
     seen = rows.mask.to_dense()[0] * torch.where(predicted, 1.0, 0.6)
 
-    figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), width_ratios=(1, 1.5, 0.9))
+    figure, axes = plt.subplots(
+        1, 3, figsize=(11, 4.2), width_ratios=(1, 1.5, 0.9), layout="constrained"
+    )
     axes[0].imshow(distance, cmap="viridis")
     axes[0].add_patch(
         plt.Rectangle((tile[1] - 0.5, tile[0] - 0.5), 4, 4, fill=False, ec="white", lw=2)
@@ -88,7 +90,6 @@ def draw_streams() -> Path:
 
 
 def _saved(figure, name: str) -> Path:
-    figure.tight_layout()
     IMAGES.mkdir(parents=True, exist_ok=True)
     path = IMAGES / name
     figure.savefig(path, dpi=110)

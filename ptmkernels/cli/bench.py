@@ -10,6 +10,8 @@ import typer
 from ptmkernels.cli import app
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ptmkernels.benchmarks.harness import Benchmark, Options
     from ptmkernels.benchmarks.report import Row
 
@@ -118,7 +120,8 @@ def _measure(benchmark: Benchmark, options: Options, output: Path) -> bool:
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 160)
-    rows, finished = _run(benchmark, options, console)
+    messages = Console(stderr=True)
+    rows, finished = _run(benchmark, options, messages)
     if not rows and finished:
         raise ValueError(f"{benchmark.op} has no case for these options")
     if not rows:
@@ -130,20 +133,20 @@ def _measure(benchmark: Benchmark, options: Options, output: Path) -> bool:
     written = report.write(rows, output, stem)
     written.append(report.plot(rows, benchmark.peer, output / f"{stem}.png"))
     for path in filter(None, written):
-        console.print(f"written: {path}", markup=False, soft_wrap=True)
+        messages.print(f"written: {path}", markup=False, soft_wrap=True)
     if not finished:
         raise typer.Exit(130)
     return not any(row.status != "ok" and row.provider.startswith("ptmkernels") for row in rows)
 
 
-def _run(benchmark: Benchmark, options: Options, console) -> tuple[list[Row], bool]:
+def _run(benchmark: Benchmark, options: Options, messages: Console) -> tuple[list[Row], bool]:
     """The rows, and whether all of them were measured; Ctrl-C leaves those that were."""
     from rich.progress import Progress
 
     from ptmkernels.benchmarks import harness
 
     rows: list[Row] = []
-    with Progress(console=console) as progress:
+    with Progress(console=messages) as progress:
         task = progress.add_task(benchmark.op, total=harness.count(benchmark, options))
 
         def show(text: str) -> None:
@@ -154,6 +157,6 @@ def _run(benchmark: Benchmark, options: Options, console) -> tuple[list[Row], bo
                 rows += group
                 progress.advance(task)
         except KeyboardInterrupt:
-            console.print(f"interrupted after {len(rows)} rows, which follow")
+            messages.print(f"interrupted after {len(rows)} rows, which follow")
             return rows, False
     return rows, True

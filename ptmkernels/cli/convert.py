@@ -24,4 +24,4 @@ def convert(
 
     names = conversion.convert(source, output)
     folder = output or (source if source.is_dir() else source.parent)
-    typer.echo(f"{len(names)} tensors written to {folder / 'model.safetensors'}")
+    typer.echo(f"{len(names)} tensors written to {folder / 'model.safetensors'}", err=True)

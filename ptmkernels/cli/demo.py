@@ -27,14 +27,14 @@ def demo(
     from ptmkernels.cli.fill_mask import show_predictions
     from ptmkernels.demo import run_demo, write_report
 
-    console = Console()
-    result = run_demo(output, seed, steps, say=lambda text: console.print(text, highlight=False))
+    console, messages = Console(), Console(stderr=True)
+    result = run_demo(output, seed, steps, say=lambda text: messages.print(text, highlight=False))
     for text, predictions in result.predictions.items():
         show_predictions(console, text, predictions)
     for line in result.benchmark_lines():
         console.print(line, highlight=False)
     console.print(result.verdict(), style="bold green" if result.reached else "bold red")
     for path in write_report(result, output):
-        console.print(f"written: {path}", markup=False, soft_wrap=True, highlight=False)
+        messages.print(f"written: {path}", markup=False, soft_wrap=True, highlight=False)
     if not result.reached:
         raise typer.Exit(1)

@@ -94,7 +94,7 @@ def embed(
     state.unlink(missing_ok=True)
     if plot:
         trained.wv.plot(plot)
-    typer.echo(f"{len(trained.wv)} vectors of {dim} numbers: {output}")
+    typer.echo(f"{len(trained.wv)} vectors of {dim} numbers: {output}", err=True)
 
 
 def _model(name: str, options: dict, state: Path, resume: bool):

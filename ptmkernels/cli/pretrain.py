@@ -140,11 +140,13 @@ def run(config: PretrainingConfig, output: Path, *, resume: bool = False) -> Tra
     if main_process and result.interrupted:
         typer.echo(
             f"Stopped after step {result.step} of {config.training.steps}; {result.checkpoint} is whole. "
-            f"Go on with: ptmkernels pretrain {model_card(config.model).name} --output {output} --resume"
+            f"Go on with: ptmkernels pretrain {model_card(config.model).name} --output {output} --resume",
+            err=True,
         )
     elif main_process:
         hint = f"; try: ptmkernels fill-mask {output} 'A [MASK] text'"
-        typer.echo(f"The model lies in {output}{hint if config.objective[:3] == 'mlm' else ''}")
+        hint = hint if config.objective[:3] == "mlm" else ""
+        typer.echo(f"The model lies in {output}{hint}", err=True)
     return result
 
 

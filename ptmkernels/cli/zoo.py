@@ -41,20 +41,23 @@ def zoo(
 
 
 def _family_table(family: str, cards: list[Card], names: set[str]) -> Table:
+    """A row for each model, few enough columns that 80 of the terminal break no link and no name."""
     from rich.table import Table
 
-    table = Table(title=family, title_justify="left")
+    table = Table(title=family, title_justify="left", show_lines=True)
     table.add_column("model", no_wrap=True)
-    for column in ("paper", "encoder", "objective"):
-        table.add_column(column, overflow="fold")
-    table.add_column("presets", justify="right")
-    table.add_column("weights", justify="right", no_wrap=True)
+    table.add_column("paper, encoder, objective, sizes")
     for card in cards:
         presets = [name for name in card.preset_names() if name in names]
         sizes = [n for name in presets if (n := card.num_parameters(name)) is not None]
-        paper = f"{card.authors} {card.year}, {card.link}"
         span = " to ".join(dict.fromkeys(map(_millions, sorted(sizes)[:: len(sizes) - 1 or 1])))
-        table.add_row(card.name, paper, card.encoder, card.objective, str(len(presets)), span)
+        said = (
+            f"{card.authors} {card.year}, {card.link}",
+            f"encoder: {card.encoder}",
+            f"objective: {card.objective}",
+            f"presets: {len(presets)}" + (f", of {span} weights" if span else ""),
+        )
+        table.add_row(card.name, "\n".join(said))
     return table
 
 
@@ -68,14 +71,14 @@ def _show_model(console: Console, card: Card) -> None:
         console.print(f"heads: {', '.join(card.heads)}")
     table = Table()
     table.add_column("preset", no_wrap=True)
-    table.add_column("weights", justify="right", no_wrap=True)
-    table.add_column("differs from the defaults in")
+    table.add_column("weights, and in what it differs from the defaults")
     defaults = card.architecture.config() if card.architecture else None
     for name in card.preset_names():
         values = card.values(name).items()
         said = [f"{field} {v}" for field, v in values if v != getattr(defaults, field, None)]
-        size = card.num_parameters(name)
-        table.add_row(name, "" if size is None else _millions(size), ", ".join(said))
+        if (size := card.num_parameters(name)) is not None:
+            said.insert(0, f"{_millions(size)} weights")
+        table.add_row(name, ", ".join(said))
     console.print(table)
 
 

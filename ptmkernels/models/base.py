@@ -186,8 +186,28 @@ class Model(nn.Module):
         constants = self.architecture.constants(self.config)
         return weights | {name.removeprefix(prefix): value for name, value in constants.items()}
 
-    def gradient_checkpointing_enable(self, enabled: bool = True) -> None:
-        """Keep only each layer's input in training, and compute the rest again in the backward pass."""
+    def gradient_checkpointing_enable(
+        self,
+        enabled: bool = True,
+        *,
+        gradient_checkpointing_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep only each layer's input in training, and compute the rest again in the backward pass.
+
+        Args:
+            gradient_checkpointing_kwargs: what Transformers' Trainer gives: of torch.utils.checkpoint's
+                options, `use_reentrant=False` is the only one that can be served.
+
+        Raises:
+            ValueError: another option is given.
+        """
+        if (given := dict(gradient_checkpointing_kwargs or {})) not in (
+            {},
+            {"use_reentrant": False},
+        ):
+            raise ValueError(
+                f"gradient_checkpointing_kwargs is {given}; expected none or use_reentrant=False"
+            )
         for module in self.modules():
             if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = enabled

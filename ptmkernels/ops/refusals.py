@@ -46,6 +46,16 @@ def transforms_active() -> bool:
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
+def _in_onnx_export() -> bool:
+    """True inside torch.onnx.export(..., dynamo=True), which traces as torch.export does."""
+    return torch.compiler.is_compiling() and _is_in_onnx_export()
+
+
+@torch.compiler.assume_constant_result  # Dynamo itself takes it for False
+def _is_in_onnx_export() -> bool:
+    return torch.onnx.is_in_onnx_export()
+
+
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -74,6 +84,12 @@ REFUSALS = (
         KERNELS,
         "torch.func transforms and forward-mode AD are served by reference only",
         lambda tensor: transforms_active(),
+    ),
+    Refusal(
+        EVERY_OP,
+        KERNELS,
+        "an ONNX file holds no kernels of this package; reference is exported",
+        lambda tensor: _in_onnx_export(),
     ),
     *(
         Refusal(

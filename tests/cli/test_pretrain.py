@@ -235,7 +235,7 @@ def test_ctrl_c_says_how_to_go_on(text, tmp_path):
     arguments = ["pretrain", "bert", "--corpus", text, "--output", run, *SMALL]
     process = subprocess.Popen(
         [sys.executable, "-m", "ptmkernels", *map(str, arguments), "--save-every", "2"],
-        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         cwd=Path(__file__).parents[2],
@@ -246,7 +246,7 @@ def test_ctrl_c_says_how_to_go_on(text, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     step = json.loads((latest_checkpoint(run) / "state.json").read_text())["step"]
     assert f"Stopped after step {step} of 10000" in said

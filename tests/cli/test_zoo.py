@@ -7,21 +7,37 @@ from ptmkernels import registry
 from ptmkernels.cli import app
 
 
-def zoo(*arguments):
-    result = CliRunner().invoke(app, ["zoo", *arguments], env={"COLUMNS": "320"})
+def zoo(*arguments, columns=320):
+    result = CliRunner().invoke(app, ["zoo", *arguments], env={"COLUMNS": str(columns)})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.output
 
 
-def test_every_model_is_shown():
-    output = zoo()
+@pytest.mark.parametrize("columns", [80, 320])
+def test_every_model_is_shown(columns):
+    output = zoo(columns=columns)
+    assert max(map(len, output.splitlines())) <= columns
     for card in registry.cards():
         assert card.family in output
-        row = next(line for line in output.splitlines() if f" {card.name} " in line)
+        row = output[output.index(f" {card.name} ") :].partition("objective:")[0]
         assert str(card.year) in row
         assert card.link in row
-        assert str(len(card.presets)) in row
+        assert f" presets: {len(card.presets)}" in output
+
+
+def test_no_identifier_is_broken_at_80_columns():
+    for card in registry.cards():
+        words = zoo(card.name, columns=80).split()
+        assert set(card.preset_names()) <= set(words)
+        for name in card.preset_names():
+            assert set(card.values(name)) <= set(words) | _defaults(card, name)
+
+
+def _defaults(card, name):
+    """The values of a preset that are the defaults, and are not shown."""
+    defaults = card.architecture and card.architecture.config()
+    return {n for n, v in card.values(name).items() if v == getattr(defaults, n, None)}
 
 
 @pytest.mark.parametrize("card", registry.cards(), ids=lambda card: card.name)

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import shutil
 import warnings
 
 import pytest
@@ -19,13 +18,17 @@ def create(preset="bert-tiny", head="sequence-classification"):
     return ptm.create_model(preset, head, vocab_size=50, **sizes)
 
 
-def trainer(model, folder, labels, **options):
+def trainer(model, folder, labels, processing_class=None, **options):
     ids = torch.randint(6, 50, (7,), generator=torch.Generator().manual_seed(1))
     data = [{"input_ids": ids, "attention_mask": torch.ones(7).long(), "labels": labels}] * 6
-    arguments = transformers.TrainingArguments(
-        str(folder), report_to=[], use_cpu=True, disable_tqdm=True, max_steps=2, **options
+    options = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "max_steps": 2} | options
+    return transformers.Trainer(
+        model,
+        transformers.TrainingArguments(str(folder), **options),
+        train_dataset=data,
+        eval_dataset=data,
+        processing_class=processing_class,
     )
-    return transformers.Trainer(model, arguments, train_dataset=data, eval_dataset=data)
 
 
 @pytest.mark.parametrize(
@@ -46,13 +49,47 @@ def test_trains_evaluates_and_saves(tmp_path, preset, head, labels):
         logits = run.predict(run.eval_dataset).predictions
         assert logits.shape[0] == 6
         run.train(resume_from_checkpoint=True)
-    folder = tmp_path / "checkpoint-2"
-    model.save_pretrained(tmp_path / "model")
-    shutil.copyfile(tmp_path / "model" / "config.json", folder / "config.json")
-    for saved in (tmp_path / "model", folder):
-        loaded = ptm.from_pretrained(saved)
+    checkpoint, whole = tmp_path / "checkpoint-2", tmp_path / "model"
+    model.save_pretrained(whole)
+    for loaded in (
+        ptm.from_pretrained(whole),
+        ptm.from_pretrained(checkpoint, config=whole),
+        ptm.from_pretrained(checkpoint, model.head, config=model.config),
+    ):
+        assert (loaded.head, loaded.config) == (model.head, model.config)
         for one, other in zip(loaded.parameters(), model.parameters(), strict=True):
             assert torch.equal(one, other)
+    with pytest.raises(
+        FileNotFoundError, match=r"no config\.json.*head=model\.head and config=model"
+    ):
+        ptm.from_pretrained(checkpoint)
+    with pytest.raises(ValueError, match="head is None beside config"):
+        ptm.from_pretrained(checkpoint, config=model.config)
+
+
+def test_habits_of_its_users(tmp_path):
+    """A tokenizer at hand, activations checkpointed, curves in TensorBoard, which is there by default."""
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abc"]))
+    options = {
+        "report_to": "tensorboard",
+        "logging_dir": str(tmp_path / "curves"),
+        "gradient_checkpointing": True,
+        "processing_class": transformers.BertTokenizer(str(vocabulary)),
+    }
+    run = trainer(create(), tmp_path, torch.tensor(1), **options)
+    assert run.train().training_loss > 0
+    assert next((tmp_path / "curves").iterdir()).stat().st_size > 100
+    assert run.model.config.eos_token_id is None
+    assert run.model.backbone.stack.gradient_checkpointing
+
+
+def test_options_of_checkpointing_that_cannot_be_served():
+    create().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with pytest.raises(ValueError, match="gradient_checkpointing_kwargs is"):
+        create().gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": True}
+        )
 
 
 def test_outputs_are_mappings():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ptmkernels.models.shallow import evaluation
+from ptmkernels.models.shallow.fonts import fonts_for
 from ptmkernels.models.shallow.vector_file import read_vectors, write_vectors
 from ptmkernels.ops.word_vectors.checks import check_whole
 
@@ -311,21 +312,29 @@ class WordVectors:
         return words, places
 
     def plot(self, path: str | os.PathLike, words: Sequence[str] | None = None) -> None:
-        """Draw a map of the words (default: the 300 most frequent) as a picture file."""
+        """Draw a map of the words (default: the 300 most frequent) as a picture file.
+
+        Warns where no installed font has the characters of some words.
+        """
         from matplotlib.figure import Figure
 
         names, places = self.project(words)
+        # Bytes that are not UTF-8 become ?
+        names = [name.encode("utf-8", "replace").decode() for name in names]
+        fonts = fonts_for(names)
         figure = Figure(figsize=(12, 9), layout="constrained")
         axes = figure.subplots()
         axes.scatter(*places.T, s=6, color="tab:blue")
         for name, (x, y) in zip(names, places, strict=True):
             text = axes.annotate(
-                name, (x, y), fontsize=7, xytext=(2, 2), textcoords="offset points"
+                name, (x, y), fontsize=7, xytext=(2, 2), textcoords="offset points", family=fonts
             )
             text.set_parse_math(False)  # a dollar sign is one
         axes.set_xticks([])
         axes.set_yticks([])
-        figure.savefig(path, dpi=150)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # said already, once for all
+            figure.savefig(path, dpi=150)
 
 
 def as_words(words: str | Sequence[str]) -> list[str]:
