@@ -97,11 +97,10 @@ class AttentionMask(IntervalMask):
         check_integers("allowed", allowed)
         if allowed.dim() != 2:
             raise ValueError(f"allowed has shape {tuple(allowed.shape)}; expected (B, S)")
-        allowed = token_mask("allowed", allowed)
         key_len = allowed.shape[1]
         query_len = key_len if query_len is None else query_len
         full = AttentionMask.full(query_len, key_len, device=allowed.device)
-        rank = torch.where(allowed, full.key_rank, PADDED)
+        rank = torch.where(token_mask("allowed", allowed), full.key_rank, PADDED)
         tensors = [rank, full.query_low, full.query_high, None, None]
         return AttentionMask._of(tensors, ANY, rank_source("keys", allowed))
 
