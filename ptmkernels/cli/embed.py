@@ -137,13 +137,14 @@ def _keep_state(model, output: Path) -> str:
 
 
 def _fit(model, corpus: Path, output: Path, options: dict) -> None:
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[news]}"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, transient=False) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
         task = bar.add_task("training", total=None, news="")
 
         def report(p) -> None:

@@ -64,8 +64,8 @@ class Vocabulary:
             with plain_path(path) as plain:
                 counter.add_file(plain, threads=threads, progress=progress)
         else:
-            for line in _lines(source):
-                counter.add_line(line)
+            for words in _sentences(source):
+                counter.add_words(words)
         pairs = counter.most_common(min_count)
         if not pairs:
             raise ValueError(
@@ -91,8 +91,8 @@ def _path(source: Source) -> str | None:
     return os.fspath(source)
 
 
-def _lines(sentences: Iterable[Iterable[str]]) -> Iterator[bytes]:
-    """Each sentence as a line of UTF-8.
+def _sentences(sentences: Iterable[Iterable[str]]) -> Iterator[list[bytes]]:
+    """The words of each sentence in UTF-8, as they are: one with white space in it is one word.
 
     Raises:
         ValueError: a word is no text.
@@ -106,9 +106,9 @@ def _lines(sentences: Iterable[Iterable[str]]) -> Iterator[bytes]:
             raise TypeError(f"sentence {number} of source is a string; expected a list of words")
         words = list(sentence)
         try:
-            yield " ".join(words).encode()
-        except TypeError as error:
-            raise TypeError(f"sentence {number} of source is no list of words: {error}") from None
+            yield [word.encode() for word in words]
+        except AttributeError:
+            raise TypeError(f"sentence {number} of source is no list of words: {words!r}") from None
         except UnicodeEncodeError:
             raise ValueError(_no_text(number, words)) from None
 
@@ -158,8 +158,8 @@ class WordStream:
                 encoder.encode_file(plain, str(self._path), threads=threads, progress=progress)
             return
         with self._path.open("wb") as file:
-            for line in _lines(source):
-                file.write(encoder.encode(line + b"\n").tobytes())
+            for words in _sentences(source):
+                file.write(encoder.encode_words(words).tobytes())
 
     def close(self) -> None:
         """Remove the file."""

@@ -286,7 +286,7 @@ class FastTextClassifier:
         self._forget_quantised()
         counter = VocabularyCounter()
         for line in lines:
-            counter.add_line(" ".join(line))
+            counter.add_words(line)
         found = counter.most_common()
         labels = {word: count for word, count in found if word.startswith(LABEL)}
         words = {

@@ -314,7 +314,10 @@ class WordVectors:
         axes = figure.subplots()
         axes.scatter(*places.T, s=6, color="tab:blue")
         for name, (x, y) in zip(names, places, strict=True):
-            axes.annotate(name, (x, y), fontsize=7, xytext=(2, 2), textcoords="offset points")
+            text = axes.annotate(
+                name, (x, y), fontsize=7, xytext=(2, 2), textcoords="offset points"
+            )
+            text.set_parse_math(False)  # a dollar sign is one
         axes.set_xticks([])
         axes.set_yticks([])
         figure.savefig(path, dpi=150)

@@ -7,6 +7,7 @@ representations of words and phrases and their compositionality" (NeurIPS 2013).
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable
@@ -154,7 +155,8 @@ class Word2Vec:
         stopped when it is given the same text and number of epochs.
 
         Args:
-            source: the text. A word of a sentence that holds white space counts as several.
+            source: the text. Words of sentences that are given as lists stay as they are, white space in them
+                included.
             epochs: passes over it, those of interrupted training included.
             threads: of the CPU; on a GPU they only read the text.
             device: "cpu", or "cuda" ("cuda:1", ...): the matrices are there until `fit` returns.
@@ -266,6 +268,7 @@ class Word2Vec:
             "max_in_flight": max_in_flight,
         }
         step = cbow_step_ if config.architecture == "cbow" else skipgram_step_
+        loss = math.nan
         while self.done < options["total"]:
             epoch_start = self.done - self.done % len(stream)
             for place, ids in stream.pieces(_PIECE, self.done - epoch_start):
@@ -275,9 +278,10 @@ class Word2Vec:
                 with deferred_interrupt():
                     seen = step(self.input, self.output, tokens, position=position, **options)
                     self.done, self._vectors = position + len(ids), None
-                if progress:
+                loss = loss if math.isnan(seen.loss) else seen.loss
+                if progress and not math.isnan(loss):
                     rate = len(ids) / (time.perf_counter() - started)
-                    progress(FitProgress(self.done, options["total"], seen.loss, rate))
+                    progress(FitProgress(self.done, options["total"], loss, rate))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything, the state of the training too, to a safetensors file, atomically."""

@@ -2,9 +2,9 @@
 
 The defaults were chosen by what the compiler reports for each (`triton_report`): no spill, then no warp that
 repeats another's scores (with many options or dimensions some do), then the fewest instructions for a score.
-Checked so far: 16-bit types on sm_90, and D = 64 on sm_80, sm_100 and gfx942 (with relative keys not on
-sm_100); float32 and the other head dimensions there are by analogy. Nothing was measured on a GPU;
-`triton_tune` measures on the one at hand.
+Checked so far: 16-bit types on sm_90, and D = 64 on sm_80, sm_100 and gfx942 (with relative keys too);
+float32 and the other head dimensions there are by analogy. Nothing was measured on a GPU; `triton_tune`
+measures on the one at hand.
 """
 
 from __future__ import annotations
