@@ -1,19 +1,32 @@
-"""The ways through a kernel's machine code: what one turn of its main loop issues at least.
+"""The loops of a kernel's machine code (NVIDIA), and what a turn of them issues.
 
-A kernel's loop over the tiles holds branches and loops: masks, biases, dropout, rows that are not aligned.
-So its length says little. What a turn without any of them issues is the cheapest way round the loop that does
-all of the tile's work: so many matrix products, so many copies of 16 bytes to shared memory.
+Of a loop that holds no other, every instruction counts (`inner_loops`, `issue_slots`). A CUDA kernel's loop
+over the tiles holds branches and loops: masks, biases, dropout, rows that are not aligned. So its length says
+little. What a turn without any of them issues is the cheapest way round the loop that does all of the tile's
+work (`cheapest_turn`): so many matrix products, so many copies of 16 bytes to shared memory.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)([^;]*);")
-_TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
-_UNCONDITIONAL = re.compile(r"\s*(?:`\(.*\)|0x[0-9a-f]+)\s*$")
+if TYPE_CHECKING:
+    from ptmkernels.ops.triton_runtime import CompiledKernel
+
+SUB_PARTITIONS = 4  # of a multiprocessor
+TILE = 64 * 64  # scores to which the slots of kernels with other tiles are scaled
+
+# cuobjdump names the target of a branch by its address, nvdisasm by a label that stands before it.
+_LINE = re.compile(
+    r"(?P<label>\.L_x_\d+):"
+    r"|/\*(?P<address>[0-9a-f]{4,})\*/\s+(?:@(?P<guard>!?U?P\w+)\s+)?(?P<name>[A-Z][\w.]*)(?P<operands>[^;]*);"
+)
+_TARGET = re.compile(r"(?:0x([0-9a-f]+)|`\((\.L_x_\d+)\))\s*$")
+_MATRIX = re.compile(r"HMMA|HGMMA|UTC\w*MMA")
 
 
 class Instruction(NamedTuple):
@@ -29,47 +42,48 @@ class Work(NamedTuple):
     products: int  # matrix instructions of a warp
     copies: int  # of 16 bytes, of a thread
 
-    def plus(self, other: "Work") -> "Work":
+    def plus(self, other: Work) -> Work:
         return Work(self.products + other.products, self.copies + other.copies)
 
-    def times(self, count: int) -> "Work":
+    def times(self, count: int) -> Work:
         return Work(self.products * count, self.copies * count)
 
-    def within(self, other: "Work") -> bool:
+    def within(self, other: Work) -> bool:
         return self.products <= other.products and self.copies <= other.copies
 
 
 NOTHING = Work(0, 0)
 
 
-def instructions(listing: str) -> list[Instruction]:
-    """Of one kernel, as `cuobjdump -sass` prints it."""
-    found = _INSTRUCTION.finditer(listing)
-    return [Instruction(int(m[1], 16), m[2], m[3], m[4]) for m in found]
-
-
 class Code:
     """The blocks of a kernel, each named by the place of its first instruction, and its loops."""
 
     def __init__(self, listing: str):
-        self.instructions = instructions(listing)
-        place = {instruction.address: i for i, instruction in enumerate(self.instructions)}
-        self._jumps: dict[
-            int, tuple[int | None, bool]
-        ] = {}  # the target, and whether it always goes there
+        """Args: listing: of one kernel, as `cuobjdump -sass` or `nvdisasm -c` prints it."""
+        self.instructions: list[Instruction] = []
+        place: dict[int | str, int] = {}  # of an address or a label
+        for line in _LINE.finditer(listing):
+            if line["label"]:
+                place[line["label"]] = len(self.instructions)
+                continue
+            address = int(line["address"], 16)
+            place[address] = len(self.instructions)
+            self.instructions.append(
+                Instruction(address, line["guard"], line["name"], line["operands"])
+            )
+        # Where a jump goes, and whether it always does.
+        self._jumps: dict[int, tuple[int | None, bool]] = {}
         starts = {0}
         for i, instruction in enumerate(self.instructions):
             kind = instruction.name.split(".")[0]
             if kind not in ("BRA", "EXIT", "RET"):
                 continue
-            target = _TARGET.search(instruction.operands) if kind == "BRA" else None
-            always = instruction.guard is None and (
-                kind != "BRA" or bool(_UNCONDITIONAL.match(instruction.operands))
-            )
-            self._jumps[i] = (place[int(target[1], 16)] if target else None, always)
-            starts |= {i + 1} | ({place[int(target[1], 16)]} if target else set())
-        ends = sorted(starts | {len(self.instructions)})
-        self.blocks = dict(pairwise(ends))
+            found = _TARGET.search(instruction.operands) if kind == "BRA" else None
+            target = place[found[2] or int(found[1], 16)] if found else None
+            alone = kind != "BRA" or bool(_TARGET.match(instruction.operands.strip()))
+            self._jumps[i] = (target, instruction.guard is None and alone)
+            starts |= {i + 1} if target is None else {i + 1, target}
+        self.blocks = dict(pairwise(sorted(starts | {len(self.instructions)})))
 
     def next(self, block: int) -> Iterator[int]:
         """The blocks that may follow."""
@@ -86,7 +100,7 @@ class Code:
     def work(self, block: int) -> Work:
         names = self.names({block})
         copies = sum(n.startswith("LDGSTS") and n.endswith(".128") for n in names)
-        return Work(sum(n.startswith("HMMA") for n in names), copies)
+        return Work(sum(bool(_MATRIX.match(n)) for n in names), copies)
 
     @cached_property
     def _order(self) -> list[int]:
@@ -150,6 +164,14 @@ class Code:
                         body.add(found)
                         stack += self._before[found]
         return loops
+
+    def inner_loops(self) -> list[list[str]]:
+        """The instructions' names in each loop that holds no other loop, in the order of the code."""
+        return [
+            self.names(body)
+            for head, body in sorted(self.loops.items())
+            if not any(h in body for h in self.loops if h != head)
+        ]
 
     @cached_property
     def main_loop(self) -> int:
@@ -218,3 +240,22 @@ class Code:
                 repeated[total] = min(cost * count, repeated.get(total, cost * count))
                 count += 1
         return repeated
+
+
+def issue_slots(kernel: CompiledKernel) -> list[float]:
+    """Slots for 64 x 64 scores in one sub-partition, for each inner loop that multiplies matrices.
+
+    A multiprocessor has four sub-partitions, and each issues one instruction of one warp at a time. So a loop
+    takes at least as many issue slots as it has instructions, times the warps that share a sub-partition.
+    Slots are a floor of the time, not the time: warps also wait for memory, matrix units and each other.
+
+    Args:
+        kernel: of Triton, with the constants BLOCK_M and BLOCK_N, each loop working on one tile of that size.
+    """
+    warps = kernel.warps / SUB_PARTITIONS
+    tiles = kernel.constants["BLOCK_M"] * kernel.constants["BLOCK_N"] / TILE
+    return [
+        len(loop) * warps / tiles
+        for loop in Code(kernel.listing).inner_loops()
+        if any(_MATRIX.match(name) for name in loop)
+    ]

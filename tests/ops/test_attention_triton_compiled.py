@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ptmkernels.ops.attention import triton_relative_launch
 from ptmkernels.ops.attention.triton_config import RELATIVE_TABLES
 from ptmkernels.ops.attention.triton_report import compiled_kernels, matrix_instructions
-from ptmkernels.ops.issue_slots import inner_loops, issue_slots
+from tests.ops.machine_code import Code, issue_slots
 
 RELATIVE_CALLS = ("positions", "relative values")
 MAX_REGISTERS = {"gfx942": 512}
@@ -136,7 +136,8 @@ def test_two_forward_programs_share_a_multiprocessor():
 def exponentials(kernel) -> list[int]:
     """Of each inner loop over tiles, how many every thread takes."""
     counts = [
-        sum(name.startswith("MUFU.EX2") for name in loop) for loop in inner_loops(kernel.listing)
+        sum(name.startswith("MUFU.EX2") for name in loop)
+        for loop in Code(kernel.listing).inner_loops()
     ]
     return [count for count in counts if count]
 
@@ -227,7 +228,7 @@ def test_each_exponential_is_taken_once():
         if kernel.name in ("_forward", "_score_gradients"):
             rows, columns = kernel.constants["BLOCK_M"], kernel.constants["BLOCK_N"]
             each = rows * columns // (32 * kernel.warps)
-            for loop in inner_loops(kernel.listing):
+            for loop in Code(kernel.listing).inner_loops():
                 if any("MMA" in name for name in loop):
                     assert each <= loop.count("MUFU.EX2") <= each + 2, kernel.name
 

@@ -5,7 +5,7 @@ import torch
 
 from ptmkernels.ops import StreamOrder
 from ptmkernels.ops.attention.triton_report import compiled_kernels
-from ptmkernels.ops.issue_slots import issue_slots
+from tests.ops.machine_code import issue_slots
 
 # Kernels with a loop over tiles that a mask cuts, which are those of a permutation, and one over whole tiles.
 MASKED = ("_forward", "_score_gradients")

@@ -123,22 +123,22 @@ struct ForwardKernel {
   // Which part of the work a block does. The last queries first: under a causal mask they have
   // most.
   struct Work {
-    int batch, head, key_head, split, tile, query0;
+    int batch, head, split, tile, query0;
   };
 
-  static SIMT_FN Work work_of(const Params& p) {
+  static SIMT_FN Work work_of(const Params& p, int block) {
     const int tiles = (p.query_len + kQueries - 1) / kQueries;
-    int rest = static_cast<int>(block_index());
+    int rest = block;
     const int tile = tiles - 1 - rest % tiles;
     rest /= tiles;
     const int split = rest % p.splits;
     rest /= p.splits;
-    const int head = rest % p.heads, key_head = head / p.group;
-    return {rest / p.heads, head, key_head, split, tile, tile * kQueries};
+    return {rest / p.heads, rest % p.heads, split, tile, tile * kQueries};
   }
 
   static SIMT_FN void run(const Params& p) {
-    const Work work = work_of(p);
+    const int block = static_cast<int>(block_index());
+    const Work work = work_of(p, block);
     TileWalk<true> walk = walk_of(p, work);
     State state;
     state.reset();
@@ -148,7 +148,7 @@ struct ForwardKernel {
     int tile = walk.next(is_full);
     uint32_t query[kHoldQueries ? kM : 1][kHoldQueries ? kHeadDim / 16 : 1][4];
     if (tile < walk.end) {
-      if constexpr (kKeepLoaders) loaders.start(p, work);
+      if constexpr (kKeepLoaders) loaders.start(p, work.batch, work.head);
       if constexpr (kRelative) relative.start(p, work.batch, work.head, work.query0);
       load_queries(p, work);
       load_stage(p, work, loaders, relative, tile, is_full, 0);
@@ -184,7 +184,8 @@ struct ForwardKernel {
       stage = other;
     }
     state.finish();
-    store(p, work, state);
+    // Found anew, the work takes no registers in the loop for what only the output needs.
+    store(p, work_of(p, stay_here(block)), state);
   }
 
  private:
@@ -230,16 +231,17 @@ struct ForwardKernel {
   struct Loaders {
     KeyLoader keys, values;
 
-    SIMT_FN void start(const Params& p, const Work& work) {
-      keys.start(p, p.key, work.batch, work.key_head);
-      values.start(p, p.value, work.batch, work.key_head);
+    SIMT_FN void start(const Params& p, int batch, int head) {
+      const int key_head = head / p.group;
+      keys.start(p, p.key, batch, key_head);
+      values.start(p, p.value, batch, key_head);
     }
   };
 
   static SIMT_FN void load_stage(const Params& p, const Work& work, Loaders loaders,
                                  const Relative& relative, int tile, bool is_full, int stage) {
     const int key0 = tile * kKeys;
-    if constexpr (!kKeepLoaders) loaders.start(p, work);
+    if constexpr (!kKeepLoaders) loaders.start(p, work.batch, stay_here(work.head));
     loaders.keys.load(key_tile(stage), p.key, key0, p.key_len);
     loaders.values.load(value_tile(stage), p.value, key0, p.key_len);
     if (!is_full) {

@@ -4,9 +4,10 @@
 //
 // (Dai et al. 2019, section 3.3; Shaw et al. 2018, equations 3 and 4.) The rows of r that a tile
 // reads are a band: those of the distances between its keys and the positions of its queries. A
-// warp multiplies its queries by kBandChunk rows of the band at a time, and each lane picks what
-// belongs to its scores along the diagonals. The other way round, weights that are shifted to
-// the rows of the band give o_i += sum_j a_ij rv_t and dq_i += sum_j dS_ij r_t.
+// warp multiplies its queries by a window of the band at a time: by all rows that they read where
+// the registers suffice, else by kBandChunk. Each lane picks what belongs to its scores along the
+// diagonals. The other way round, weights that are shifted to the rows of a window give
+// o_i += sum_j a_ij rv_t and dq_i += sum_j dS_ij r_t.
 //
 // A band runs over virtual rows, which differ from key to key also where t is clamped: virtual row
 // x is row clamp(x, 0, R - 1) of r. Those of one query and one tile of keys begin no further

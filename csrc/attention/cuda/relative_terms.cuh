@@ -139,7 +139,7 @@ template <int kThreads, typename T, int kRows, int kCols>
 SIMT_FN void load_band(SharedTile<T, kRows, kCols> tile, const Params& p, const Rows& source,
                        int batch, int head, int first, int col0 = 0) {
   TileLoader<kThreads, T, kRows, kCols> loader;
-  loader.start(p, source, batch, head, col0);
+  loader.start(p, source, batch, stay_here(head), col0);
   loader.load_clamped(tile, source, first, p.relative.rows - 1);
 }
 
