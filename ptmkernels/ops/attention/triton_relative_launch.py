@@ -89,49 +89,58 @@ class RelativeGradients(TiledLaunch):
         each = PIECE_BYTES // (2 * width * query.element_size() * tile.m)
         each = min(max(1, each), programs)
         scores, weights = query.new_zeros((2, each * tile.m, width))
+        piece = Piece(scores, weights, width, margin)
         for first in range(0, programs, each):
-            piece = Piece(scores, weights, width, margin, first, min(first + each, programs))
-            self._piece(piece, tile, rows_tile)
+            self._piece(piece, first, min(first + each, programs), tile, rows_tile)
         for grad, total, scale in (
             (self.grads[1], self.of_key, call.terms.scale),
             (self.grads[2], self.of_value, call.terms.dropout.scale or 1.0),
         ):
             grad.copy_(total * scale)
 
-    def _piece(self, piece: Piece, tile: Tile, rows_tile: Tile) -> None:
-        """Fill a piece and add what it gives to every gradient."""
+    def _piece(self, piece: Piece, first: int, last: int, tile: Tile, rows_tile: Tile) -> None:
+        """Fill a piece with query tiles [first, last) and add what it gives to every gradient."""
         call = self.call
         relative, sizes = call.terms.relative, call.sizes
         ranges = call.ranges(tile)
         query, key, value = (rows(t) for t in (call.query, call.key, call.value))
         grad_output = rows(self.grad_output)
-        count = piece.last - piece.first
+        count = last - first
         call.launch(
             triton_relative_backward._score_gradients,
             count,
             (
                 *(query, key, value, *self.inputs, self.row_sums),
-                *(piece, *ranges, call.terms, sizes),
+                *(piece, first, *ranges, call.terms, sizes),
             ),
             tile,
             **call.tile_classes(sizes.key_len, tile.n),
         )
-        product = Tile(tile.m, tile.n, min(tile.m // 16, 4), rows_tile.stages)
+        product = Tile(tile.m, tile.n, rows_tile.warps, rows_tile.stages)
         call.launch(
             triton_relative_gradient._query_products,
             count,
-            (key, rows(self.grads[0]), self.row_sums, piece, *ranges, call.terms, sizes),
+            (key, rows(self.grads[0]), self.row_sums, piece, first, *ranges, call.terms, sizes),
             product,
             BLOCK_R=rows_tile.n,
         )
         product = Tile(tile.m, rows_tile.n, rows_tile.warps, rows_tile.stages)
         tiles = cdiv(sizes.query_len, tile.m) * call.group
-        groups = (piece.last - 1) // tiles - piece.first // tiles + 1
+        groups = (last - 1) // tiles - first // tiles + 1
         call.launch(
             triton_relative_gradient._key_products,
             groups * cdiv(sizes.key_len, product.n),
             (
-                *(query, grad_output, self.of_key, self.of_value, self.key_sums, piece),
+                *(
+                    query,
+                    grad_output,
+                    self.of_key,
+                    self.of_value,
+                    self.key_sums,
+                    piece,
+                    first,
+                    last,
+                ),
                 *(*call.ranges(product, of_keys=True), call.terms, sizes),
             ),
             product,
@@ -144,7 +153,7 @@ class RelativeGradients(TiledLaunch):
                 call.launch(
                     triton_relative_gradient._relative_gradient,
                     cdiv(total.shape[1], product.n) * total.shape[0],
-                    (vectors, buffer, total, sums, piece, relative, sizes),
+                    (vectors, buffer, total, sums, piece, first, last, relative, sizes),
                     product,
                     ALONE=self.alone,
                 )
