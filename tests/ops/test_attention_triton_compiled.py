@@ -12,7 +12,7 @@ import torch
 import triton
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ptmkernels.ops.attention import triton_relative_launch
+from ptmkernels.ops.attention import triton_config, triton_relative_launch
 from ptmkernels.ops.attention.triton_config import RELATIVE_TABLES
 from ptmkernels.ops.attention.triton_report import compiled_kernels, matrix_instructions
 from ptmkernels.ops.issue_slots import inner_loops, issue_slots
@@ -212,7 +212,7 @@ def test_issue_slots_of_relative_calls(record_property):
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
 @pytest.mark.parametrize("kernel", ["forward", "backward_query"])
 def test_no_relative_tile_has_warps_that_repeat(kernel, target):
-    """A matrix instruction takes 16 rows and 8 columns of a warp; with more warps some would compute the same.
+    """A matrix instruction takes 16 rows and 8 columns; with more warps some would compute the same.
 
     Where there are more rows than 16, warps do not share them.
     """
@@ -267,6 +267,23 @@ def test_a_piece_has_a_bounded_size():
     with Largest() as largest:
         compiled_kernels("sm_90", "relative", length=4096)
     assert largest.size <= triton_relative_launch.PIECE_BYTES
+
+
+def test_a_kernel_is_compiled_once_for_all_pieces(monkeypatch):
+    monkeypatch.setattr(triton_relative_launch, "PIECE_BYTES", 1 << 19)
+    kernels = compiled_kernels("sm_90", "relative", length=512)
+    for name in RELATIVE_PRODUCTS.keys() - {"_forward"}:
+        found = [kernel.compiled.hash for kernel in kernels if kernel.name == name]
+        assert len(found) > 2, name
+        assert len(set(found)) == 1, name
+
+
+def test_tuning_leaves_out_what_comes_out_empty(monkeypatch):
+    monkeypatch.setattr(triton_config, "target_name", lambda: "sm_100")
+    broken = [t for t in triton_config.CANDIDATES["forward"] if (t.m, t.n, t.warps) == (128, 64, 8)]
+    assert broken
+    assert not set(broken) & set(triton_config.candidates("forward", True))
+    assert set(broken) <= set(triton_config.candidates("forward", False))
 
 
 @pytest.mark.long

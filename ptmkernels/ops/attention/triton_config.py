@@ -288,6 +288,14 @@ CANDIDATES: dict[str, list[Tile]] = {
 }
 
 
+def candidates(kernel: str, relative: bool) -> list[Tile]:
+    """What tuning tries on the current device."""
+    if relative and kernel == "forward" and target_name() == "sm_100":
+        # Of this tile the compiler makes a kernel without any instruction.
+        return [t for t in CANDIDATES[kernel] if (t.m, t.n, t.warps) != (128, 64, 8)]
+    return CANDIDATES[kernel]
+
+
 def tile_for(
     kernel: str, block_d: int, number_type: str, extras: int, relative: bool = False
 ) -> Tile | None:
