@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
@@ -72,12 +73,14 @@ class Provider:
         build: gives the function of the inputs for a case; raises where it cannot serve it.
         against: which of our providers it is compared with; None: it is one of ours.
         reference: the right answer, where it is not that of the case.
+        deterministic: it runs under `torch.use_deterministic_algorithms(True)`.
     """
 
     name: str
     build: Callable[[Case], Callable[..., Tensor]]
     against: str | None = "ptmkernels"
     reference: Callable[..., Tensor] | None = None
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,15 +131,38 @@ class Options:
     budget: float = 3.0
 
 
+@contextmanager
+def deterministic_algorithms() -> Iterator[None]:
+    """`torch.use_deterministic_algorithms(True)` without the filling of new tensors, which takes time."""
+    before = torch.are_deterministic_algorithms_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filling
+
+
 class Call:
     """A provider's function bound to the inputs of a case and a mode.
 
     Args:
         grad: the gradient of its result.
+        deterministic: as of a provider.
     """
 
-    def __init__(self, function: Callable[..., Tensor], inputs: dict, grad: Tensor, mode: str):
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        inputs: dict,
+        grad: Tensor,
+        mode: str,
+        deterministic: bool = False,
+    ):
         self.function, self.inputs, self.grad, self.mode = function, inputs, grad, mode
+        self.deterministic = deterministic
         self.leaves = {n: t for n, t in inputs.items() if t.requires_grad}
         if (
             mode == FORWARD
@@ -148,6 +174,12 @@ class Call:
         return self.function(**self.inputs)
 
     def __call__(self) -> tuple[Tensor, ...]:
+        if not self.deterministic:
+            return self._results()
+        with deterministic_algorithms():
+            return self._results()
+
+    def _results(self) -> tuple[Tensor, ...]:
         if self.mode == FORWARD:
             with torch.no_grad():
                 return (self.function(**self.inputs),)
@@ -260,7 +292,8 @@ class _Problem:
             function = provider.build(case)
         except Exception as error:  # a peer may fail in any way, and that is a result
             return _Trial(provider, status="failed", reason=first_line(error))
-        return _Trial(provider, Call(function, self.inputs, self.grad, self.mode))
+        call = Call(function, self.inputs, self.grad, self.mode, provider.deterministic)
+        return _Trial(provider, call)
 
     def measure(self, budget: float) -> list[Row]:
         """Check and time with the present number of threads."""

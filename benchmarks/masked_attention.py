@@ -56,6 +56,7 @@ CPU_GOALS = {
     torch.float32: {"full": (1.3, 1.3, 1.3), "causal": (2.3, 1.8, 1.5), "documents": (5, 9, 16)},
     torch.bfloat16: {"full": (2.4, 2.0, 2.0), "causal": (4, 3, 2.4), "documents": (8, 14, 22)},
 }
+DETERMINISTIC = "ptmkernels, deterministic"
 # Of our own kernel without the bias.
 BIAS_GOALS = {FORWARD: 0.9, BACKWARD: 0.7}
 # On a GPU, forward + backward: of cuDNN, and at L = 4096 of the others.
@@ -185,6 +186,7 @@ def providers(case: Case, options: Options) -> Sequence[Provider]:
         Provider("ptmkernels", from_setup(ours), against=None),
         *by_backend("masked_attention", case, ours),
     ]
+    found += _deterministic(case, [provider.name for provider in found])
     if setup.bias:
         plain = replace(setup, bias="")
         found.append(
@@ -210,6 +212,16 @@ def providers(case: Case, options: Options) -> Sequence[Provider]:
                 Provider("flex, new mask", lambda c: _flex(c, True), "ptmkernels, new mask"),
             ]
     return found
+
+
+def _deterministic(case: Case, there: Sequence[str]) -> list[Provider]:
+    """Ours in the deterministic form: on a GPU that of Triton, whose backward is another one then."""
+    gpu = case.device.type == "cuda"
+    against = "ptmkernels, triton" if gpu else "ptmkernels"
+    if against not in there:
+        return []
+    build = from_setup(ours, backend="triton" if gpu else None)
+    return [Provider(DETERMINISTIC, build, against, deterministic=True)]
 
 
 def _sdpa_backends(case: Case) -> list[tuple[str, SDPBackend]]:

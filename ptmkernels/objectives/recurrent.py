@@ -15,7 +15,14 @@ __all__ = ["CausalLanguageModelling", "PermutationLanguageModelling", "Recurrent
 
 
 class Recurrent:
-    """Keeps a model's memory: one for training, one for evaluation, each forgotten where rows begin."""
+    """Keeps a model's memory: one for training, one for evaluation, each forgotten where rows begin.
+
+    Attributes:
+        read_on_host: names of what is looked at in every step. A trainer leaves them on the CPU, since
+            whoever reads them from a device waits for all that it has still to do.
+    """
+
+    read_on_host = ("continues",)
 
     def __init__(self) -> None:
         self._memory: dict[bool, tuple[Tensor, ...]] = {}
@@ -24,8 +31,8 @@ class Recurrent:
         """The model's output for a batch, after those that it continues.
 
         Args:
-            batch: with `continues`, (B,) booleans, the same for all rows; it and `attention_mask`, in which
-                nothing is padding, are kept from the model.
+            batch: with `continues`, (B,) booleans, the same for all rows, best on the CPU; it and
+                `attention_mask`, in which nothing is padding, are kept from the model.
         """
         inputs = {n: t for n, t in batch.items() if n not in ("continues", "attention_mask")}
         mems = self._memory.get(model.training) if bool(batch["continues"].all()) else None

@@ -206,8 +206,12 @@ class Trainer:
         )
 
     def _on_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        device = self.accelerator.device
-        return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        """The batch where the model is, but for what the objective looks at in every step."""
+        device, here = self.accelerator.device, getattr(self.objective, "read_on_host", ())
+        return {
+            name: tensor if name in here else tensor.to(device, non_blocking=True)
+            for name, tensor in batch.items()
+        }
 
     def _step(self, batches: list[dict[str, Tensor]], window: Window) -> bool:
         """One update of the weights; true where the run is to stop after it."""

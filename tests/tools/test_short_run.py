@@ -206,4 +206,6 @@ def test_all_of_it_dry(tmp_path):
     }  # whose compiled peers a dry run leaves out
     assert {r["status"] for r in found} <= {"ok", "skipped"}, done.stdout
     assert {r["row"]["commit"] for r in found if "row" in r}
+    masked = {r["row"]["provider"] for r in found if r["step"] == "masked" and "row" in r}
+    assert "ptmkernels, deterministic" in masked
     assert "tiles, fastest first" in done.stdout

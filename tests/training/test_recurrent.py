@@ -95,6 +95,16 @@ def test_memory_is_handed_on_until_a_row_begins(objective):
     assert int(seen[-1][0]) == 6
 
 
+@pytest.mark.parametrize("objective", RUNS)
+def test_what_is_read_in_every_step_stays_on_the_cpu(text, objective, monkeypatch):
+    run = trainer(text, objective)
+    monkeypatch.setattr(type(run.accelerator), "device", torch.device("meta"))
+    batch = run._on_device(next(run._batches()))
+    places = {name: tensor.device.type for name, tensor in batch.items()}
+    assert places.pop("continues") == "cpu"
+    assert set(places.values()) == {"meta"}
+
+
 @pytest.mark.parametrize(("model", "preset"), [("transformer-xl", "base"), ("xlnet", "base")])
 def test_the_command(text, tmp_path, model, preset):
     sizes = [f"--set={name}={value}" for name, value in SIZES.items()]

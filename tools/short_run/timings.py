@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from ptmkernels.benchmarks import harness, load
 from ptmkernels.benchmarks.harness import BACKWARD, BOTH, FORWARD, Options
 from ptmkernels.benchmarks.machine import copy_rate, matmul_rate
+from ptmkernels.benchmarks.masked_attention import DETERMINISTIC
 from ptmkernels.benchmarks.relative_attention import PLAIN
 from ptmkernels.benchmarks.two_stream_attention import CONTENT
 from short_run.results import Recorder
@@ -46,7 +47,7 @@ class Problem:
 
 
 def _masked(series: str, size: int) -> Problem:
-    peers = ("sdpa, cudnn", "sdpa, flash")
+    peers = ("sdpa, cudnn", "sdpa, flash", DETERMINISTIC)
     return Problem("masked_attention", series, size, EACH_PASS, peers)
 
 

@@ -62,15 +62,17 @@ class Backward:
         grad_bias = key_sums = None
         if own_bias:
             grad_bias = torch.zeros_like(bias, memory_format=torch.contiguous_format)
-        if key_bias or "content_bias" in names:
+        sum_keys = key_bias or "content_bias" in names
+        if sum_keys and not call.relative:
             key_sums = self.lse.new_empty((batch, heads, key_len))
         found = {}
         fused = not call.relative and self._fused()
         if call.relative:
             inputs = (rows(self.output), rows(self.grad_output), self.lse, self.grad_lse_terms)
             inputs += (self.row_terms, grad_bias)
-            relative = RelativeGradients(call, names, inputs, self.grad_output, grads, key_sums)
+            relative = RelativeGradients(call, names, inputs, self.grad_output, grads, sum_keys)
             start(relative)
+            key_sums = relative.key_sums
             found = relative.options()
         elif fused:
             start(_Fused(call, self, grads, grad_bias, key_sums))

@@ -2,9 +2,7 @@
 
 The defaults were chosen by what the compiler reports for each (`triton_report`): no spill, then no warp that
 repeats another's scores (with many options or dimensions some do), then the fewest instructions for a score.
-Checked so far: 16-bit types on sm_90, and D = 64 on sm_80, sm_100 and gfx942 (with relative keys too);
-float32 and the other head dimensions there are by analogy. Nothing was measured on a GPU; `triton_tune`
-measures on the one at hand.
+Nothing was measured on a GPU; `triton_tune` measures on the one at hand.
 """
 
 from __future__ import annotations
@@ -136,22 +134,24 @@ _TINY = {number_type: ((256, (Tile(16, 16, 4, 1),)),) for number_type in ("tf32"
 COMPACT_SINGLE: Table = dict.fromkeys({*KERNELS, *RELATIVE_KERNELS}, _TINY)
 
 # Calls with relative keys: a tile has the products of its band and their turning, too. Each warp has 16 rows
-# of its own, or several would compute the same. "backward_query" is the tile of the scores' gradients, whose
-# queries the products that follow take as well; "relative" says how many keys, or rows of r, those own.
+# of its own, or several would compute the same; where a tile has 16 rows, each warp has keys of its own.
+# "backward_query" is the tile of the scores' gradients, whose queries the products that follow take as well;
+# "relative" says how many keys, or rows of r, those own. Nothing is done there but products, whose columns
+# the warps share.
 HOPPER_RELATIVE: Table = {
     "forward": {
         "half": (
             (32, (Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
             (64, (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
-            (128, (Tile(64, 16, 4, 1),)),
-            (256, (Tile(64, 16, 4, 1),)),
+            (128, (Tile(64, 16, 4, 1), Tile(16, 64, 8, 1))),
+            (256, (Tile(16, 64, 8, 1),)),
         )
     },
     "backward_query": {
         "half": (
             (64, (Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
-            (128, (Tile(64, 16, 4, 2), Tile(64, 16, 4, 1))),
-            (256, (Tile(64, 16, 4, 1),)),
+            (128, (Tile(64, 16, 4, 2), Tile(16, 64, 8, 1))),
+            (256, (Tile(16, 64, 8, 1),)),
         )
     },
     "bias": {"half": ((256, (Tile(16, 16, 1, 1),)),)},
@@ -159,8 +159,7 @@ HOPPER_RELATIVE: Table = {
     "relative": {
         "half": (
             (64, (Tile(64, 64, 4, 2),)),
-            (128, (Tile(64, 64, 4, 1),)),
-            (256, (Tile(64, 16, 1, 1),)),
+            (256, (Tile(64, 64, 8, 1),)),
         )
     },
 }
@@ -170,24 +169,36 @@ AMPERE_RELATIVE: Table = {
     "forward": {
         "half": (
             (64, (Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
-            (128, (Tile(64, 16, 4, 2),)),
-            (256, (Tile(64, 16, 4, 1),)),
+            (256, (Tile(16, 64, 8, 1),)),
         )
     },
     "backward_query": {
-        "half": ((64, (Tile(64, 16, 4, 2),)), (256, (Tile(64, 16, 4, 1),))),
+        "half": (
+            (64, (Tile(64, 16, 4, 2),)),
+            (256, (Tile(16, 64, 8, 1),)),
+        )
+    },
+    "relative": {
+        "half": (
+            (64, (Tile(64, 64, 4, 2),)),
+            (128, (Tile(64, 64, 8, 1),)),
+            (256, (Tile(64, 32, 8, 1),)),
+        )
     },
 }
 
 BLACKWELL_RELATIVE: Table = {**HOPPER_RELATIVE, "forward": AMPERE_RELATIVE["forward"]}
 
-_SMALL_SINGLE = {number_type: ((256, (Tile(16, 16, 1, 1),)),) for number_type in ("tf32", "ieee")}
+# Without tensor cores ("ieee") a thread holds whole rows of 128 or 256 numbers, and some spill in any tile.
+_SCORES_SINGLE = {
+    "tf32": ((64, (Tile(16, 16, 4, 1),)), (256, (Tile(16, 32, 8, 1),))),
+    "ieee": ((64, (Tile(16, 16, 4, 1),)), (256, (Tile(16, 16, 8, 1),))),
+}
+_SMALL_SINGLE = {number_type: ((256, (Tile(16, 16, 4, 1),)),) for number_type in ("tf32", "ieee")}
 SINGLE_RELATIVE: Table = {
     **dict.fromkeys(RELATIVE_KERNELS, _SMALL_SINGLE),
-    "forward": {
-        "tf32": ((64, (Tile(32, 32, 2, 2), Tile(16, 16, 1, 1))), (256, (Tile(16, 16, 1, 1),))),
-        "ieee": ((64, (Tile(32, 16, 2, 1), Tile(16, 16, 1, 1))), (256, (Tile(16, 16, 1, 1),))),
-    },
+    "forward": _SCORES_SINGLE,
+    "backward_query": _SCORES_SINGLE,
     "decode": SINGLE["decode"],
 }
 
@@ -275,6 +286,14 @@ CANDIDATES: dict[str, list[Tile]] = {
         for stages in (2, 3, 4)
     ],
 }
+
+
+def candidates(kernel: str, relative: bool) -> list[Tile]:
+    """What tuning tries on the current device."""
+    if relative and kernel == "forward" and target_name() == "sm_100":
+        # Of this tile the compiler makes a kernel without any instruction.
+        return [t for t in CANDIDATES[kernel] if (t.m, t.n, t.warps) != (128, 64, 8)]
+    return CANDIDATES[kernel]
 
 
 def tile_for(

@@ -16,19 +16,22 @@ from ptmkernels.ops.attention.triton_tile import load_rows
 
 
 class Piece(NamedTuple):
-    """Query tiles first, first + 1, ... of a call, and the buffers of them.
+    """The buffers of some successive query tiles of a call.
 
-    The tiles are numbered head by head. Row i of the n-th tile of the piece is row n BLOCK_M + i of a buffer,
-    and key j is column margin + j. Nothing is ever written into the margins and behind the last tile of keys:
-    zeros stand there. Tiles that the mask hides hold zeros, too.
+    Row i of the n-th tile of the piece is row n BLOCK_M + i of a buffer, and key j is column margin + j.
+    Nothing is ever written into the margins and behind the last tile of keys: zeros stand there. Tiles that
+    the mask hides hold zeros, too.
+
+    All tiles of a call are numbered head by head. Kernels take the numbers of a piece, [piece_first,
+    piece_last), as arguments of their own: they differ from piece to piece, and Triton, which compiles a
+    kernel anew where a number in a tuple becomes a multiple of 16 or is none any more, is told to leave
+    these two alone.
     """
 
     scores: Any  # ds, in the dtype of the queries
     weights: Any  # a after dropout, not yet scaled
     width: Any  # columns of the buffers
     margin: Any
-    first: Any
-    last: Any
 
 
 @triton.jit
@@ -56,10 +59,10 @@ def store_zeros(piece, first, last, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
 
 
 @triton.jit
-def tiles_of_head(piece, pair, tiles):
+def tiles_of_head(piece_first, piece_last, pair, tiles):
     """[first, last) of the query tiles of the `pair`-th head of the call that the piece holds."""
-    first = tl.maximum(piece.first - pair * tiles, 0)
-    return first, tl.minimum(piece.last - pair * tiles, tiles)
+    first = tl.maximum(piece_first - pair * tiles, 0)
+    return first, tl.minimum(piece_last - pair * tiles, tiles)
 
 
 @triton.jit

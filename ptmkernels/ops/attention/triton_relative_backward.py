@@ -74,7 +74,7 @@ def _gradient_step(
     return totals, kept
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["piece_first"])
 def _score_gradients(
     query: Rows,
     key: Rows,
@@ -86,7 +86,8 @@ def _score_gradients(
     row_terms,  # (2, B, H, L) float32, written: lse to the base 2 and delta
     grad_bias,  # (B, H, L, S) for a bias of that shape whose gradient is asked for, or None
     sums: RowSums,
-    piece: Piece,  # the query tiles of the launch
+    piece: Piece,  # of the query tiles of the launch
+    piece_first,
     ranges,
     ranges_batch,
     terms: Terms,
@@ -102,7 +103,7 @@ def _score_gradients(
 ):
     """ds and the weights of some query tiles, and what the kernels that follow need of each query."""
     tiles = tl.cdiv(sizes.query_len, BLOCK_M)
-    program = piece.first + tl.program_id(0)
+    program = piece_first + tl.program_id(0)
     tile = program % tiles
     h = (program // tiles % sizes.heads).to(tl.int64)
     b = (program // tiles // sizes.heads).to(tl.int64)

@@ -37,12 +37,13 @@ from ptmkernels.ops.attention.triton_tile import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["piece_first"])
 def _query_products(
     key: Rows,
     grad_query: Rows,
     sums: RowSums,  # as `_score_gradients` left them
     piece,
+    piece_first,
     ranges,  # of the query tiles, or None
     ranges_batch,
     terms,
@@ -59,9 +60,9 @@ def _query_products(
     relative = terms.relative
     tiles = tl.cdiv(sizes.query_len, BLOCK_M)
     index = tl.program_id(0)
-    m = (piece.first + index) % tiles
-    h = ((piece.first + index) // tiles % sizes.heads).to(tl.int64)
-    b = ((piece.first + index) // tiles // sizes.heads).to(tl.int64)
+    m = (piece_first + index) % tiles
+    h = ((piece_first + index) // tiles % sizes.heads).to(tl.int64)
+    b = ((piece_first + index) // tiles // sizes.heads).to(tl.int64)
     left = sizes.query_len - m * BLOCK_M
     begin, end = 0, tl.cdiv(sizes.key_len, BLOCK_N)
     if ranges is not None:
@@ -99,7 +100,7 @@ def _query_products(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["piece_first", "piece_last"])
 def _key_products(
     query: Rows,
     grad_output: Rows,
@@ -107,6 +108,8 @@ def _key_products(
     grad_value,  # likewise, not yet scaled
     key_sums,  # (B, H, S) float32, the sums of ds, or None; added to
     piece,
+    piece_first,
+    piece_last,
     ranges,  # of the key tiles, or None
     ranges_batch,
     terms,
@@ -121,7 +124,7 @@ def _key_products(
     """Adds what a piece gives to dk and dv of one key tile of one key head, neither of them scaled."""
     tiles = tl.cdiv(sizes.query_len, BLOCK_M)
     key_tiles = tl.cdiv(sizes.key_len, BLOCK_N)
-    program = tl.program_id(0) + piece.first // (tiles * GROUP) * key_tiles
+    program = tl.program_id(0) + piece_first // (tiles * GROUP) * key_tiles
     n = program % key_tiles
     key_heads = sizes.heads // GROUP
     key_head = program // key_tiles % key_heads
@@ -137,12 +140,12 @@ def _key_products(
     for member in range(0, GROUP):
         h = key_head * GROUP + member
         pair = b * sizes.heads + h
-        first, last = tiles_of_head(piece, pair, tiles)
+        first, last = tiles_of_head(piece_first, piece_last, pair, tiles)
         query_start = head_start(query, tl.cast(b, tl.int64), tl.cast(h, tl.int64), 0)
         grad_start = head_start(grad_output, tl.cast(b, tl.int64), tl.cast(h, tl.int64), 0)
         sums = tl.zeros([BLOCK_N, COLUMNS], tl.float32)
         for m in range(tl.maximum(first, begin), tl.minimum(last, end)):
-            index = pair * tiles + m - piece.first
+            index = pair * tiles + m - piece_first
             left = sizes.query_len - m * BLOCK_M
             offset = tl.cast(m * BLOCK_M, tl.int64)
             rows = load_rows(
@@ -182,13 +185,15 @@ def _first_column(tile):
     return tl.sum(tl.where(column == 0, tile, 0.0), 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["piece_first", "piece_last"])
 def _relative_gradient(
     vectors: Rows,  # queries, or gradients of the output
     buffer,  # of the piece: ds, or the weights
     totals,  # (H, R, HEAD_DIM) float32, or with ALONE (B * H, R, HEAD_DIM); added to
     sums,  # (H, R) float32, or with ALONE (B * H, R): of ds, or None; added to
     piece,
+    piece_first,
+    piece_last,
     relative,
     sizes,
     ALONE: tl.constexpr,
@@ -204,8 +209,8 @@ def _relative_gradient(
     tiles = tl.cdiv(sizes.query_len, BLOCK_M)
     first_row = tl.program_id(0) % blocks * BLOCK_N
     owner = tl.program_id(0) // blocks
-    first_b = piece.first // (tiles * sizes.heads)
-    last_b = (piece.last - 1) // (tiles * sizes.heads)
+    first_b = piece_first // (tiles * sizes.heads)
+    last_b = (piece_last - 1) // (tiles * sizes.heads)
     if ALONE:
         first_b = owner // sizes.heads
         last_b = first_b
@@ -214,7 +219,7 @@ def _relative_gradient(
     row_total = tl.zeros([BLOCK_N, COLUMNS], tl.float32)
     for b in range(first_b, last_b + 1):
         pair = b * sizes.heads + h
-        first, last = tiles_of_head(piece, pair, tiles)
+        first, last = tiles_of_head(piece_first, piece_last, pair, tiles)
         # The first and the last position with a key at such a distance.
         least = relative.offset - first_row - (BLOCK_N - 1)
         most = relative.offset - first_row + sizes.key_len - 1
@@ -228,7 +233,7 @@ def _relative_gradient(
         start = head_start(vectors, tl.cast(b, tl.int64), tl.cast(h, tl.int64), 0)
         for m in range(first, last):
             tile = load_diagonals(
-                buffer, piece, pair * tiles + m - piece.first, b, m, first_row, relative, sizes,
+                buffer, piece, pair * tiles + m - piece_first, b, m, first_row, relative, sizes,
                 BLOCK_M, BLOCK_N,
             )  # fmt: skip
             rows = load_rows(

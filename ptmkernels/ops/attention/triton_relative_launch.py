@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+import math
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ptmkernels.ops.triton_tune import Tile
 # Of ds and the weights, at most, that are in memory at a time; little enough to stay in a GPU's second cache.
 PIECE_BYTES = 32 << 20
 MOST_KEYS = 128  # in a tile
+ALIGNED = 64  # numbers: where parts of a buffer begin
 
 
 class RelativeGradients(TiledLaunch):
@@ -37,13 +38,13 @@ class RelativeGradients(TiledLaunch):
         inputs: tuple,
         grad_output: Tensor,
         grads: list[Tensor],
-        key_sums: Tensor | None,
+        sum_keys: bool,
     ) -> None:
         """
         Args:
             names: those of the options whose gradient is wanted.
             inputs: of `_score_gradients`, after the rows of the gradients of the output.
-            key_sums: (B, H, S) float32 to fill, or None.
+            sum_keys: whether the sums of ds by key are wanted, `key_sums` (B, H, S) float32.
         """
         self.call = call
         self.names = names
@@ -51,87 +52,94 @@ class RelativeGradients(TiledLaunch):
         self.grad_output = grad_output
         self.grads = grads
         given, query, relative = call.given, call.query, call.terms.relative
-        new = partial(torch.empty, dtype=torch.float32, device=query.device)
-        ends = relative.inside is None
-        self.key_sums = key_sums
-        self.of_key, self.of_value = new(call.key.shape), new(call.key.shape)
-        self.of_keys = self.sums_by_row = self.of_values = None
-        tables = (given.relative_key, given.relative_value)
-        self.alone = any(table is not None and table.shape[0] > 1 for table in tables)
+        of_keys = "relative_key" in names or "position_bias" in names
+        of_values = "relative_value" in names
+        self.alone = any(
+            table is not None and table.shape[0] > 1
+            for table in (given.relative_key, given.relative_value)
+        )
         owners = call.sizes.heads * (call.sizes.batch if self.alone else 1)
         shape = (owners, *given.relative_key.shape[2:])
-        if {"relative_key", "position_bias"} & set(names):
-            self.of_keys = new(shape)
-            if given.position_bias is not None:
-                self.sums_by_row = new(shape[:2])
-        if "relative_value" in names:
-            self.of_values = new(shape)
+        sums_by_row = of_keys and given.position_bias is not None
+        self.totals, parts = _one_buffer(
+            query,
+            call.key.shape,
+            call.key.shape,
+            (*query.shape[:2], call.sizes.key_len) if sum_keys else None,
+            shape if of_keys else None,
+            shape[:2] if sums_by_row else None,
+            shape if of_values else None,
+        )
+        self.of_key, self.of_value, self.key_sums = parts[:3]
+        self.of_keys, self.sums_by_row, self.of_values = parts[3:]
+        ends = relative.inside is None
         pair = (2, *query.shape[:3])
         self.row_sums = RowSums(
-            new(pair) if ends else None,
-            new(pair) if ends and self.of_values is not None else None,
-            None if relative.segment_scores is None else new(pair),
+            self.totals.new_empty(pair) if ends else None,
+            self.totals.new_empty(pair) if ends and of_values else None,
+            None if relative.segment_scores is None else self.totals.new_empty(pair),
         )
 
     def run(self, tile: Tile) -> None:
         call, query = self.call, self.call.query
         batch, heads, query_len, key_len = call.sizes
         rows_tile = default_tile(call, "relative")
-        for total in (
-            *(self.of_key, self.of_value, self.key_sums),
-            *(self.of_keys, self.sums_by_row, self.of_values),
-        ):
-            if total is not None:
-                total.zero_()
+        self.totals.zero_()
         margin = tile.m + max(rows_tile.n, MOST_KEYS)
         width = cdiv(key_len, MOST_KEYS) * MOST_KEYS + 2 * margin
         programs = cdiv(query_len, tile.m) * heads * batch
         each = PIECE_BYTES // (2 * width * query.element_size() * tile.m)
         each = min(max(1, each), programs)
         scores, weights = query.new_zeros((2, each * tile.m, width))
+        piece = Piece(scores, weights, width, margin)
         for first in range(0, programs, each):
-            piece = Piece(scores, weights, width, margin, first, min(first + each, programs))
-            self._piece(piece, tile, rows_tile)
-        for grad, total, scale in (
-            (self.grads[1], self.of_key, call.terms.scale),
-            (self.grads[2], self.of_value, call.terms.dropout.scale or 1.0),
-        ):
-            grad.copy_(total * scale)
+            self._piece(piece, first, min(first + each, programs), tile, rows_tile)
+        torch.mul(self.of_key, call.terms.scale, out=self.grads[1])
+        torch.mul(self.of_value, call.terms.dropout.scale or 1.0, out=self.grads[2])
 
-    def _piece(self, piece: Piece, tile: Tile, rows_tile: Tile) -> None:
-        """Fill a piece and add what it gives to every gradient."""
+    def _piece(self, piece: Piece, first: int, last: int, tile: Tile, rows_tile: Tile) -> None:
+        """Fill a piece with query tiles [first, last) and add what it gives to every gradient."""
         call = self.call
         relative, sizes = call.terms.relative, call.sizes
         ranges = call.ranges(tile)
         query, key, value = (rows(t) for t in (call.query, call.key, call.value))
         grad_output = rows(self.grad_output)
-        count = piece.last - piece.first
+        count = last - first
         call.launch(
             triton_relative_backward._score_gradients,
             count,
             (
                 *(query, key, value, *self.inputs, self.row_sums),
-                *(piece, *ranges, call.terms, sizes),
+                *(piece, first, *ranges, call.terms, sizes),
             ),
             tile,
             **call.tile_classes(sizes.key_len, tile.n),
         )
-        product = Tile(tile.m, tile.n, min(tile.m // 16, 4), rows_tile.stages)
+        product = Tile(tile.m, tile.n, rows_tile.warps, rows_tile.stages)
         call.launch(
             triton_relative_gradient._query_products,
             count,
-            (key, rows(self.grads[0]), self.row_sums, piece, *ranges, call.terms, sizes),
+            (key, rows(self.grads[0]), self.row_sums, piece, first, *ranges, call.terms, sizes),
             product,
             BLOCK_R=rows_tile.n,
         )
         product = Tile(tile.m, rows_tile.n, rows_tile.warps, rows_tile.stages)
         tiles = cdiv(sizes.query_len, tile.m) * call.group
-        groups = (piece.last - 1) // tiles - piece.first // tiles + 1
+        groups = (last - 1) // tiles - first // tiles + 1
         call.launch(
             triton_relative_gradient._key_products,
             groups * cdiv(sizes.key_len, product.n),
             (
-                *(query, grad_output, self.of_key, self.of_value, self.key_sums, piece),
+                *(
+                    query,
+                    grad_output,
+                    self.of_key,
+                    self.of_value,
+                    self.key_sums,
+                    piece,
+                    first,
+                    last,
+                ),
                 *(*call.ranges(product, of_keys=True), call.terms, sizes),
             ),
             product,
@@ -144,7 +152,7 @@ class RelativeGradients(TiledLaunch):
                 call.launch(
                     triton_relative_gradient._relative_gradient,
                     cdiv(total.shape[1], product.n) * total.shape[0],
-                    (vectors, buffer, total, sums, piece, relative, sizes),
+                    (vectors, buffer, total, sums, piece, first, last, relative, sizes),
                     product,
                     ALONE=self.alone,
                 )
@@ -165,54 +173,53 @@ class RelativeGradients(TiledLaunch):
 
     def _content_bias(self) -> Tensor:
         key = self.call.key
-        grouped = self.key_sums.unflatten(1, (key.shape[1], self.call.group))
-        summed = (grouped @ key.float()).sum(0).flatten(0, 1)
-        return summed * self.call.given.scale
+        grouped = self.key_sums.view(key.shape[0], key.shape[1], self.call.group, -1)
+        summed = torch.matmul(grouped, key.float()).sum(0)
+        return summed.view(-1, key.shape[3]) * self.call.given.scale
 
     def _segments(self) -> dict[str, Tensor]:
         """Of w and g, from the sums of ds by segment, (2, B, H, L)."""
         call, given, sums = self.call, self.call.given, self.row_sums.segments
         by_head = sums.sum((1, 3))[..., None] * given.scale
-        grad_key = torch.einsum("gbhl,bhld->ghd", sums, call.query.float()) * call.terms.scale
+        grad_key = (sums[..., None, :] @ call.query.float()).sum((1, 3)) * call.terms.scale
         if given.segment_bias is not None:
-            grad_key = grad_key + by_head * given.segment_bias.float()
+            grad_key.addcmul_(by_head, given.segment_bias.float())
         return {"segment_bias": (by_head * given.segment_key).sum(0), "segment_key": grad_key}
 
     def _tables(self) -> dict[str, Tensor]:
         """Of r, rv and v, from what the pieces left."""
         call, given, found = self.call, self.call.given, {}
-        of_keys, sums, of_values = (
-            None if total is None else total.unflatten(0, (-1, call.sizes.heads))
-            for total in (self.of_keys, self.sums_by_row, self.of_values)
-        )
-        if of_values is not None:
-            total = self._folded(of_values, given.relative_value)
+        if self.of_values is not None:
+            total = self._folded(self.of_values, given.relative_value)
             self._add_ends(total, self.row_sums.value_ends, self.grad_output)
             found["relative_value"] = total * (call.terms.dropout.scale or 1.0)
-        if of_keys is not None:
+        if self.of_keys is not None:
             table, bias = given.relative_key, given.position_bias
-            total = self._folded(of_keys, table)
+            total = self._folded(self.of_keys, table)
             self._add_ends(total, self.row_sums.key_ends, call.query)
-            found["relative_key"] = total * call.terms.scale
+            total = total * call.terms.scale
             if bias is not None:
-                sums = self._sums_with_ends(sums) * given.scale
-                of_heads = table.expand(-1, call.sizes.heads, -1, -1).float()
-                found["position_bias"] = torch.einsum("bhr,bhrd->hd", sums, of_heads)
-                found["relative_key"] += self._folded(sums[..., None] * bias[:, None], table)
+                sums = self._sums_with_ends() * given.scale
+                found["position_bias"] = (sums[:, :, None] @ table.float()).sum((0, 2))
+                total += self._folded(sums[..., None] * bias[:, None], table)
+            found["relative_key"] = total
         return found
 
-    def _sums_with_ends(self, sums: Tensor) -> Tensor:
+    def _sums_with_ends(self) -> Tensor:
         """Sums of ds by row (parts, H, R), one part for each batch row of r, with those at the ends."""
         alone = self.call.given.relative_key.shape[0] > 1
-        sums = sums if alone else sums.sum(0, keepdim=True)
+        sums = self.sums_by_row.view(-1, self.call.sizes.heads, self.sums_by_row.shape[1])
+        if not alone and self.alone:
+            sums = sums.sum(0, keepdim=True)
         if self.row_sums.key_ends is not None:
             for row, end in zip((0, -1), self.row_sums.key_ends.sum(-1), strict=True):
                 sums[..., row] += end if alone else end.sum(0)
         return sums
 
     def _folded(self, parts: Tensor, table: Tensor) -> Tensor:
-        """Sums (parts, H, R, D) in the shape of a table that batch rows or heads may share."""
-        if table.shape[0] == 1:
+        """Sums (parts, H, R, D), or (parts * H, R, D), in the shape of a table that may be shared."""
+        parts = parts.view(-1, self.call.sizes.heads, *parts.shape[-2:])
+        if table.shape[0] == 1 and parts.shape[0] > 1:
             parts = parts.sum(0, keepdim=True)
         return parts if table.shape[1] > 1 else parts.sum(1, keepdim=True)
 
@@ -223,3 +230,14 @@ class RelativeGradients(TiledLaunch):
         both = torch.einsum("ebhl,bhld->ebhd", ends, vectors.float())
         for row, end in zip((0, -1), both, strict=True):
             total[:, :, row] += end.sum_to_size(*total.shape[:2], end.shape[2])
+
+
+def _one_buffer(like: Tensor, *shapes: tuple | None) -> tuple[Tensor, list[Tensor | None]]:
+    """A new float32 buffer on a tensor's device, and its parts of these shapes; None remains None."""
+    sizes = [0 if shape is None else cdiv(math.prod(shape), ALIGNED) * ALIGNED for shape in shapes]
+    buffer = like.new_empty(sum(sizes), dtype=torch.float32)
+    parts = [
+        None if shape is None else part[: math.prod(shape)].view(shape)
+        for shape, part in zip(shapes, buffer.split(sizes), strict=True)
+    ]
+    return buffer, parts

@@ -14,7 +14,7 @@ import triton
 
 from ptmkernels.ops import triton_tune
 from ptmkernels.ops.attention.triton_call import Call
-from ptmkernels.ops.attention.triton_config import CANDIDATES, tile_for
+from ptmkernels.ops.attention.triton_config import candidates, tile_for
 from ptmkernels.ops.triton_runtime import cdiv, next_power_of_2
 from ptmkernels.ops.triton_tune import Tile
 
@@ -73,7 +73,7 @@ def chosen_tile(launch: TiledLaunch) -> Tile:
     call = launch.call
     if call.query.is_cuda and triton_tune.enabled():
         key = tuning_key(call, launch.name)
-        return triton_tune.tuner().best(key, CANDIDATES[launch.name], launch.run)
+        return triton_tune.tuner().best(key, candidates(launch.name, call.relative), launch.run)
     return default_tile(call, launch.name)
 
 
