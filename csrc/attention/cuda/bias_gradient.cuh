@@ -107,7 +107,8 @@ struct BiasGradientKernel {
   };
 
   static SIMT_FN void run(const Params& p) {
-    Work work = work_of(p);
+    const int block = static_cast<int>(block_index());
+    Work work = work_of(p, block);
     const int last_chunk = (p.head_dim - 1) / kChunkCols;
     Fragments score, change, sum;
     clear(sum);
@@ -141,18 +142,19 @@ struct BiasGradientKernel {
       }
       stage = other;
     }
-    store(p, work, sum);
+    // Found anew, the work takes no registers in the loop for what only the sum needs.
+    store(p, work_of(p, stay_here(block)), sum);
   }
 
  private:
   static SIMT_FN int warp_row0() { return warp_index() * 16; }
   static SIMT_FN Tile tile(int stage, int which) {
-    return {shared_memory<T>(stage * kStageBytes + which * Tile::kBytes)};
+    return {shared_memory<T>(stay_here(stage * kStageBytes) + which * Tile::kBytes)};
   }
   static SIMT_FN int vectors(const Step& step) { return kVectors + step.parity * kVectorBytes; }
 
-  static SIMT_FN Work work_of(const Params& p) {
-    int64_t rest = block_index();
+  static SIMT_FN Work work_of(const Params& p, int block) {
+    int64_t rest = block;
     Work work;
     work.split = static_cast<int>(rest % p.splits);
     rest /= p.splits;

@@ -20,9 +20,7 @@ struct TileLoader {
   using Tile = SharedTile<T, kRows, kCols>;
   static constexpr int kChunks = Tile::kChunks, kPerChunk = Tile::kPerChunk;
   static constexpr int kPieces = kRows * kChunks / kThreads;  // that a thread copies of a tile
-  // Begun at a time: as many as leave the kernels with wide tiles enough registers.
-  static constexpr int kMost = kCols > 128 ? 2 : 4;
-  static constexpr int kTogether = kPieces % kMost == 0 ? kMost : kPieces;
+  static constexpr int kTogether = kPieces % 4 == 0 ? 4 : kPieces;
   static_assert(kRows * kChunks % kThreads == 0);
   static_assert(kThreads % kChunks == 0 || kChunks % kThreads == 0);
 

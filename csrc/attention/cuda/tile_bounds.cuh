@@ -115,32 +115,33 @@ struct TileBoundsKernel {
 // Every warp of a block walks by itself, 32 tiles with one ballot, and comes to the same tiles.
 template <bool kOwnQueries>
 struct TileWalk {
-  TileBounds own;            // of the block's own tile
-  const TileBounds* others;  // null: no mask, every tile is visible
-  int begin, end;            // the tiles to go over
-  int full_below;            // without ranks: tiles below this need no test
-  bool hides_more;           // no tile is full: the mask is more than ranks
-  int base = 0;              // the first of the 32 tiles that were classified last
+  const TileBoundsList* own_list;  // of the block's own tiles; empty: every tile is visible
+  const TileBoundsList* other_list;
+  int batch, own_tile;
+  int end;          // of the tiles to go over
+  int full_below;   // without ranks: tiles below this need no test
+  bool hides_more;  // no tile is full: the mask is more than ranks
+  int base = 0;     // the first of the 32 tiles that were classified last
   uint32_t visible = 0, full = 0;
 
-  SIMT_FN void set_mask(const TileBoundsList& own_list, const TileBoundsList& other_list, int batch,
+  SIMT_FN void set_mask(const TileBoundsList& own, const TileBoundsList& others, int of_batch,
                         int tile) {
-    others = nullptr;
-    if (own_list.data == nullptr) return;
-    own = load_bounds(own_list.data + batch * own_list.batch + tile);
-    others = other_list.data + batch * other_list.batch;
+    own_list = &own;
+    other_list = &others;
+    batch = of_batch;
+    own_tile = tile;
   }
 
   SIMT_FN void start(int first, int last) {
-    begin = base = first;
+    base = first;
     end = last;
     visible = full = 0;
-    if (others != nullptr && begin < end) classify();
+    if (has_mask() && first < end) classify();
   }
 
   // The next visible tile, or `end`; *is_full: every query of the tile sees every key.
   SIMT_FN int next(bool& is_full) {
-    if (others == nullptr) {
+    if (!has_mask()) {
       is_full = base < full_below && !hides_more;
       return base < end ? base++ : end;
     }
@@ -156,11 +157,19 @@ struct TileWalk {
   }
 
  private:
+  SIMT_FN bool has_mask() const { return own_list->data != nullptr; }
+
+  // Loaded each time, so that the bounds take no registers meanwhile.
+  SIMT_FN TileBounds bounds_of(const TileBoundsList& list, int tile) const {
+    return load_bounds(list.data + stay_here(batch) * list.batch + tile);
+  }
+
   SIMT_FN void classify() {
     const int tile = base + lane_index();
     bool seen = false, whole = false;
     if (tile < end) {
-      const TileBounds other = load_bounds(others + tile);
+      const TileBounds own = bounds_of(*own_list, stay_here(own_tile));
+      const TileBounds other = bounds_of(*other_list, tile);
       seen = kOwnQueries ? tile_is_visible(own, other) : tile_is_visible(other, own);
       whole = !hides_more && (kOwnQueries ? tile_is_full(own, other) : tile_is_full(other, own));
     }
