@@ -77,6 +77,45 @@ def check_integers(name: str, value: Tensor) -> None:
         raise TypeError(f"{name} has dtype {value.dtype}; expected integers or booleans")
 
 
+def token_mask(name: str, mask: Tensor) -> Tensor:
+    """A mask in which 1 = a token and 0 = padding, as booleans.
+
+    Floating masks are mostly meant to be added to the scores, 0 = a token: to read such a one as this kind
+    would turn it round. So their values are looked at on any device, those of integers on the CPU.
+
+    Raises:
+        ValueError: it holds anything but 0 and 1, or floating zeros only; a RuntimeError from within a graph
+            that was traced.
+        TypeError: it is complex, or floating under a transform of torch.func.
+    """
+    if mask.dtype == torch.bool:
+        return mask
+    floating = mask.is_floating_point()
+    transformed = torch._C._are_functorch_transforms_active()
+    if mask.is_complex() or (floating and transformed):
+        raise TypeError(
+            f"{name} has dtype {mask.dtype}; expected booleans or integers, 1 = a token, 0 = padding"
+        )
+    real = mask == 1
+    if transformed or mask.numel() == 0 or not (floating or mask.is_cpu):
+        return real
+    other = ~(real | (mask == 0))
+    if readable(mask):
+        if bool(other.any()) or (floating and not real.any()):
+            found = mask[other][0].item() if bool(other.any()) else "only 0.0"
+            raise ValueError(f"{name} holds {found}; {_TOKEN_MASK.format(name)}")
+    elif floating:
+        right = real.any() & ~other.any()
+        torch._assert_async(right, f"{name} holds other numbers; {_TOKEN_MASK.format(name)}")
+    return real
+
+
+_TOKEN_MASK = (
+    "expected 1 = a token and 0 = padding (of a mask that is added to the scores, where 0 = a token, give "
+    "{} == 0)"
+)
+
+
 def to_int32(name: str, value: Tensor) -> Tensor:
     check_integers(name, value)
     if value.dtype == torch.int64:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ptmkernels.files import atomic_files
+from ptmkernels.files import atomic_files, read_utf8, refuse_lfs_pointer
 
 __all__ = [
     "Entry",
@@ -55,8 +55,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
+    text = read_utf8(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
@@ -121,6 +122,7 @@ def _no_weights(folder: Path) -> Exception:
 def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
+    refuse_lfs_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
             yield file

@@ -11,10 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from ptmkernels.undecodable import check_errors, readable
+
 __all__ = ["compression", "open_bytes", "plain_path", "read_bytes"]
 
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open}
-_PIECE = 1 << 20
 
 
 def compression(path: str | os.PathLike) -> str:
@@ -58,27 +59,34 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 @contextmanager
-def plain_path(path: str) -> Iterator[str]:
-    """A path to read a file from once, from the start to the end, without its compression.
+def plain_path(path: str, errors: str = "strict") -> Iterator[str]:
+    """A path to read a text from once, from the start to the end, without its compression.
 
-    That of a pipe, which a thread fills, where the file is compressed; ValueErrors still name the file.
+    That of a pipe, which a thread fills, where the file is compressed or its bytes change; ValueErrors
+    still name the file.
+
+    Args:
+        path: of the text.
+        errors: what becomes of bytes that are not UTF-8: "strict" (they stay), "ignore" or "replace".
 
     Raises:
-        ValueError, OSError: as :func:`open_bytes`.
+        ValueError: as :func:`open_bytes`, or `errors` is something else.
+        OSError: as :func:`open_bytes`.
     """
-    if not compression(path):
+    check_errors(errors)
+    if errors == "strict" and not compression(path):
         yield path
         return
     end, start = os.pipe()
-    errors: list[Exception] = []
+    failures: list[Exception] = []
 
     def fill() -> None:
         try:
             with suppress(BrokenPipeError), open(start, "wb") as pipe, open_bytes(path) as file:
-                while piece := file.read(_PIECE):
+                for piece in readable(file, errors):
                     pipe.write(piece)
         except (OSError, ValueError) as error:
-            errors.append(error)
+            failures.append(error)
 
     thread = threading.Thread(target=fill)
     thread.start()
@@ -90,5 +98,5 @@ def plain_path(path: str) -> Iterator[str]:
     finally:
         os.close(end)
         thread.join()
-        if errors:
-            raise errors[0]
+        if failures:
+            raise failures[0]

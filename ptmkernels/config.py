@@ -31,7 +31,7 @@ def positive(default: float) -> Any:
 
 def dropout(default: float | None) -> Any:
     """A field for a dropout probability."""
-    return _checked(default, lambda p: 0.0 <= p < 1.0, "a probability p, 0 <= p < 1")
+    return _checked(default, lambda p: 0.0 <= p <= 1.0, "a probability p, 0 <= p <= 1")
 
 
 def choice(default: str | None, names: Mapping[str, Any] | tuple[str, ...]) -> Any:
@@ -51,6 +51,8 @@ class Config:
     """
 
     model_type: ClassVar[str]
+    # What Transformers' Trainer does not gather in an evaluation.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["mems"]
     # Entries of a config.json that change what a model computes, with the only value that we can serve.
     only: ClassVar[Mapping[str, Any]] = {}
 

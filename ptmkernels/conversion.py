@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ptmkernels.checkpoint import CONFIG, PICKLES, plain_names, read_json, write_checkpoint
-from ptmkernels.hub import modern_name
+from ptmkernels.files import refuse_lfs_pointer
+from ptmkernels.matching import plain_name
 from ptmkernels.registry import architectures
 
 __all__ = ["convert"]
@@ -24,14 +25,14 @@ WRAPPERS = (
     "model",
 )  # keys under which training scripts put the weights
 BESIDE = (".json", ".txt", ".model")  # configuration and tokeniser files go along
-WRAPPED = "module."  # what DataParallel puts before every name
 
 
 def convert(source: str | Path, output: str | Path | None = None) -> list[str]:
     """Write model.safetensors for a folder with pytorch_model.bin, or for one pickled file.
 
-    Names take today's spelling: no `module.` before them, norms have weight and bias in place of gamma and
-    beta. Tied copies that the model makes itself are left out.
+    Names take today's spelling: nothing before them that wrappers put there (`module.`, `_orig_mod.`,
+    `model.`), norms have weight and bias in place of gamma and beta. Tied copies that the model makes itself
+    are left out.
 
     Args:
         source: the folder, or the file.
@@ -50,7 +51,7 @@ def convert(source: str | Path, output: str | Path | None = None) -> list[str]:
     tensors: dict[str, Tensor] = {}
     for path in _pickles(source):
         for name, tensor in _read(path).items():
-            name = modern_name(name.removeprefix(WRAPPED))
+            name = plain_name(name)
             if name in tensors:
                 raise ValueError(f"{path}: tensor {name!r} is there twice")
             tensors[name] = tensor
@@ -88,6 +89,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
     `weights_only` builds tensors and plain containers; anything else in the pickle is refused by torch.
     """
+    refuse_lfs_pointer(path)
     with path.open("rb") as file:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)

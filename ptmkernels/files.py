@@ -16,18 +16,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ptmkernels.compressed import read_bytes
+from ptmkernels.undecodable import check_errors
 
 __all__ = [
+    "BYTE_ORDER_MARK",
     "atomic_file",
     "atomic_files",
     "check_writable",
     "flush",
     "flush_tree",
     "read_utf8",
+    "refuse_lfs_pointer",
     "settle",
     "share_as",
 ]
 
+BYTE_ORDER_MARK = "\ufeff"  # which some editors put before a text; no part of it
 _JOURNAL = ".pending."  # and the number of the process
 
 
@@ -121,17 +125,34 @@ def check_writable(path: str | Path) -> None:
         raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
-def read_utf8(path: str | os.PathLike) -> str:
+def read_utf8(path: str | os.PathLike, errors: str = "strict") -> str:
     """The text of a file (.gz and .bz2: compressed), without a byte-order mark.
 
+    Args:
+        path: of the file.
+        errors: what becomes of bytes that are not UTF-8: "strict" (refused), "ignore" or "replace".
+
     Raises:
-        ValueError: it is not UTF-8; the message names file and byte.
+        ValueError: it is not UTF-8 (the message names file and byte) or a pointer of git-lfs, or `errors`
+            is something else.
         OSError: it cannot be read.
     """
+    check_errors(errors)
+    refuse_lfs_pointer(path)
     try:
-        return read_bytes(path).decode("utf-8").removeprefix("\ufeff")
+        return read_bytes(path).decode("utf-8", errors).removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def refuse_lfs_pointer(path: str | os.PathLike) -> None:
+    """Raises ValueError where git-lfs has left a note on a file in its place."""
+    note = b"version https://git-lfs.github.com/spec/"
+    with Path(path).open("rb") as file:
+        if file.read(len(note)) == note:
+            raise ValueError(
+                f"{path} is a pointer of git-lfs in place of the file; `git lfs pull` fetches it"
+            )
 
 
 def settle(folder: Path) -> None:

@@ -11,18 +11,15 @@ import torch
 
 from ptmkernels.checkpoint import (
     CONFIG,
-    FLOATING,
-    INDEX,
     MAX_SHARD_BYTES,
-    SINGLE,
-    Entry,
     read_entries,
     read_json,
     read_tensors,
     write_checkpoint,
 )
-from ptmkernels.config import Config, nearest
+from ptmkernels.config import nearest
 from ptmkernels.files import settle
+from ptmkernels.matching import Match, match_weights
 from ptmkernels.models.base import Architecture, Model
 from ptmkernels.registry import architectures, empty_model
 
@@ -36,31 +33,45 @@ def from_pretrained(
     source: str | Path,
     head: str | None = None,
     *,
+    model_type: str | None = None,
+    ignore_mismatched_sizes: bool = False,
+    output_loading_info: bool = False,
     revision: str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **overrides: Any,
-) -> Model:
+) -> Model | tuple[Model, dict[str, Any]]:
     """The model in a folder, or on the hub, in evaluation mode.
+
+    Tensors that are no weights of any head are left, with a warning; weights of a head that the file does not
+    hold start fresh, with a warning. `module.`, `_orig_mod.` and `model.` before names are what wrappers put
+    there, and are left away.
 
     Args:
         source: a folder with config.json and model.safetensors (or its shards and index), as Transformers
             and :func:`save_pretrained` write it; or a name on the Hugging Face hub.
-        head: the task; None = the one that config.json names; "backbone" = none. Weights of a head that the
-            checkpoint was not saved with start fresh, with a warning; heads that are not asked for are left.
+        head: the task; None = the one that config.json names, or none; "backbone" = none. Heads that are not
+            asked for are left.
+        model_type: what the model is, such as "bert"; None = as config.json says.
+        ignore_mismatched_sizes: weights of another shape in the file, such as a classifier of other labels,
+            start fresh, with a warning, instead of an error.
+        output_loading_info: also return what happened, as Transformers does: a dictionary with the published
+            names of the fresh weights (`missing_keys`), of the tensors that were left (`unexpected_keys`) and
+            of those of another shape, with both shapes (`mismatched_keys`).
         revision: branch, tag or commit on the hub.
         device, dtype: of the weights; None = torch's defaults, whatever the file holds.
         overrides: values of the configuration, such as `num_labels=3`.
 
     Raises:
         OSError: the folder, a file or the hub cannot be reached.
-        ValueError: config.json asks for something unknown; a tensor is missing, unexpected or of another
-            shape or kind; a file is damaged; only a pickle is there. The message names file and tensor.
+        ValueError: config.json asks for something unknown; a tensor of the backbone is missing; one is there
+            twice or of another shape or kind; a file is damaged, a pointer of git-lfs, or a pickle. The
+            message names file and tensor.
     """
     folder = local_folder(source, revision)
     settle(folder)
     published = read_json(folder / CONFIG)
-    architecture = _architecture(published, folder / CONFIG)
+    architecture = _architecture(published, model_type, folder / CONFIG)
     saved = _saved_head(published, architecture)
     head = _wanted_head(head, saved, published, architecture, folder / CONFIG)
     try:
@@ -70,21 +81,32 @@ def from_pretrained(
     entries = read_entries(folder)
     with torch.device("meta"):
         skeleton = architecture.build(head, config)
-    matched = _match(skeleton, entries, saved or head, folder)
+    match = match_weights(skeleton, entries, ignore_mismatched_sizes)
     model = empty_model(architecture, head, config, device, dtype)
+    if match.fresh:
+        model.initialise(match.fresh)
+    _warn(match, folder)
     parameters = model.state_dict()
-    fresh = set(parameters) - set(matched)
-    if fresh:
-        model.initialise(fresh)
-        warnings.warn(
-            f"{folder} has no weights for {', '.join(sorted(fresh))}; they start fresh",
-            stacklevel=2,
-        )
-    names = {entry: name for name, entry in matched.items()}
+    names = {entry: name for name, entry in match.found.items()}
     with torch.no_grad():
         for entry, tensor in read_tensors(list(names)):
             parameters[names[entry]].copy_(tensor)
-    return model.eval()
+    model.eval()
+    return (model, match.as_loading_info(model)) if output_loading_info else model
+
+
+def _warn(match: Match, folder: Path) -> None:
+    """Says what a user may not expect; heads that were not asked for are none of it."""
+    said = []
+    fresh = match.fresh - set(match.reshaped)
+    if fresh:
+        said.append(f"has no weights for {', '.join(sorted(fresh))}; they start fresh")
+    for name, (was, wanted) in sorted(match.reshaped.items()):
+        said.append(f"has {name} of shape {was}; expected {wanted}; it starts fresh")
+    if match.strangers:
+        said.append(f"has tensors that no head knows, which are left: {', '.join(match.strangers)}")
+    for text in said:
+        warnings.warn(f"{folder} {text}", stacklevel=3)
 
 
 def save_pretrained(
@@ -139,12 +161,15 @@ def _download(name: str, revision: str | None) -> Path:
     return Path(folder)
 
 
-def _architecture(published: dict[str, Any], path: Path) -> Architecture:
+def _architecture(published: dict[str, Any], given: str | None, path: Path) -> Architecture:
     known = architectures()
-    model_type = published.get("model_type")
+    model_type = published.get("model_type") if given is None else given
     if not isinstance(model_type, str) or model_type not in known:
+        where = f"{path}: " if given is None else ""
         hint = nearest(str(model_type), list(known))
-        raise ValueError(f"{path}: model_type is {model_type!r}; {hint}")
+        if model_type is None:
+            hint = f"give the argument model_type, one of {', '.join(known)}"
+        raise ValueError(f"{where}model_type is {model_type!r}; {hint}")
     return known[model_type]
 
 
@@ -172,80 +197,3 @@ def _wanted_head(
             f"{', '.join(h.published for h in architecture.heads.values())}, or say which `head` to build"
         )
     return saved or "backbone"
-
-
-def _match(model: Model, entries: list[Entry], saved_head: str, folder: Path) -> dict[str, Entry]:
-    """The entry of each of our parameters; those that a new head starts fresh have none.
-
-    Raises:
-        ValueError: a tensor is missing, unexpected, there twice, or does not fit.
-    """
-    architecture = model.architecture
-    wanted = {architecture.published_name(name): name for name in model.state_dict()}
-    found = _by_full_name(entries, architecture, set(wanted))
-    saved = architecture.weight_names(saved_head, model.config)
-    where = folder / (SINGLE if (folder / SINGLE).is_file() else INDEX)
-    for published in wanted:
-        if published in saved and published not in found:
-            raise ValueError(f"{where}: tensor {published!r} is missing")
-    _refuse_strangers(found, set(wanted) | saved, architecture, model.config)
-    state = model.state_dict()
-    matched = {wanted[p]: found[p] for p in wanted if p in found}
-    for name, entry in matched.items():
-        _check_entry(entry, tuple(state[name].shape))
-    return matched
-
-
-def _by_full_name(
-    entries: list[Entry], architecture: Architecture, wanted: set[str]
-) -> dict[str, Entry]:
-    """The entries by the names that they would have beside a head, in today's spelling."""
-    prefix = architecture.prefix
-    bare = not any(entry.name.startswith(prefix) for entry in entries)
-    found: dict[str, Entry] = {}
-    for entry in entries:
-        name = modern_name(entry.name)
-        if bare and name not in wanted:
-            name = prefix + name
-        if name in found:
-            raise ValueError(
-                f"{entry.path}: tensors {found[name].name!r} and {entry.name!r} are the same weight"
-            )
-        found[name] = entry
-    for second, first in architecture.aliases.items():
-        if second in found:
-            found[first] = found.pop(second)
-    return found
-
-
-def modern_name(name: str) -> str:
-    """Early checkpoints, made from TensorFlow's, call the two weights of a norm gamma and beta."""
-    stem, _, last = name.rpartition(".")
-    renamed = {"gamma": "weight", "beta": "bias"}.get(last)
-    return f"{stem}.{renamed}" if stem and renamed else name
-
-
-def _refuse_strangers(
-    found: dict[str, Entry], known: set[str], architecture: Architecture, config: Config
-) -> None:
-    """Tensors of other heads, and tied copies, are left alone; any other is an error."""
-    strangers = {name for name in set(found) - known if not architecture.is_redundant(name)}
-    if strangers:
-        strangers -= {
-            name for head in architecture.heads for name in architecture.weight_names(head, config)
-        }
-    if strangers:
-        entry = found[min(strangers)]
-        raise ValueError(f"{entry.path}: unexpected tensor {entry.name!r}")
-
-
-def _check_entry(entry: Entry, shape: tuple[int, ...]) -> None:
-    if entry.shape != shape:
-        raise ValueError(
-            f"{entry.path}: tensor {entry.name!r} has shape {entry.shape}; expected {shape} by {CONFIG}"
-        )
-    if entry.dtype not in FLOATING:
-        raise ValueError(
-            f"{entry.path}: tensor {entry.name!r} has dtype {entry.dtype}; expected one of "
-            f"{', '.join(sorted(FLOATING))}"
-        )

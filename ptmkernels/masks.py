@@ -30,6 +30,7 @@ from ptmkernels._mask_tensors import (
     readable,
     refuse_split_documents,
     to_int32,
+    token_mask,
     within,
 )
 from ptmkernels._rank_source import rank_source
@@ -89,14 +90,18 @@ class AttentionMask(IntervalMask):
         Args:
             allowed: (B, S) booleans or 0/1 integers, as Transformers' ``attention_mask``: 1 = a token.
             query_len: L; S where it is not given.
+
+        Raises:
+            ValueError: `allowed` holds anything but 0 and 1, as a mask that is added to the scores does.
         """
         check_integers("allowed", allowed)
         if allowed.dim() != 2:
             raise ValueError(f"allowed has shape {tuple(allowed.shape)}; expected (B, S)")
+        allowed = token_mask("allowed", allowed)
         key_len = allowed.shape[1]
         query_len = key_len if query_len is None else query_len
         full = AttentionMask.full(query_len, key_len, device=allowed.device)
-        rank = torch.where(allowed != 0, full.key_rank, PADDED)
+        rank = torch.where(allowed, full.key_rank, PADDED)
         tensors = [rank, full.query_low, full.query_high, None, None]
         return AttentionMask._of(tensors, ANY, rank_source("keys", allowed))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -183,11 +184,26 @@ def create_model(
     if card.build is not None:
         if (head, device, dtype) != (None, None, None):
             raise ValueError(f"{name} has no head, device or dtype to choose")
-        return card.build(**{**card.values(preset), **overrides})
+        values = {**card.values(preset), **overrides}
+        _check_complete(name, card.build, values)
+        return card.build(**values)
     config = card.config(preset).replace(**overrides)
     model = empty_model(card.architecture, head or "backbone", config, device, dtype)
     model.initialise()
     return model
+
+
+def _check_complete(name: str, build: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """Raises ValueError where a value without a default is missing."""
+    given = inspect.signature(build).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [p.name for p in given if p.default is p.empty and p.kind in kinds]
+    if missing := [n for n in needed if n not in values]:
+        example = ", ".join(f"{n}=…" for n in missing)
+        raise ValueError(
+            f"{name} needs {' and '.join(missing)}, which no preset can know: "
+            f"create_model({name!r}, {example})"
+        )
 
 
 def empty_model(

@@ -116,6 +116,9 @@ struct ForwardParams {
   Heads query, key, value;
   Heads output;
   float* lse = nullptr;  // (B, H, L), contiguous
+
+  // On the CPU, (B, H, L): log2(e) times what rounding took from lse. Null where it is not wanted.
+  float* lse_rest = nullptr;
 };
 
 struct BackwardParams {

@@ -61,8 +61,8 @@ void bind_vocabulary(py::module_& m) {
           "Count the words of a UTF-8 text file.\n\nprogress is called with the bytes done. Raises "
           "ValueError naming file and byte where the text is not UTF-8, OSError where the file "
           "cannot be read.")
-      .def("add_line", &VocabularyCounter::add_line, py::arg("text"),
-           "Count the words of one line.")
+      .def("add_words", &VocabularyCounter::add_words, py::arg("words"),
+           "Count words as they are, white space in them included.")
       .def_property_readonly("total", &VocabularyCounter::total, "Number of words seen.")
       .def_property_readonly("lines", &VocabularyCounter::lines, "Number of lines seen.")
       .def_property_readonly("pruned", &VocabularyCounter::pruned,
@@ -80,6 +80,15 @@ void bind_vocabulary(py::module_& m) {
           },
           py::arg("text"), py::arg("line_end") = -1, py::arg("keep_empty") = false,
           "Ids of the known words, int32; each newline gives line_end.")
+      .def(
+          "encode_words",
+          [](const Encoder& self, const std::vector<std::string_view>& words, int32_t line_end) {
+            std::vector<int32_t> ids;
+            self.encode_words(words, line_end, ids);
+            return to_numpy(std::move(ids));
+          },
+          py::arg("words"), py::arg("line_end") = -1,
+          "Ids of the known words among those of one sentence, int32, and line_end after them.")
       .def(
           "encode_file",
           [](const Encoder& self, const std::string& path, const std::string& output,

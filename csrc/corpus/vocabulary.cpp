@@ -51,14 +51,12 @@ void VocabularyCounter::add_file(const std::string& path, int threads, const Pro
   prune(table_, pruned_);
 }
 
-void VocabularyCounter::add_line(std::string_view text) {
-  for_each_word(
-      text,
-      [&](std::string_view word) {
-        ++table_[word];
-        ++total_;
-      },
-      [] {});
+void VocabularyCounter::add_words(const std::vector<std::string_view>& words) {
+  for (const std::string_view word : words) {
+    if (word.empty()) continue;
+    ++table_[word];
+    ++total_;
+  }
   ++lines_;
   prune(table_, pruned_);
 }
@@ -96,6 +94,16 @@ void Encoder::encode(std::string_view text, int32_t line_end, bool keep_empty,
       [&] {
         if (keep_empty || ids.empty() || ids.back() != line_end) ids.push_back(line_end);
       });
+}
+
+void Encoder::encode_words(const std::vector<std::string_view>& words, int32_t line_end,
+                           std::vector<int32_t>& ids) const {
+  const size_t before = ids.size();
+  for (const std::string_view word : words) {
+    if (word.empty()) continue;
+    if (const int64_t* id = table_.find(word)) ids.push_back(static_cast<int32_t>(*id));
+  }
+  if (ids.size() > before) ids.push_back(line_end);
 }
 
 int64_t Encoder::encode_file(const std::string& path, const std::string& output, int32_t line_end,

@@ -20,8 +20,8 @@ class VocabularyCounter {
   // Counts the words of one file. Throws as for_each_block.
   void add_file(const std::string& path, int threads, const Progress& progress);
 
-  // Counts the words of one line of text.
-  void add_line(std::string_view text);
+  // Counts words as they are, white space in them included; empty ones are none.
+  void add_words(const std::vector<std::string_view>& words);
 
   int64_t total() const { return total_; }
   int64_t lines() const { return lines_; }
@@ -51,6 +51,11 @@ class Encoder {
   // would give an empty sentence (keep_empty = false).
   void encode(std::string_view text, int32_t line_end, bool keep_empty,
               std::vector<int32_t>& ids) const;
+
+  // Appends the ids of the known words among `words`, then line_end, unless that would give an
+  // empty sentence.
+  void encode_words(const std::vector<std::string_view>& words, int32_t line_end,
+                    std::vector<int32_t>& ids) const;
 
   // Writes the ids of a text file as little-endian int32 and returns their number.
   int64_t encode_file(const std::string& path, const std::string& output, int32_t line_end,

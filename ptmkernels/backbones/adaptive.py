@@ -180,4 +180,5 @@ class AdaptiveSoftmax(nn.Module):
         if n == 0 and self.cluster_weight is not None:
             weight = torch.cat([weight, self.cluster_weight])
             bias = torch.cat([bias, self.cluster_bias])
-        return F.linear(hidden, weight, bias).float().log_softmax(-1)
+        logits = F.linear(hidden, weight, bias)
+        return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))

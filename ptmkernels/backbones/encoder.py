@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ptmkernels._mask_tensors import PADDED, concrete, readable
+from ptmkernels._mask_tensors import PADDED, concrete, readable, token_mask
 from ptmkernels._shapes import has_shape
 from ptmkernels.backbones.embeddings import InputEmbeddings
 from ptmkernels.backbones.layout import Padded, Row
@@ -81,8 +81,9 @@ class Encoder(nn.Module):
 
         Args:
             input_ids: (B, L) token ids; or give `inputs_embeds`.
-            attention_mask: (B, L), 1 = a token, 0 = padding on whichever side; or (B, L, L) booleans, or an
-                :class:`AttentionMask`, for anything else; None = all tokens, each sees all.
+            attention_mask: (B, L), 1 = a token, 0 = padding on whichever side; or (B, L, L), 1 = may see, or
+                an :class:`AttentionMask`, for anything else; None = all tokens, each sees all. A mask that is
+                added to the scores (0 and -10000, or -inf) is refused.
             token_type_ids: (B, L) segments; None = all 0.
             position_ids: (B or 1, L); None = 0..L-1, from 0 again in each document of `document_ids`.
             inputs_embeds: (B, L, E) in place of the token embeddings.
@@ -213,9 +214,9 @@ def _mask_and_layout(
     if attention_mask is None:
         return documents, Padded()
     if isinstance(attention_mask, Tensor) and attention_mask.dim() == 3:
-        attention_mask = AttentionMask.dense(attention_mask.bool())
+        attention_mask = AttentionMask.dense(token_mask("attention_mask", attention_mask))
     if isinstance(attention_mask, Tensor):
-        real, mask = attention_mask.bool(), None
+        real, mask = token_mask("attention_mask", attention_mask), None
     else:
         mask = attention_mask
         real = (mask.key_rank != PADDED).expand(tokens.shape[0], length)

@@ -28,8 +28,8 @@ class Padded:
         return mask
 
     def first(self, values: Tensor) -> Tensor:
-        """(B, ...): column 0 of each batch row."""
-        return values[:, 0]
+        """(B, ...): column 0 of each batch row; zeros where rows have none."""
+        return values[:, :1].sum(1)
 
 
 class Row:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ptmkernels._mask_tensors import token_mask
 from ptmkernels.backbones.transformer import FeedForward, LayerConfig
 from ptmkernels.masks import AttentionMask
 
 __all__ = ["FeedForwardBlock", "check_tokens", "distance_encoding", "remember", "with_padding"]
 
 
-def distance_encoding(distances: Tensor, width: int) -> Tensor:
+def distance_encoding(distances: Tensor, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """The fixed encoding of distances: sines of all frequencies, then cosines.
 
     [sin(d / 10000^(2n/E)), cos(d / 10000^(2n/E))], n = 0..E/2 - 1 (Dai et al. 2019, section 3.3; the order is
@@ -20,13 +21,15 @@ def distance_encoding(distances: Tensor, width: int) -> Tensor:
     Args:
         distances: (..., R) numbers.
         width: E, even.
+        dtype: of the result; computed in float32, or in float64 for float64.
 
     Returns:
-        (..., R, E) float32.
+        (..., R, E).
     """
-    steps = torch.arange(0, width, 2, dtype=torch.float32, device=distances.device)
-    angles = distances.float()[..., None] / 10000 ** (steps / width)
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+    wide = torch.promote_types(dtype, torch.float32)
+    steps = torch.arange(0, width, 2, dtype=wide, device=distances.device)
+    angles = distances.to(wide)[..., None] / 10000 ** (steps / width)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
 
 
 def remember(memory: Tensor | None, hidden: Tensor, length: int | None) -> Tensor:
@@ -55,7 +58,8 @@ def with_padding(
     """
     if attention_mask is None:
         return mask
-    real = nn.functional.pad(attention_mask.bool(), (memory_len, 0), value=True)
+    real = token_mask("attention_mask", attention_mask)
+    real = nn.functional.pad(real, (memory_len, 0), value=True)
     keys = AttentionMask.keys(real, query_len)
     return keys if mask is None else mask & keys
 

@@ -149,6 +149,8 @@ class TransformerXL(nn.Module):
 
     def _distances(self, key_len: int, like: Tensor) -> Tensor:
         """(1, R, E), the encoding of the distances R - 1 .. 0; a longer one takes the first row."""
-        farthest = key_len - 1 if self.clamp_len <= 0 else min(key_len - 1, self.clamp_len)
+        farthest = max(key_len - 1, 0)
+        if self.clamp_len > 0:
+            farthest = min(farthest, self.clamp_len)
         distances = torch.arange(farthest, -1, -1, device=like.device)
-        return self.dropout(distance_encoding(distances, like.shape[2]).to(like.dtype))[None]
+        return self.dropout(distance_encoding(distances, like.shape[2], like.dtype))[None]

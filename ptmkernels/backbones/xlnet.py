@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ptmkernels._mask_tensors import readable
+from ptmkernels._mask_tensors import readable, token_mask
 from ptmkernels.backbones.embeddings import check_ids
 from ptmkernels.backbones.encoder import Encoded
 from ptmkernels.backbones.layout import Padded
@@ -73,8 +73,9 @@ class SequenceSummary(nn.Module):
         self.dense = nn.Linear(hidden_size, hidden_size) if project else nn.Identity()
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(B, L, E) to (B, E)."""
-        return self.activation(self.dense(hidden[:, self.tokens].mean(1)))
+        """(B, L, E) to (B, E); a text of no tokens has a vector of zeros."""
+        chosen = hidden[:, self.tokens]
+        return self.activation(self.dense(chosen.sum(1) / max(chosen.shape[1], 1)))
 
 
 class XLNetLayer(nn.Module):
@@ -231,13 +232,14 @@ class XLNet(nn.Module):
         first, last = memory_len + length - 1, 0 if self.options.one_way else 1 - length
         if self.options.clamp_len > 0:
             first, last = min(first, self.options.clamp_len), max(last, -self.options.clamp_len)
-        distances = torch.arange(first, last - 1, -1, device=like.device)[None]
+        distances = torch.arange(max(first, last), last - 1, -1, device=like.device)[None]
         if self.options.bi_data:
             if like.shape[0] % 2:
                 raise ValueError(
                     f"the batch has {like.shape[0]} rows; expected an even number, half of them backwards"
                 )
             distances = torch.cat([distances, -distances])
+        # In float32 whatever the dtype, as Transformers has it.
         encoding = distance_encoding(distances, like.shape[2]).to(like.dtype)
         return self.dropout(encoding), first - memory_len
 
@@ -289,9 +291,10 @@ def _positions(target_mapping: Tensor | None, length: int) -> Tensor | None:
 
 def _padded(attention_mask: Tensor | None) -> Tensor | None:
     """(B, L), true where there is no token; None = nowhere, as far as one can look."""
-    if attention_mask is None or (readable(attention_mask) and attention_mask.all()):
+    if attention_mask is None:
         return None
-    return attention_mask == 0
+    padded = ~token_mask("attention_mask", attention_mask)
+    return None if readable(padded) and not padded.any() else padded
 
 
 def _segments(token_type_ids: Tensor | None, memory_len: int) -> tuple[Tensor, Tensor] | None:

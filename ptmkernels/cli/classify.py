@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +12,18 @@ from typing import Annotated, TextIO
 import typer
 
 from ptmkernels.cli import app
+from ptmkernels.cli._text_options import Errors
+from ptmkernels.compressed import open_bytes
 from ptmkernels.files import check_writable
 from ptmkernels.interrupts import sigterm_interrupts
+from ptmkernels.undecodable import check_errors
 
 classify = typer.Typer(
     help="Labels for lines of text: fastText's classifier.", no_args_is_help=True
 )
 app.add_typer(classify, name="classify")
 
+LABELLED = "Lines with labels (.gz and .bz2: compressed)"
 ModelFile = Annotated[Path, typer.Argument(help="A .bin or .ftz file of fastText's form.")]
 Count = Annotated[int, typer.Argument(help="How many labels, at most.")]
 Threshold = Annotated[float, typer.Argument(help="Leave out labels that are less likely.")]
@@ -26,7 +31,7 @@ Threshold = Annotated[float, typer.Argument(help="Leave out labels that are less
 
 @classify.command()
 def train(
-    text: Annotated[Path, typer.Argument(help="Lines with labels: __label__good a fine day")],
+    text: Annotated[Path, typer.Argument(help=f"{LABELLED}: __label__good a fine day")],
     output: Annotated[Path, typer.Argument(help="The model, in fastText's form (.bin).")],
     loss: Annotated[
         str,
@@ -42,6 +47,7 @@ def train(
     bucket: Annotated[int, typer.Option(help="Rows for n-grams.")] = 2_000_000,
     neg: Annotated[int, typer.Option(help="Negatives for each line.")] = 5,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 1,
+    errors: Errors = "strict",
 ) -> None:
     """Train a classifier on a text with labels."""
     from ptmkernels.models import FastTextClassifier
@@ -51,38 +57,39 @@ def train(
         min_n=minn, max_n=maxn, bucket=bucket, negative=neg, seed=seed,
     )  # fmt: skip
     check_writable(output)
-    try:
-        with sigterm_interrupts():
-            model.fit(text, epochs)
-    except KeyboardInterrupt:
-        typer.echo("stopped; nothing was saved", err=True)
-        raise typer.Exit(130) from None
-    model.save_fasttext(output)
+    with _stoppable():
+        model.fit(text, epochs, errors=errors)
+        model.save_fasttext(output)
     typer.echo(f"{len(model.words)} words, {len(model.labels)} labels: {output}", err=True)
 
 
 @classify.command("test")
 def evaluate(
     model: ModelFile,
-    text: Annotated[Path, typer.Argument(help="Lines with labels.")],
+    text: Annotated[Path, typer.Argument(help=LABELLED)],
     k: Count = 1,
     threshold: Threshold = 0.0,
+    errors: Errors = "strict",
 ) -> None:
     """Print the number of lines, and precision and recall of the k likeliest labels."""
-    count, precision, recall = _load(model).test(text, k, threshold)
+    count, precision, recall = _load(model).test(text, k, threshold, errors)
     typer.echo(f"N\t{count}\nP@{k}\t{precision:.3f}\nR@{k}\t{recall:.3f}")
 
 
 @classify.command()
 def predict(
     model: ModelFile,
-    text: Annotated[str, typer.Argument(help="Lines of text; - is standard input.")],
+    text: Annotated[
+        str,
+        typer.Argument(help="Lines of text (.gz and .bz2: compressed); - is standard input."),
+    ],
     k: Count = 1,
     threshold: Threshold = 0.0,
     prob: Annotated[bool, typer.Option("--prob", help="Print probabilities, too.")] = False,
+    errors: Errors = "strict",
 ) -> None:
     """Print the likeliest labels of each line, a line each."""
-    with _lines_of(text) as lines:
+    with _lines_of(text, errors) as lines:
         for found in _load(model).predict_lines(lines, k, threshold):
             typer.echo(" ".join(f"{label} {p:.6g}" if prob else label for label, p in found))
 
@@ -98,7 +105,8 @@ def quantize(
 ) -> None:
     """Make a model small: its rows become codes."""
     check_writable(output)
-    _load(model).quantize(cutoff, dsub, qnorm, qout).save_fasttext(output)
+    with _stoppable():
+        _load(model).quantize(cutoff, dsub, qnorm, qout).save_fasttext(output)
     sizes = (f"{path.stat().st_size / 1e6:.2f} MB" for path in (model, output))
     typer.echo(f"{' -> '.join(sizes)}: {output}", err=True)
 
@@ -110,9 +118,25 @@ def _load(path: Path):
 
 
 @contextmanager
-def _lines_of(text: str) -> Iterator[TextIO]:
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends the command with a message; files that were begun are removed."""
+    try:
+        with sigterm_interrupts():
+            yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; nothing was saved", err=True)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _lines_of(text: str, errors: str) -> Iterator[TextIO]:
+    check_errors(errors)
     if text == "-":
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors=errors, newline="\n")
         yield sys.stdin
         return
-    with open(text, encoding="utf-8-sig", newline="\n") as file:
-        yield file
+    with (
+        open_bytes(text) as file,
+        io.TextIOWrapper(file, "utf-8-sig", errors, newline="\n") as lines,
+    ):
+        yield lines

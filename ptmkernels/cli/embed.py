@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ptmkernels.cli import app
+from ptmkernels.cli._text_options import Errors
 from ptmkernels.compressed import compression
 from ptmkernels.files import check_writable
 from ptmkernels.interrupts import sigterm_interrupts
@@ -18,7 +19,10 @@ from ptmkernels.interrupts import sigterm_interrupts
 @app.command()
 def embed(
     corpus: Annotated[
-        Path, typer.Argument(help="Text in UTF-8, a sentence a line, words by spaces.")
+        Path,
+        typer.Argument(
+            help="Text in UTF-8, a sentence a line, words by spaces; .gz and .bz2: compressed."
+        ),
     ],
     model: Annotated[str, typer.Option(help="word2vec, fasttext or glove.")] = "word2vec",
     architecture: Annotated[str, typer.Option(help="skip-gram or cbow (not glove).")] = "skip-gram",
@@ -41,7 +45,7 @@ def embed(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     initial_range: Annotated[
         float | None,
-        typer.Option(help="Rows start in +- this / dim (not glove); default 1.5, fasttext 1."),
+        typer.Option(help="Rows start in +- this / dim (not glove); default 1.5."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, or cuda (not glove).")] = "cpu",
@@ -54,9 +58,10 @@ def embed(
     output: Annotated[
         Path,
         typer.Option(
-            help="Vectors: .txt, .bin (fasttext: its own form), .txt.gz, .bz2, or .safetensors."
+            help="Vectors: .txt, .bin (fasttext: its own form), .txt.gz, .bin.bz2, or .safetensors."
         ),
     ] = Path("vectors.txt"),
+    errors: Errors = "strict",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it was stopped.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw a map of the words.")] = None,
 ) -> None:
@@ -76,7 +81,7 @@ def embed(
         raise ValueError(f"--output is {output}; fastText's own form is not compressed")
     state = _state_of(output)
     trained = _model(model, {k: v for k, v in options.items() if v is not None}, state, resume)
-    fit_options = {"threads": threads}
+    fit_options = {"threads": threads, "errors": errors}
     if epochs is not None:
         fit_options["epochs"] = epochs
     if model != "glove":
@@ -85,10 +90,7 @@ def embed(
         check_writable(path)  # before the hours of training
     with sigterm_interrupts():
         _fit(trained, corpus, output, fit_options)
-    try:
-        _write(trained, output)
-    except OSError as error:
-        raise OSError(f"{error}; {_keep_state(trained, output)}") from None
+        _save(trained, output)
     state.unlink(missing_ok=True)
     if plot:
         trained.wv.plot(plot)
@@ -137,13 +139,14 @@ def _keep_state(model, output: Path) -> str:
 
 
 def _fit(model, corpus: Path, output: Path, options: dict) -> None:
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[news]}"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, transient=False) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
         task = bar.add_task("training", total=None, news="")
 
         def report(p) -> None:
@@ -155,10 +158,21 @@ def _fit(model, corpus: Path, output: Path, options: dict) -> None:
         except KeyboardInterrupt:
             bar.stop()
             if model.done == 0:
-                typer.echo("stopped before training began; nothing to save")
+                typer.echo("stopped before training began; nothing to save", err=True)
             else:
-                typer.echo(f"stopped; {_keep_state(model, output)}")
+                typer.echo(f"stopped; {_keep_state(model, output)}", err=True)
             raise typer.Exit(130) from None
+
+
+def _save(model, output: Path) -> None:
+    """Write the vectors or, where that fails or is stopped, the state."""
+    try:
+        _write(model, output)
+    except OSError as error:
+        raise OSError(f"{error}; {_keep_state(model, output)}") from None
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; {_keep_state(model, output)}", err=True)
+        raise typer.Exit(130) from None
 
 
 def _write(model, output: Path) -> None:

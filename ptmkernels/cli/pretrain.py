@@ -129,9 +129,12 @@ def run(config: PretrainingConfig, output: Path, *, resume: bool = False) -> Tra
     from ptmkernels.registry import model_card
     from ptmkernels.training import prepare_pretraining
 
-    trainer = prepare_pretraining(config, output, resume=resume)
+    guesses: list[str] = []
+    trainer = prepare_pretraining(config, output, resume=resume, say=guesses.append)
     main_process = trainer.accelerator.is_main_process
     if main_process:
+        for guess in guesses:
+            typer.echo(f"{guess} (a guess; say otherwise with --layout)", err=True)
         config.write(output)
     result = trainer.run()
     if main_process and result.interrupted:

@@ -2,25 +2,30 @@
 
 Two layouts of plain UTF-8 text. "sentences" is BERT's own: one sentence a line, a blank line between
 documents. "text" is free text: lines wrapped anywhere, a blank line between paragraphs, a new document
-after two blank lines or a form feed; sentences are found by rule.
+after two blank lines or a form feed; sentences are found by rule, by the marks of many scripts.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
 
 from ptmkernels.compressed import open_bytes
 from ptmkernels.data.python_topics import python_topics
-from ptmkernels.data.sentences import split_sentences
+from ptmkernels.data.sentences import CLOSERS, ENDS, split_sentences
 
 __all__ = ["DEFAULT_CORPUS", "Corpus", "choose_held_out"]
 
 DEFAULT_CORPUS = "python-topics"
-LAYOUTS = ("auto", "sentences", "text")
+LAYOUTS = {
+    "auto": "by the first lines of each file",
+    "sentences": "a sentence a line, a blank line between documents",
+    "text": "sentences by their marks, blank lines between paragraphs, two of them between documents",
+}
 
 # A book without a break still has to give documents to hold out and to draw random sentences from.
 LONGEST_FREE_DOCUMENT = 256  # sentences
@@ -39,6 +44,9 @@ class Corpus:
 
     Iterating gives documents, each a list of at least one sentence.
 
+    Attributes:
+        guessed: the layout that "auto" found for each file that was read.
+
     Raises:
         ValueError: the layout is unknown, a folder has no text, the corpus has none at all, or a file is
             not UTF-8 (the message names file and byte).
@@ -52,6 +60,7 @@ class Corpus:
             raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}")
         self.sources = [source] if isinstance(source, str | Path) else list(source)
         self.layout = layout
+        self.guessed: dict[Path, str] = {}
 
     def __iter__(self) -> Iterator[list[str]]:
         found = False
@@ -65,12 +74,27 @@ class Corpus:
     def __str__(self) -> str:
         return ", ".join(map(str, self.sources))
 
+    def guesses(self) -> list[str]:
+        """What "auto" made of the files that were read, in words."""
+        files: dict[str, list[str]] = {}
+        for path, layout in self.guessed.items():
+            files.setdefault(layout, []).append(str(path))
+        more = {
+            n: f" and {len(names) - 3} more" if len(names) > 3 else "" for n, names in files.items()
+        }
+        return [
+            f"{', '.join(names[:3])}{more[layout]} read in the layout {layout!r}: {LAYOUTS[layout]}"
+            for layout, names in files.items()
+        ]
+
     def _documents(self, source: str | Path) -> Iterator[list[str]]:
         if source == DEFAULT_CORPUS:
             yield from python_topics()
             return
         for path in text_files(Path(source)):
-            layout = guess_layout(path) if self.layout == "auto" else self.layout
+            layout = self.layout
+            if layout == "auto":
+                layout = self.guessed[path] = guess_layout(path)
             read = sentence_documents if layout == "sentences" else free_documents
             yield from read(read_lines(path))
 
@@ -108,12 +132,35 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def guess_layout(path: Path) -> str:
-    """ "sentences" where nearly every line is one whole sentence, else "text"."""
-    lines = [line for line in islice(read_lines(path), _PROBE_LINES) if line]
-    ends = sum(line[-1] in ".!?…\"'”’)" for line in lines)
-    sentences = sum(len(split_sentences(line)) for line in lines)
-    whole = bool(lines) and ends >= 0.7 * len(lines) and sentences <= 1.3 * len(lines)
-    return "sentences" if whole else "text"
+    """The layout of a file, from its first lines.
+
+    "sentences" where nearly every line is one whole sentence; and where nothing marks the end of a sentence,
+    as in Thai, for then only the lines can say where one ends, unless they were broken at a width.
+    Else "text".
+    """
+    lines = list(islice(read_lines(path), _PROBE_LINES))
+    full = [line for line in lines if line.strip("\f")]
+    ends = sum(line.rstrip(CLOSERS)[-1:] in ENDS or line[-1] in CLOSERS for line in full)
+    inner = sum(len(split_sentences(line)) - 1 for line in full)
+    if ends + inner < 0.1 * len(full):
+        return "text" if _broken_at_a_width(lines) else "sentences"
+    whole = ends >= 0.7 * len(full) and inner <= 0.3 * len(full)
+    return "sentences" if full and whole else "text"
+
+
+def _broken_at_a_width(lines: Iterable[str]) -> bool:
+    """Whether lines are as long as they can be, but for the last of each paragraph."""
+    within, last = [], []
+    for line, following in pairwise([*lines, ""]):
+        if line:
+            (within if following else last).append(len(line))
+    if not within:
+        return False
+    width = max(within)
+    full = sum(length >= 0.8 * width for length in within)
+    return full >= 0.9 * len(within) and 2 * sum(length < 0.8 * width for length in last) >= len(
+        last
+    )
 
 
 def sentence_documents(lines: Iterable[str]) -> Iterator[list[str]]:
@@ -151,14 +198,29 @@ def _paragraphs(lines: Iterable[str]) -> Iterator[str | None]:
         line = line.strip("\f \t")
         blanks = 0 if line else blanks + 1
         if wrapped and (blanks or new_document):
-            yield " ".join(wrapped)
+            yield _joined(wrapped)
             wrapped = []
         if new_document or blanks == 2:
             yield None
         if line:
             wrapped.append(line)
     if wrapped:
-        yield " ".join(wrapped)
+        yield _joined(wrapped)
+
+
+# Scripts that write no space between words: Thai, Lao, Myanmar, Khmer, kana, Han, and the marks beside them.
+_NO_SPACES = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]"
+)
+
+
+def _joined(lines: list[str]) -> str:
+    """The lines of a paragraph, with a space between two unless their script has none."""
+    text = lines[0]
+    for line in lines[1:]:
+        tight = _NO_SPACES.match(text[-1]) and _NO_SPACES.match(line)
+        text += line if tight else f" {line}"
+    return text
 
 
 def choose_held_out(num_documents: int, share: float, seed: int, least: int = 1) -> np.ndarray:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["split_sentences"]
+__all__ = ["CLOSERS", "ENDS", "split_sentences"]
 
-# A sentence ends at . ! ? or …, with the quotes and brackets that close after it, before something that
-# can open the next one.
-_BOUNDARY = re.compile(r"""(?<=[.!?…])["'”’)\]]*\s+(?=["'“‘(\[]*[A-Z0-9À-ÖØ-Þ_])""")
+# What ends a sentence, in the scripts that have such a mark: Latin and those that share its marks, Chinese,
+# Japanese, Devanagari, Arabic and Urdu, Armenian, Ethiopic, Myanmar, Khmer, Tibetan. Thai has none.
+_UNSPACED = "。！？｡।॥۔።"  # after which the next sentence may follow without white space
+ENDS = ".!?…．؟։။។།" + _UNSPACED
+CLOSERS = "\"'”’)]»›」』】）》〉］｣"
+_OPENERS = "\"'“‘([«‹「『【（《〈［｢¿¡"
+_SET = {
+    name: re.escape(marks)
+    for name, marks in (("end", ENDS), ("close", CLOSERS), ("open", _OPENERS), ("tight", _UNSPACED))
+}
+
+# A sentence ends at such a mark, with the quotes and brackets that close after it, before something that can
+# open the next one: a letter that is not a small one, or a digit. Without white space, what follows a closing
+# quote goes on with the sentence around it.
+_BOUNDARY = re.compile(
+    r"(?:(?<=[{end}])[{close}]*\s+|(?<=[{tight}])(?![{close}{end}\s]))"
+    r"(?=[{open}]*(\w))".format(**_SET)
+)
 
 # After these a full stop ends no sentence …
 _ABBREVIATIONS = frozenset(
@@ -27,7 +42,8 @@ def split_sentences(text: str) -> list[str]:
     text = " ".join(text.split())
     sentences, start = [], 0
     for match in _BOUNDARY.finditer(text):
-        if _is_abbreviation(text[start : match.start()], text[match.end()]):
+        following = match.group(1)
+        if following.islower() or _is_abbreviation(text[start : match.start()], following):
             continue
         sentences.append(text[start : match.end()].rstrip())
         start = match.end()

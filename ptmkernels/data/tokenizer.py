@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from ptmkernels.data.added_tokens import add_tokens, as_entries
 from ptmkernels.data.wordpiece import CONTINUATION, learn_pieces
-from ptmkernels.files import atomic_files, settle
+from ptmkernels.files import BYTE_ORDER_MARK, atomic_files, refuse_lfs_pointer, settle
 
 __all__ = ["WordPieceTokenizer"]
 
@@ -91,7 +92,7 @@ class WordPieceTokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> WordPieceTokenizer:
-        """The tokenizer in a folder: tokenizer.json, or vocab.txt.
+        """The tokenizer in a folder: tokenizer.json, or vocab.txt; and the tokens that were added to it.
 
         Raises:
             OSError: the folder has neither, or a file cannot be read.
@@ -103,10 +104,13 @@ class WordPieceTokenizer:
         length = settings.get("model_max_length")
         length = length if isinstance(length, int) and length < 10**9 else None
         if (folder / FAST).is_file():
-            return cls._load_fast(folder / FAST, length)
-        if (folder / VOCABULARY).is_file():
-            return cls._load_vocabulary(folder / VOCABULARY, _normalizer(settings), length)
-        raise FileNotFoundError(f"{folder} has no {FAST} and no {VOCABULARY}")
+            made = cls._load_fast(folder / FAST, length)
+        elif (folder / VOCABULARY).is_file():
+            made = cls._load_vocabulary(folder / VOCABULARY, _normalizer(settings), length)
+        else:
+            raise FileNotFoundError(f"{folder} has no {FAST} and no {VOCABULARY}")
+        add_tokens(made.backend, folder, settings)
+        return made
 
     @classmethod
     def _load_fast(cls, path: Path, length: int | None) -> WordPieceTokenizer:
@@ -165,17 +169,21 @@ class WordPieceTokenizer:
         return cls(backend, length)
 
     def files(self) -> dict[str, str]:
-        """Contents of tokenizer.json, vocab.txt and tokenizer_config.json, by name."""
+        """Contents of tokenizer.json, vocab.txt and tokenizer_config.json, by name.
+
+        Tokens that were added after the vocabulary stand in the first and the last only.
+        """
         settings = {
             "tokenizer_class": "BertTokenizer",
             **self._normalization(),
             **SPECIAL_TOKENS,
+            "added_tokens_decoder": as_entries(self.backend),
         }
         if self.max_length is not None:
             settings["model_max_length"] = self.max_length
         return {
             FAST: self.backend.to_str(pretty=True),
-            VOCABULARY: "".join(f"{token}\n" for token in self.tokens),
+            VOCABULARY: "".join(f"{token}\n" for token in self._vocabulary()),
             CONFIG: json.dumps(settings, indent=2) + "\n",
         }
 
@@ -195,6 +203,12 @@ class WordPieceTokenizer:
         with atomic_files(folder) as at:
             for name, text in self.files().items():
                 at(name).write_text(text, encoding="utf-8")
+
+    def _vocabulary(self) -> list[str]:
+        """The tokens before the added ones; all where those do not come last."""
+        pieces = self.backend.get_vocab(with_added_tokens=False)
+        first = self.tokens[: len(pieces)]
+        return first if set(first) == set(pieces) else self.tokens
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -259,8 +273,9 @@ def _normalizer(settings: Mapping[str, Any]) -> normalizers.BertNormalizer:
 
 
 def _read_text(path: Path) -> str:
+    refuse_lfs_pointer(path)
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8").removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: byte {error.start}") from None
 

@@ -44,6 +44,7 @@ class Vocabulary:
         max_words: int = 0,
         threads: int = 1,
         progress: Progress = None,
+        errors: str = "strict",
     ) -> Vocabulary:
         """Count the words of a text file, or of sentences given as lists of words.
 
@@ -53,6 +54,8 @@ class Vocabulary:
             max_words: a larger table drops its rarest words while counting; 0 = never.
             threads: for a file.
             progress: called with the bytes done.
+            errors: of a file; what becomes of bytes that are not UTF-8: "strict" (refused), "ignore" or
+                "replace".
 
         Raises:
             ValueError: not UTF-8 (file and byte, or sentence and word, are named), a pipe, or no word is
@@ -61,11 +64,11 @@ class Vocabulary:
         """
         counter = VocabularyCounter(max_words)
         if (path := _path(source)) is not None:
-            with plain_path(path) as plain:
+            with plain_path(path, errors) as plain:
                 counter.add_file(plain, threads=threads, progress=progress)
         else:
-            for line in _lines(source):
-                counter.add_line(line)
+            for words in _sentences(source):
+                counter.add_words(words)
         pairs = counter.most_common(min_count)
         if not pairs:
             raise ValueError(
@@ -91,8 +94,8 @@ def _path(source: Source) -> str | None:
     return os.fspath(source)
 
 
-def _lines(sentences: Iterable[Iterable[str]]) -> Iterator[bytes]:
-    """Each sentence as a line of UTF-8.
+def _sentences(sentences: Iterable[Iterable[str]]) -> Iterator[list[bytes]]:
+    """The words of each sentence in UTF-8, as they are: one with white space in it is one word.
 
     Raises:
         ValueError: a word is no text.
@@ -106,9 +109,9 @@ def _lines(sentences: Iterable[Iterable[str]]) -> Iterator[bytes]:
             raise TypeError(f"sentence {number} of source is a string; expected a list of words")
         words = list(sentence)
         try:
-            yield " ".join(words).encode()
-        except TypeError as error:
-            raise TypeError(f"sentence {number} of source is no list of words: {error}") from None
+            yield [word.encode() for word in words]
+        except AttributeError:
+            raise TypeError(f"sentence {number} of source is no list of words: {words!r}") from None
         except UnicodeEncodeError:
             raise ValueError(_no_text(number, words)) from None
 
@@ -137,29 +140,37 @@ class WordStream:
         vocabulary: words that are not in it are left out.
         threads: for a file.
         progress: called with the bytes done.
+        errors: as :meth:`Vocabulary.count` has it.
     """
 
     def __init__(
-        self, source: Source, vocabulary: Vocabulary, threads: int = 1, progress: Progress = None
+        self,
+        source: Source,
+        vocabulary: Vocabulary,
+        threads: int = 1,
+        progress: Progress = None,
+        errors: str = "strict",
     ):
         self._folder = tempfile.TemporaryDirectory(prefix="ptmkernels-")
         self._path = Path(self._folder.name) / "ids"
         try:
             words = [word.encode("utf-8", "surrogateescape") for word in vocabulary.words]
-            self._encode(source, Encoder(words), threads, progress)
+            self._encode(source, Encoder(words), threads, progress, errors)
         except BaseException:
             self.close()
             raise
         self.length = self._path.stat().st_size // 4
 
-    def _encode(self, source: Source, encoder: Encoder, threads: int, progress: Progress) -> None:
+    def _encode(
+        self, source: Source, encoder: Encoder, threads: int, progress: Progress, errors: str
+    ) -> None:
         if (path := _path(source)) is not None:
-            with plain_path(path) as plain:
+            with plain_path(path, errors) as plain:
                 encoder.encode_file(plain, str(self._path), threads=threads, progress=progress)
             return
         with self._path.open("wb") as file:
-            for line in _lines(source):
-                file.write(encoder.encode(line + b"\n").tobytes())
+            for words in _sentences(source):
+                file.write(encoder.encode_words(words).tobytes())
 
     def close(self) -> None:
         """Remove the file."""

@@ -143,6 +143,8 @@ class Model(nn.Module):
     architecture: Architecture
     head: str
     with_pooler = True  # whether the task reads the pooled first token
+    # Transformers' Trainer would hand the number of labels to any forward with **keywords.
+    accepts_loss_kwargs = False
 
     def __init__(self, config: Config, architecture: Architecture) -> None:
         super().__init__()

@@ -1,12 +1,15 @@
 """What the forward of each kind of model returns; names as in Transformers.
 
+Every output is a dictionary of what is there, too, and its values have places, the loss first:
+`output.logits`, `output["logits"]`, `output[1]`. As Transformers' outputs, for which its Trainer takes them.
 Shapes: B batch, L length, E hidden size, H heads, V vocabulary, C labels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,24 +19,58 @@ T = TypeVar("T", bound=type)
 
 def output(cls: T) -> T:
     """A dataclass that passes through torch.export and through hooks that look for tensors."""
-    cls = dataclass(kw_only=True)(cls)
+    cls = dataclass(kw_only=True, eq=False)(cls)
+    of_fields = cls.__init__
+
+    def __init__(
+        self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), **given: Any
+    ) -> None:
+        of_fields(self, **dict(values), **given)  # tools that copy an output give a dictionary
+
+    cls.__init__ = __init__
+    names = [field.name for field in fields(cls)]
+    first = [name for name in names if name == "loss"]
+    last = [name for name in names if name in Output.__annotations__] if cls is not Output else []
+    cls.order = (*first, *(n for n in names if n not in first + last), *last)
     torch.export.register_dataclass(cls, serialized_type_name=f"ptmkernels.{cls.__name__}")
     return cls
 
 
-@output
-class Output:
+class Output(dict):
     """What every output has.
 
     Args:
         hidden_states: the embeddings and each layer's output (B, L, E), where asked for.
         attentions: each layer's weights (B, H, L, L), where asked for.
         mems: each layer's memory (B, M, E) for the next segment, where the model has any.
+
+    Attributes:
+        order: the names of the values by their places.
     """
 
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     mems: tuple[Tensor, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.order:
+            value = getattr(self, name)
+            if value is not None:
+                dict.__setitem__(self, name, value)
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        return dict.__getitem__(self, key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self, name, value)
+        dict.__setitem__(self, name, value)
+
+    def to_tuple(self) -> tuple:
+        """What is there, by its place."""
+        return tuple(self.values())
+
+
+Output = output(Output)
 
 
 @output

@@ -3,6 +3,8 @@
 Every forward takes the arguments of :meth:`ptmkernels.backbones.encoder.Encoder.forward` and labels, and
 computes losses as Transformers does: means over the labels that are not -100. Heads run on the tokens as
 they lay in the layers; logits at padded positions are those of a zero state.
+Arguments with "label" in their names that hold no labels are taken from the keywords: Transformers' Trainer
+reads the names of the labels from the signature.
 Shapes: B batch, L length, E hidden size, V vocabulary, C labels.
 """
 
@@ -80,7 +82,6 @@ class MaskedLM(Model):
         token_type_ids=None,
         *,
         labels: Tensor | None = None,
-        labelled_only: bool = False,
         **inputs: Any,
     ) -> LogitsOutput:
         """
@@ -92,6 +93,7 @@ class MaskedLM(Model):
         Returns:
             `logits` (B, L, V) and `loss`.
         """
+        labelled_only = inputs.pop("labelled_only", False)
         encoded = self.backbone(
             input_ids, attention_mask, token_type_ids, needed=_labelled(labels), **inputs
         )
@@ -132,7 +134,6 @@ class PreTraining(MaskedLM):
         *,
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
-        labelled_only: bool = False,
         **inputs: Any,
     ) -> PreTrainingOutput:
         """
@@ -144,6 +145,7 @@ class PreTraining(MaskedLM):
         Returns:
             Both logits; `loss`, the sum, where both labels are given.
         """
+        labelled_only = inputs.pop("labelled_only", False)
         encoded = self.backbone(
             input_ids, attention_mask, token_type_ids, needed=_labelled(labels), **inputs
         )

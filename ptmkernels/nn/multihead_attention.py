@@ -18,7 +18,8 @@ class MultiheadAttention(nn.MultiheadAttention):
 
     Constructor, parameters, initialisation and state dict are torch's own. A boolean `key_padding_mask`
     and the hint `is_causal` become interval masks, so nothing of size L x S is built for them. Where torch
-    gives NaN, for a query that may see nothing, the attention gives zeros. The heads' width is at most 256.
+    gives NaN, for a query that may see nothing, the attention gives zeros. Heads wider than 256 and float64
+    run on `reference`.
     (`torch.nn.TransformerEncoderLayer` has a fast path for inference, which calls no `forward` of its parts.)
 
     Args:

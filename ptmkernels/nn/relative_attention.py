@@ -61,6 +61,14 @@ class _RelativeAttention(nn.Module):
         """(B, length, E) projected by `weight` (H * D, E), as (B, H, length, D)."""
         return F.linear(tensor, weight).unflatten(2, (-1, self.d_head)).transpose(1, 2)
 
+    def _read_distances(self, r: Tensor, weight: Tensor) -> Tensor:
+        """The encoding of the distances, (N, R, E) with R >= 1, in the dtype of `weight`.
+
+        It is no state of the model: its maker may not know that the model was cast.
+        """
+        r = self._read("r", r).to(weight.dtype)
+        return r if r.shape[1] else F.pad(r, (0, 0, 0, 1))
+
     def _dropout_options(self, dropout_p: float, device: torch.device) -> dict:
         active = self.training and dropout_p > 0.0
         return {
@@ -71,13 +79,13 @@ class _RelativeAttention(nn.Module):
     def _after(self, attended: Tensor, weight: Tensor, head_mask: Tensor | None) -> Tensor:
         """(B, H, L, D) projected by `weight` (E, H * D) to (B, L, E), after dropout."""
         if head_mask is not None:
-            attended = attended * head_mask.reshape(-1, 1, 1)
+            attended = attended * head_mask.reshape(-1, 1, 1).to(attended.dtype)
         return self.dropout(F.linear(attended.transpose(1, 2).flatten(2), weight))
 
     def _published(self, weights: Tensor, head_mask: Tensor | None) -> Tensor:
         """Attention weights (B, H, L, S) in the caller's form."""
         if head_mask is not None:
-            weights = weights * head_mask.reshape(-1, 1, 1)
+            weights = weights * head_mask.reshape(-1, 1, 1).to(weights.dtype)
         return weights if self.batch_first else weights.permute(2, 3, 0, 1)
 
 
@@ -150,9 +158,9 @@ class RelativeMultiheadAttention(_RelativeAttention):
         Returns:
             [(L, B, E)], or [(L, B, E), weights (L, S, B, H)].
         """
-        w, r = self._read("w", w), self._read("r", r)
+        w, r = self._read("w", w), self._read_distances(r, self.r_net.weight)
         mems = self._read("mems", mems, w.shape[0])
-        source = w if mems is None else torch.cat([mems, w], 1)
+        source = w if mems is None else torch.cat([mems.to(w.dtype), w], 1)
         if self.pre_lnorm:
             source = self.layer_norm(source)
         query_weight, *others = self.qkv_net.weight.chunk(3)
@@ -257,12 +265,12 @@ class TwoStreamAttention(_RelativeAttention):
         Returns:
             (content (L, B, E), query stream (P, B, E) or None), and the weights where asked for.
         """
-        h, r = self._read("h", h), self._read("r", r)
+        h, r = self._read("h", h), self._read_distances(r, self.r)
         batch, length = h.shape[:2]
         g = self._read("g", g, batch)
         source = h
         if mems is not None and mems.dim() > 1:  # Transformers has mems of no dimension for none
-            source = torch.cat([self._read("mems", mems, batch), h], 1)
+            source = torch.cat([self._read("mems", mems, batch).to(h.dtype), h], 1)
         query, *key_value = (
             self._heads(tensor, weight.flatten(1).t())
             for tensor, weight in ((h, self.q), (source, self.k), (source, self.v))

@@ -12,6 +12,8 @@ from torch.autograd import forward_ad
 
 KERNELS = ("cpu", "cuda", "triton")
 EVERY_OP = "every op"
+MAX_HEAD_DIM = 256  # of the attention kernels
+ATTENTION_OPS = ("masked_attention", "relative_attention")
 STEPS = ("skipgram_step_", "cbow_step_")
 WORD_OPS = (
     "negative_sampling_loss",
@@ -80,7 +82,16 @@ REFUSALS = (
             "float64 is served by reference only",
             lambda query: query.dtype == torch.float64,
         )
-        for op in ("masked_attention", "relative_attention")
+        for op in ATTENTION_OPS
+    ),
+    *(
+        Refusal(
+            op,
+            KERNELS,
+            f"heads wider than {MAX_HEAD_DIM} are served by reference only",
+            lambda query: query.shape[-1] > MAX_HEAD_DIM,
+        )
+        for op in ATTENTION_OPS
     ),
     *(
         Refusal(

@@ -152,7 +152,11 @@ class PretrainingConfig:
 
 
 def prepare_pretraining(
-    config: PretrainingConfig, output: str | Path | None, *, resume: bool = False
+    config: PretrainingConfig,
+    output: str | Path | None,
+    *,
+    resume: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> Trainer:
     """Read the corpus, learn or read the tokenizer, build the model: a trainer, ready to run.
 
@@ -160,6 +164,7 @@ def prepare_pretraining(
         config: the settings.
         output: folder of the run; None = nothing is written.
         resume: go on from the newest checkpoint in it, where there is one.
+        say: is called with what was guessed about the text.
 
     Raises:
         OSError, ValueError: what the parts raise: a file that cannot be read, an unknown preset, …
@@ -167,7 +172,7 @@ def prepare_pretraining(
     _check_model(config)
     run = None if output is None else Path(output)
     checkpoint = latest_checkpoint(run) if run is not None and resume else None
-    training, held_out = _split(config)
+    training, held_out = _split(config, say)
     if checkpoint is not None:
         tokenizer = WordPieceTokenizer.load(checkpoint)
     elif config.tokenizer is not None:
@@ -212,15 +217,23 @@ def _check_model(config: PretrainingConfig) -> None:
     card.config(config.model).replace(**config.overrides)
 
 
-def _split(config: PretrainingConfig) -> tuple[Documents, Documents | None]:
+def _split(
+    config: PretrainingConfig, say: Callable[[str], None] | None
+) -> tuple[Documents, Documents | None]:
     """Readers of the training documents and of those held out."""
     corpus = Corpus(config.corpus, config.layout)
+    count = sum(1 for _ in corpus)
+    guesses = corpus.guesses()
+    for guess in guesses if say is not None else ():
+        say(guess)
     if isinstance(config.held_out, str):
         return partial(iter, corpus), partial(iter, Corpus(config.held_out, config.layout))
     # Both sides need another document to draw a random next sentence from.
     least = 2 if config.objective == "mlm+nsp" else 1
-    count = sum(1 for _ in corpus)
-    chosen = choose_held_out(count, config.held_out, config.training.seed, least)
+    try:
+        chosen = choose_held_out(count, config.held_out, config.training.seed, least)
+    except ValueError as error:
+        raise ValueError("; ".join([str(error), *guesses])) from None
     training = partial(compress, corpus, ~chosen)
     return training, partial(compress, corpus, chosen) if chosen.any() else None
 

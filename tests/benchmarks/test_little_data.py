@@ -26,8 +26,9 @@ def test_rows(monkeypatch):
 @pytest.mark.parametrize(("ours", "status"), [(0.85, "ok"), (0.80, "wrong")])
 def test_worse_than_gensim_is_wrong(ours, status, monkeypatch):
     pytest.importorskip("gensim")
+    regime = little_data.Regime(20, 12, 300, sentences=300, length=20)
     found = iter((ours, 0.855))
     monkeypatch.setattr(little_data, "topic_precision", lambda trained: next(found))
-    rows = little_data.compare(Task("cbow", "negative-sampling", 8), 300, True)
+    rows = little_data.compare(Task("cbow", "negative-sampling", 8), regime)
     assert rows[0].status == status
     assert (rows[1].speedup is None) == (status == "wrong")

@@ -162,3 +162,66 @@ def test_held_out_documents():
         choose_held_out(1, 0.05, seed=0)
     with pytest.raises(ValueError, match=r"share is 1\.0"):
         choose_held_out(10, 1.0, seed=0)
+
+
+SCRIPTS = {
+    "english": "This is line {}.",
+    "russian": "Это строка {}.",
+    "chinese": "第{}句话在这里。",
+    "quoted": "他说：“第{}句。”",
+    "japanese": "これは文{}です。",
+    "hindi": "यह वाक्य {} है।",
+    "arabic": "هل هذه جملة {}؟",
+    "urdu": "یہ جملہ {} ہے۔",
+    "amharic": "ይህ ዓረፍተ ነገር {} ነው።",
+    "armenian": "Սա {} նախադասություն է։",
+    "thai": "ประโยคที่ {}",
+    "plain": "this is line number {}",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_sentence_a_line_in_any_script(tmp_path, script, mark):
+    documents = ["\n".join(SCRIPTS[script].format(i) for i in range(4)) for _ in range(5)]
+    path = write(tmp_path / "c.txt", mark + "\n\n".join(documents))
+    corpus = Corpus(path)
+    expected = [SCRIPTS[script].format(i) for i in range(4)]
+    assert list(corpus) == [expected] * 5
+    assert corpus.guesses() == [
+        f"{path} read in the layout 'sentences': a sentence a line, a blank line between documents"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("第一句。第二句！第三句？最后", ["第一句。", "第二句！", "第三句？", "最后"]),
+        ("「はい。」と言った。次の文です。", ["「はい。」と言った。", "次の文です。"]),
+        ("यह एक है। वह दो है। तीन", ["यह एक है।", "वह दो है।", "तीन"]),
+        ("هل هذا؟ نعم هذا. آخر", ["هل هذا؟", "نعم هذا.", "آخر"]),
+        ("Это раз. Это два. и так", ["Это раз.", "Это два. и так"]),
+        ("¿Qué tal? ¡Hola! Bien.", ["¿Qué tal?", "¡Hola!", "Bien."]),
+        ("圆周率是3.14。下一句", ["圆周率是3.14。", "下一句"]),
+    ],
+)
+def test_sentences_of_other_scripts(text, sentences):
+    assert split_sentences(text) == sentences
+
+
+def test_free_text_of_other_scripts_is_free_text(tmp_path):
+    for sentence in ("第{}句话在这里。", "यह वाक्य {} है। ", "هل هذه جملة {}؟ "):
+        paragraph = "".join(sentence.format(i) for i in range(4))
+        path = write(tmp_path / "free.txt", f"{paragraph}\n\n{paragraph}\n\n\n{paragraph}\n")
+        assert guess_layout(path) == "text"
+        assert [len(document) for document in Corpus(path)] == [8, 4]
+
+
+def test_lines_that_were_broken_at_a_width(tmp_path):
+    words = ["some", "words", "without", "any", "mark", "go", "on", "over", "many", "lines"]
+    lines = [" ".join((words * 3)[i : i + 12]) for i in range(6)] + ["and end"]
+    path = write(tmp_path / "wrapped.txt", "\n".join([*lines, "", *lines]))
+    assert guess_layout(path) == "text"
+    chinese = "这是一个很长的句子它没有任何标点所以只能按照固定的宽度断开成为许多行"
+    path = write(tmp_path / "zh.txt", f"{chinese}\n{chinese}\n{chinese[:8]}\n\n\n结束")
+    assert list(Corpus(path)) == [[chinese * 2 + chinese[:8]], ["结束"]]

@@ -47,3 +47,18 @@ def test_memory_does_not_grow_with_the_text(tmp_path):
     if peak(1) is None:  # pools are filled now
         pytest.skip("the peak cannot be told here")
     assert peak(25) < peak(5) + 2**22  # the ids of the other two million words take 8 MiB
+
+
+def test_words_of_lists_stay_whole():
+    """White space in a word is part of it; an empty word is none."""
+    text = [["new york", "is", "", "big\n"], [], ["is", "new york"]] * 2
+    vocabulary = Vocabulary.count(text, min_count=1)
+    assert dict(zip(vocabulary.words, vocabulary.counts.tolist(), strict=True)) == {
+        "is": 4,
+        "new york": 4,
+        "big\n": 2,
+    }
+    with WordStream(text, vocabulary) as stream:
+        ids = np.concatenate([piece for _, piece in stream.pieces(100)])
+    words = [vocabulary.words[i] if i >= 0 else "." for i in ids]
+    assert words == ["new york", "is", "big\n", ".", "is", "new york", "."] * 2

@@ -86,6 +86,91 @@ def test_a_bare_encoder_gets_a_head(tmp_path):
     )
 
 
+def test_a_head_that_the_file_lacks_starts_fresh(folder):
+    change_weights(folder, lambda tensors: tensors.pop("cls.predictions.bias"))
+    with pytest.warns(UserWarning, match=r"no weights for lm_head.bias; they start fresh"):
+        model, info = ptm.from_pretrained(folder, output_loading_info=True)
+    assert info["missing_keys"] == ["cls.predictions.bias"]
+    assert not model.lm_head.bias.any()
+
+
+def test_a_pooler_that_the_file_lacks_starts_fresh(folder):
+    change_weights(folder, lambda tensors: [tensors.pop(n) for n in list(tensors) if "pooler" in n])
+    with pytest.warns(UserWarning, match=r"backbone\.pooler\.dense\.bias"):
+        assert ptm.from_pretrained(folder, "backbone")(IDS).pooler_output.isfinite().all()
+
+
+@pytest.mark.parametrize("head", ["backbone", "pretraining", None])
+def test_tensors_that_no_head_knows_are_left(folder, head):
+    def add(tensors):
+        tensors["crf.transitions"] = torch.zeros(3, 3)
+        tensors["bert.steps"] = torch.zeros(2, dtype=torch.int64)
+
+    change_weights(folder, add)
+    with pytest.warns(UserWarning, match=r"which are left: bert\.steps, crf\.transitions"):
+        model, info = ptm.from_pretrained(folder, head, output_loading_info=True)
+    assert {"crf.transitions", "bert.steps"} <= set(info["unexpected_keys"])
+    assert ("cls.predictions.bias" in info["unexpected_keys"]) == (head == "backbone")
+    words = model.backbone.embeddings.tokens.weight
+    assert torch.equal(words, make().backbone.embeddings.tokens.weight)
+
+
+def test_another_number_of_labels(tmp_path):
+    make("sequence-classification", num_labels=3).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"shape \(3, 10\).*ignore_mismatched_sizes=True"):
+        ptm.from_pretrained(tmp_path, num_labels=5)
+    with pytest.warns(
+        UserWarning, match=r"classifier.weight of shape \(3, 10\); expected \(5, 10\)"
+    ):
+        model, info = ptm.from_pretrained(
+            tmp_path, num_labels=5, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    assert model(IDS).logits.shape == (1, 5)
+    assert info["mismatched_keys"] == [
+        ("classifier.bias", (3,), (5,)),
+        ("classifier.weight", (3, 10), (5, 10)),
+    ]
+    assert info["missing_keys"] == []
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize("head", ["pretraining", "backbone"])
+def test_names_in_wrappers(tmp_path, wrapper, head):
+    make(head).save_pretrained(tmp_path)
+
+    def wrap(tensors):
+        for name in list(tensors):
+            tensors[wrapper + name] = tensors.pop(name)
+
+    change_weights(tmp_path, wrap)
+    loaded = ptm.from_pretrained(tmp_path)
+    for one, other in zip(loaded.parameters(), make(head).parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_config_that_does_not_say_what_the_model_is(folder):
+    path = folder / "config.json"
+    published = json.loads(path.read_text())
+    for name in ("architectures", "model_type"):
+        published.pop(name)
+    path.write_text(json.dumps(published))
+    with pytest.raises(ValueError, match=r"model_type is None; give the argument model_type, one"):
+        ptm.from_pretrained(folder)
+    assert ptm.from_pretrained(folder, model_type="bert").head == "backbone"
+    loaded = ptm.from_pretrained(folder, "pretraining", model_type="bert")
+    assert torch.equal(loaded(IDS).prediction_logits, make()(IDS).prediction_logits)
+    with pytest.raises(ValueError, match="model_type is 'berd'; did you mean 'bert'"):
+        ptm.from_pretrained(folder, model_type="berd")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_pointer_of_git_lfs(folder, name):
+    note = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (folder / name).write_text(note)
+    with pytest.raises(ValueError, match=rf"{name} is a pointer of git-lfs.*git lfs pull"):
+        ptm.from_pretrained(folder)
+
+
 def test_an_untied_decoder_is_kept(tmp_path):
     model = make("masked-lm", tie_word_embeddings=False)
     model.save_pretrained(tmp_path)

@@ -49,7 +49,7 @@ ROW = torch.arange(4)
         (lambda: AttentionMask.keys(torch.ones(2, 3)), TypeError, "allowed has dtype"),
         (lambda: AttentionMask.keys([[1, 0]]), TypeError, "allowed is a list"),
         (lambda: AttentionMask.keys(ROW), ValueError, "allowed has shape"),
-        (lambda: AttentionMask.keys(ROW[None], query_len=-1), ValueError, "query_len is -1"),
+        (lambda: AttentionMask.keys(ROW[None] > 0, query_len=-1), ValueError, "query_len is -1"),
         (lambda: AttentionMask.prefix([1.5], 3), TypeError, "prefix_lengths has dtype"),
         (lambda: AttentionMask.prefix([-1], 3), ValueError, "from 0 to 3"),
         (lambda: AttentionMask.prefix([4], 3), ValueError, "from 0 to 3"),

@@ -7,6 +7,7 @@ import pytest
 
 from ptmkernels.models import FastText, FastTextClassifier
 from ptmkernels.models.shallow.fasttext_file import FastTextFile, read_fasttext, write_fasttext
+from ptmkernels.models.shallow.files import load_any
 
 ARGUMENTS, SIZES = 8, 64  # where they begin
 ENTRIES = SIZES + 28
@@ -109,6 +110,18 @@ def test_a_zero_byte_in_a_word(path):
     with pytest.raises(ValueError, match=r"words\[1\] is 'b\\x00'"):
         write_fasttext(path.with_name("other.bin"), file)
     assert sorted(p.name for p in path.parent.iterdir()) == ["model.bin"]
+
+
+def test_files_before_the_first_version(path):
+    """They begin with the arguments, and their dictionary names no n-grams that are kept."""
+    data = path.read_bytes()
+    path.write_bytes(data[ARGUMENTS : SIZES + 20] + data[ENTRIES:])
+    for read in (read_fasttext, FastText.load_fasttext, FastTextClassifier.load_fasttext, load_any):
+        with pytest.raises(
+            ValueError,
+            match=r"model.bin is of fastText before 0\.1\.0, .* expected version 11 or 12",
+        ):
+            read(path)
 
 
 def test_files_of_version_11(tmp_path):

@@ -102,6 +102,44 @@ def test_what_we_make_small(options, text, tmp_path):
         model.quantize()
 
 
+@pytest.fixture(scope="module")
+def many_labels(tmp_path_factory):
+    """300 labels, so that the output can be quantised, each with two words of its own."""
+    path = tmp_path_factory.mktemp("labels") / "text"
+    rng = random.Random(1)
+    lines = [f"__label__{i % 300} a{i % 300} b{i % 300} c{rng.randrange(50)}" for i in range(3000)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("loss", OPTIONS)
+@pytest.mark.parametrize("options", [{}, {"cutoff": 300, "qnorm": True, "dsub": 3}])
+def test_quantised_outputs(loss, options, many_labels, tmp_path):
+    """Of fastText read here, and ours read by fastText."""
+    theirs = fasttext.train_supervised(
+        str(many_labels), loss=OPTIONS[loss], dim=10, epoch=20, lr=0.5, verbose=0, thread=1
+    )
+    theirs.save_model(str(tmp_path / "model.bin"))
+    ours = FastTextClassifier.load_fasttext(tmp_path / "model.bin").quantize(qout=True, **options)
+    ours.save_fasttext(tmp_path / "ours.ftz")
+    theirs.quantize(qout=True, **options)
+    theirs.save_model(str(tmp_path / "theirs.ftz"))
+    tolerance = TABLE if loss == "one-vs-all" else 1e-4
+    sizes = [(tmp_path / name).stat().st_size for name in ("ours.ftz", "theirs.ftz")]
+    assert sizes[0] == sizes[1]
+    for model, name in ((theirs, "theirs.ftz"), (None, "ours.ftz")):
+        path = tmp_path / name
+        official = model or fasttext.load_model(str(path))
+        read = FastTextClassifier.load_fasttext(path)
+        for line in many_labels.read_text().splitlines()[:60:3]:
+            expected = predictions(official, line, 5)
+            found = dict(read.predict(line, 300))
+            for label, p in expected.items():
+                assert found[label] == pytest.approx(p, abs=tolerance), (name, line)
+    quality = [model.test(str(many_labels))[1] for model in (ours, theirs)]
+    assert quality[0] > quality[1] - 0.03
+
+
 def test_what_cannot_be_made_small(text, tmp_path):
     (tmp_path / "few").write_text("__label__a x\n__label__b y\n")
     few = FastTextClassifier(vector_size=4).fit(tmp_path / "few", epochs=1)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from ptmkernels.cli import app
 from ptmkernels.compressed import open_bytes
 from ptmkernels.models import BPE, FastText, FastTextClassifier, GloVe, Word2Vec
-from ptmkernels.models.shallow import glove, word2vec
+from ptmkernels.models.shallow import glove, vector_file, word2vec
 from ptmkernels.models.shallow.files import load_any
 from ptmkernels.models.shallow.vectors import WordVectors
 from tests.models.test_word_vectors import sentences
@@ -153,6 +153,27 @@ def test_nothing_is_lost_where_the_output_turns_unwritable(corpus, tmp_path, mon
     invoke(*embed_options(corpus, place), "--resume")
     assert place.read_bytes() == whole.read_bytes()
     assert [p.name for p in elsewhere.iterdir()] == ["v.txt"]
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_vectors_are_written(number, corpus, tmp_path, monkeypatch):
+    whole, folder = tmp_path / "whole.txt", tmp_path / "new"
+    invoke(*embed_options(corpus, whole))
+    numbers = vector_file._numbers
+
+    def interrupted(rows):
+        signal.raise_signal(number)
+        return numbers(rows)
+
+    monkeypatch.setattr(vector_file, "_numbers", interrupted)
+    stopped = invoke(*embed_options(corpus, folder / "v.txt"), code=130)
+    assert "the same command with --resume goes on" in stopped.output
+    assert [p.name for p in folder.iterdir()] == ["v.txt.state.safetensors"]
+    monkeypatch.setattr(vector_file, "_numbers", numbers)
+    invoke(*embed_options(corpus, folder / "v.txt"), "--resume")
+    assert (folder / "v.txt").read_bytes() == whole.read_bytes()
+    assert [p.name for p in folder.iterdir()] == ["v.txt"]
 
 
 def test_compressed_outputs(corpus, tmp_path):

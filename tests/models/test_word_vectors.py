@@ -308,7 +308,11 @@ def test_errors(tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "options", "expected"),
-    [(Word2Vec, {}, 1.5), (FastText, {"bucket": 100}, 1), (Word2Vec, {"initial_range": 0.5}, 0.5)],
+    [
+        (Word2Vec, {}, 1.5),
+        (FastText, {"bucket": 100}, 1.5),
+        (Word2Vec, {"initial_range": 0.5}, 0.5),
+    ],
 )
 def test_how_wide_rows_start(model, options, expected):
     started = model(vector_size=20, min_count=1, **options)

@@ -240,3 +240,73 @@ def test_a_mask_of_another_shape():
     module = ptm.nn.RelativeMultiheadAttention(H, E, D)
     with pytest.raises(ValueError, match=r"attention mask has shape \(7,\)"):
         module(torch.randn(L, B, E), torch.randn(L, 1, E), torch.zeros(7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_xlnet_in_another_dtype(dtype):
+    """Transformers makes the encoding of the distances in float32, whatever the model was cast to."""
+    torch.manual_seed(0)
+    theirs = XLNetModel(XLNetConfig(vocab_size=50, d_model=32, n_layer=2, n_head=4, d_inner=64))
+    ours = copy.deepcopy(theirs.eval())
+    for layer in ours.layer:
+        module = ptm.nn.TwoStreamAttention(32, 4)
+        module.load_state_dict(layer.rel_attn.state_dict())
+        layer.rel_attn = module.eval()
+    ids = torch.randint(6, 50, (2, 7))
+    head_mask = torch.tensor([1.0, 0.0, 1.0, 0.5])
+    wanted, found = (
+        model.to(dtype)(ids, head_mask=head_mask, output_attentions=True)
+        for model in (theirs, ours)
+    )
+    assert found.last_hidden_state.dtype == dtype
+    bound = {"rtol": 1e-2, "atol": 2e-2} if dtype != torch.float64 else ORACLE
+    torch.testing.assert_close(found.last_hidden_state, wanted.last_hidden_state, **bound)
+    torch.testing.assert_close(found.attentions[0], wanted.attentions[0], **bound)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_transformer_xl_in_another_dtype(dtype):
+    module = randomised(ptm.nn.RelativeMultiheadAttention(H, E, D))
+    w, r, mems = torch.randn(L, B, E), torch.randn(L + 4, 1, E), torch.randn(4, B, E)
+    wanted = module(w, r, mems=mems)[0]
+    module = module.to(dtype)
+    output = module(w.to(dtype), r, mems=mems, head_mask=torch.ones(H), output_attentions=True)
+    assert {t.dtype for t in output} == {dtype}
+    # Scores of this module's large weights reach 100, where 16 bits keep two digits.
+    bound = 0.5 if dtype == torch.bfloat16 else 0.1
+    torch.testing.assert_close(output[0].float(), wanted, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
+def test_under_autocast(autocast):
+    torch.manual_seed(0)
+    for module, inputs in (
+        (ptm.nn.RelativeMultiheadAttention(H, E, D), (torch.randn(L, B, E), torch.randn(L, 1, E))),
+        (
+            ptm.nn.TwoStreamAttention(E, H),
+            (torch.randn(L, B, E), None, None, None, torch.randn(2 * L, 1, E), None),
+        ),
+    ):
+        wanted = module(*inputs)[0]
+        with torch.autocast("cpu", autocast):
+            output = module(*inputs)[0]
+        torch.testing.assert_close(output.float(), wanted, rtol=0, atol=5e-2)
+        output.float().sum().backward()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_no_tokens_and_all_dropped(dropout):
+    relative = ptm.nn.RelativeMultiheadAttention(H, E, D, dropatt=dropout)
+    streams = ptm.nn.TwoStreamAttention(E, H, dropout=dropout)
+    for length in (0, L):
+        w = torch.randn(length, B, E)
+        output = relative(w, torch.randn(length, 1, E))[0]
+        assert output.shape == w.shape
+        assert output.isfinite().all()
+        r = torch.randn(2 * length, 1, E)
+        for g in (None, torch.randn(length, B, E)):
+            outputs = streams(w, g, None, None, r, None)
+            assert outputs[0].shape == w.shape
+            assert outputs[0].isfinite().all()
+    if dropout == 1.0:  # nothing of the attention is left
+        torch.testing.assert_close(output, relative.layer_norm(w))

@@ -8,7 +8,7 @@ from scipy import stats
 from torch.utils.checkpoint import checkpoint
 
 from ptmkernels import AttentionMask
-from ptmkernels.ops import masked_attention
+from ptmkernels.ops import attention_weights, masked_attention
 from ptmkernels.ops.philox import dropout_keep, philox4x32
 from tests.backends import KERNELS, device_of, normal
 
@@ -173,3 +173,14 @@ def test_backward_drops_what_forward_dropped(backend):
     output = masked_attention(query, key, value, dropout_p=0.5, seed=seed, backend=backend)
     (grad,) = torch.autograd.grad(output, value, upstream)
     assert torch.equal(grad[..., :11].mT.cpu() != 0, bits(0.5, 21, 2, 2, 11, 11))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_everything_dropped(backend):
+    tensors = [normal(1, 2, 5, 8, backend=backend, seed=i).requires_grad_() for i in range(3)]
+    output, lse = masked_attention(*tensors, dropout_p=1.0, backend=backend, return_lse=True)
+    assert not output.any()
+    torch.testing.assert_close(lse, masked_attention(*tensors, return_lse=True)[1])
+    assert not any(grad.any() for grad in torch.autograd.grad(output.sum(), tensors))
+    seed = torch.tensor([3], device=output.device)
+    assert not attention_weights(*tensors[:2], lse, dropout_p=1.0, seed=seed).any()

@@ -20,8 +20,10 @@ namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 template <class Unit>
 class Backward {
  public:
-  Backward(const BackwardParams& params, const CpuRuntime& runtime)
+  // `rests`: of each row, see ForwardParams::lse_rest; null where every one is far below 1.
+  Backward(const BackwardParams& params, const float* rests, const CpuRuntime& runtime)
       : params_(params),
+        rests_(rests),
         size_(params.size),
         runtime_(runtime),
         options_(params.size, params.options, runtime),
@@ -159,8 +161,9 @@ class Backward {
       const Visible visible = options_.bounds.visible(bounds, block.batch, index);
       if (visible == Visible::kNone) continue;
       if (!block.loaded) load_block(block, scratch);
-      const StartTile start = start_tile(options_, tile, bounds, visible, scratch.base + p * kLanes,
-                                         terms_of(p, scratch), scratch.start);
+      const StartTile start =
+          start_tile(options_, tile, bounds, visible, scratch.base + p * kLanes,
+                     terms_of(p, scratch), scratch.start, rests_ ? Apart::kAlways : Apart::kNever);
       if (start.first >= start.last) continue;
       ranges.first[p] = start.first;
       ranges.last[p] = start.last;
@@ -203,6 +206,7 @@ class Backward {
     product.depth = depth_;
     product.factor = scale();
     multiply<Start::kLoad, Layout::kRowMajor>(product, start.first, start.last);
+    if (start.apart) finish_apart(start, p, scratch);
 
     const float* const delta = scratch.delta + p * kLanes;
     const StartTile from = start_value_scores(tile, start, delta, p, scratch);
@@ -242,6 +246,16 @@ class Backward {
     }
     if constexpr (kElements<Unit> == 1) terms_.add(block, tile, start, p, scratch);
     block.seen[p] = true;
+  }
+
+  // Scores less the log-sum-exp, with a bias that stayed apart.
+  void finish_apart(const StartTile& start, int64_t p, const BackwardScratch<Unit>& scratch) const {
+    float top[kLanes];
+    float* const scores = scratch.weights + p * kLanes + start.first * kTilePitch;
+    const int64_t keys = start.last - start.first;
+    add_apart(start.apart + start.first * kLanes, keys, kTilePitch, scores, top);
+    subtract_natural(scratch.base + p * kLanes, scratch.rest + p * kLanes, keys, kTilePitch,
+                     scores);
   }
 
   // What dP starts from: -δ, which dropout asks for later, and dO·rv.
@@ -330,7 +344,8 @@ class Backward {
     for (int64_t i = 0; i < block.panels * kLanes; ++i) {
       const bool exists = i < block.queries;
       const float lse = exists ? params_.lse[first_row + i] : -kInfinity;
-      scratch.base[i] = lse == -kInfinity ? -kInfinity : -lse * kLog2e;
+      scratch.base[i] = rests_ || lse == -kInfinity ? lse : -lse * kLog2e;
+      scratch.rest[i] = !exists ? kInfinity : rests_ ? rests_[first_row + i] : 0;
       scratch.delta[i] = exists ? negative_delta(block, i, grads.row(i)) : 0;
     }
     if constexpr (kElements<Unit> == 1) terms_.start(block, scratch);
@@ -443,6 +458,7 @@ class Backward {
   }
 
   const BackwardParams& params_;
+  const float* const rests_;
   const Sizes& size_;
   const CpuRuntime& runtime_;
   const ScoreOptions options_;

@@ -71,6 +71,7 @@ struct BackwardScratch {
     grad_output = scratch.take<Unit>(kBlockQueries * width);
     grad_query = scratch.take<float>(kBlockQueries * width);
     base = scratch.take<float>(kBlockQueries);
+    rest = scratch.take<float>(kBlockQueries);
     delta = scratch.take<float>(kBlockQueries);
     weights = scratch.take<float>(kKeyTile * kTilePitch);
     grad_scores = scratch.take<float>(kKeyTile * kTilePitch);
@@ -111,9 +112,11 @@ struct BackwardScratch {
   Unit* query;              // (kBlockPanels, width, kLanes), along the dimension; floats are scaled
   Unit* grad_output;        // (kBlockPanels, width, kLanes), along the dimension
   float* grad_query;        // (kBlockPanels, width, kLanes)
-  float* base;   // (kBlockQueries): -lse in units of log2(e); -infinity for a row that sees nothing
-  float* delta;  // (kBlockQueries): -δ
-  float* weights;            // (kKeyTile, kTilePitch)
+  float* base;     // (kBlockQueries): -lse in units of log2(e), or lse where a bias stays apart;
+                   // -infinity for a row that sees nothing
+  float* rest;     // (kBlockQueries): log2(e) times what rounding took from lse
+  float* delta;    // (kBlockQueries): -δ
+  float* weights;  // (kKeyTile, kTilePitch)
   float* grad_scores;        // (kKeyTile, kTilePitch)
   Unit* weight_rows;         // (kKeyTile, kTilePitch / 2), along the queries
   Unit* grad_score_rows;     // (kKeyTile, kTilePitch / 2), along the queries

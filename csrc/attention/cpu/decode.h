@@ -208,7 +208,7 @@ class Decode {
     float* const position = scratch.position + row * width_;
     read_row(params_.query.dtype, row_of(params_.query, batch, head, index), size_.dimension, 1,
              query);
-    const float scale = params_.options.scale * kLog2e;
+    const float scale = params_.options.scale * unit();
     const auto shift = [&](const float* bias, float* to) {
       for (int64_t d = 0; d < width_; d += kWidth) {
         const Vec x = load(query + d);
@@ -313,10 +313,11 @@ class Decode {
     float top = scratch.reference[row];
     for (int lane = 0; lane < kWidth; ++lane) top = tops[lane] > top ? tops[lane] : top;
     const float reference = top == -kInfinity ? 0 : top;
-    const float factor = __builtin_exp2f(scratch.reference[row] - reference);
+    const float exponent = kLog2e / unit();
+    const float factor = __builtin_exp2f((scratch.reference[row] - reference) * exponent);
     Vec total = {};
     for (int64_t j = 0; j < whole; j += kWidth) {
-      const Vec weight = exp2(load(scores + j) - reference);
+      const Vec weight = exp2((load(scores + j) - reference) * exponent);
       store(scores + j, weight);
       total += weight;
     }
@@ -326,6 +327,9 @@ class Decode {
       scores[j] *= dropout_.factor(tile.batch, tile.head, tile.query, tile.key + j);
     return factor;
   }
+
+  // Of the scores: natural ones where a bias is added to them.
+  float unit() const { return split_.natural() ? 1 : kLog2e; }
 
   const ForwardParams& params_;
   const Sizes& size_;

@@ -143,7 +143,8 @@ class Forward {
         tile.query = panel * kLanes;
         tile.queries = queries_of(panel);
         const StartTile start =
-            start_tile(options_, tile, bounds, visible, base, terms_of(p, scratch), scratch.start);
+            start_tile(options_, tile, bounds, visible, base, terms_of(p, scratch), scratch.start,
+                       scratch.softmax[p].natural ? Apart::kAlways : Apart::kIfLarge);
         if (start.first >= start.last) continue;
         if (!packed) {
           keys = dimension_units(params_.key, batch, key_head, key, tile.keys, size_.dimension,
@@ -222,11 +223,19 @@ class Forward {
     RunningSoftmax& softmax = scratch.softmax[p];
     float* const weights = scratch.scores + start.first * kLanes;
     const int64_t count = start.last - start.first;
-    const bool moved = softmax.follow(top, shift, factor);
-    if (moved) {
-      exponentiate<true>(weights, count, shift, softmax.sum);
+    bool moved;
+    if (start.apart) {
+      add_apart(start.apart + start.first * kLanes, count, kLanes, weights, top);
+      moved = softmax.follow_natural(top, factor);
+      subtract_natural(softmax.reference, nullptr, count, kLanes, weights);
+      exponentiate<false>(weights, count, nullptr, softmax.sum);
     } else {
-      exponentiate<false>(weights, count, shift, softmax.sum);
+      moved = softmax.follow(top, shift, factor);
+      if (moved) {
+        exponentiate<true>(weights, count, shift, softmax.sum);
+      } else {
+        exponentiate<false>(weights, count, nullptr, softmax.sum);
+      }
     }
     if (dropout_.active) {
       dropout_.factors(tile, start.first, start.last, scratch.factors);
@@ -271,7 +280,8 @@ class Forward {
   // Normalises a panel and writes its rows.
   void finish(int64_t batch, int64_t head, int64_t split, int64_t panel, int64_t p,
               const ForwardScratch<Unit>& scratch) const {
-    const RunningSoftmax& softmax = scratch.softmax[p];
+    RunningSoftmax& softmax = scratch.softmax[p];
+    if (split_.natural()) softmax.become_natural();
     float* const output = scratch.output + p * width_ * kLanes;
     if (!scratch.seen[p]) fill(output, size_.dimension * kLanes, 0);
     fill(output + size_.dimension * kLanes, (width_ - size_.dimension) * kLanes, 0);

@@ -7,6 +7,10 @@
 // The micro-kernel loads it as its initial accumulators, so a bias or a mask costs one pass over
 // the tiles that it touches and nothing elsewhere; every further term of a score is one more
 // summand here. Scores are in units of log2(e): the softmax is one of powers of 2.
+//
+// A large bias, such as the most negative number that stands for "hidden", stays apart: it would
+// overflow in those units, and each step of the product would be rounded to its last digit. It is
+// added to the finished product in natural units, as the formula is written.
 #pragma once
 
 #include "attention/cpu/relative.h"
@@ -34,8 +38,8 @@ struct ScoreOptions {
     if (options.table) expand_table(options, runtime);
   }
 
-  // The bucketed bias of a head by distance, log2(e) · table[bucket[...], head] at [i - j + S - 1],
-  // so that it rises with the query.
+  // The bucketed bias of a head by distance, table[bucket[...], head] at [i - j + S - 1], so that
+  // it rises with the query.
   const float* diagonal_of(int64_t head) const {
     return diagonal ? diagonal + head * diagonal_stride : nullptr;
   }
@@ -65,7 +69,7 @@ struct ScoreOptions {
                }
                float* to = values + head * diagonal_stride;
                for (int64_t i = 0; i < distances; ++i)
-                 to[i] = kLog2e * column[options.bucket[distances - 1 - i]];
+                 to[i] = column[options.bucket[distances - 1 - i]];
                fill(to + distances, diagonal_stride - distances, 0);
              });
   }
@@ -79,7 +83,13 @@ struct StartTile {
   int64_t stride;
   int64_t first;
   int64_t last;
+  // (kKeyTile, kLanes): what stays apart, -infinity where the mask hides a key; null where `start`
+  // holds everything.
+  const float* apart = nullptr;
 };
+
+// When a bias stays apart: if it is large, or also where the scores before it were natural ones.
+enum class Apart { kNever, kIfLarge, kAlways };
 
 struct StartScratch {
   float* tile;    // (kKeyTile + kWidth, kLanes)
@@ -101,17 +111,16 @@ struct PanelTerms {
   const float* segment = nullptr;  // (2, kLanes): scale · (q + w)·g for the same and for another
 };
 
-// One row of the dense parts, for keys [key, key + keys), in units of log2(e).
+// One row of the dense parts, for keys [key, key + keys).
 inline void dense_row(const Scores& bias, const Scores& allowed, int64_t query, int64_t key,
                       int64_t keys, float* to) {
   if (bias.data) {
     const char* from = element(bias.data, bias.dtype, query * bias.row + key * bias.column);
     if (bias.column == 1) {
-      read_row(bias.dtype, from, keys, kLog2e, to);
+      read_row(bias.dtype, from, keys, 1, to);
     } else {
-      for (int64_t j = 0; j < keys; ++j) {
-        to[j] = kLog2e * read_scalar(from + j * bias.column * element_size(bias.dtype), bias.dtype);
-      }
+      for (int64_t j = 0; j < keys; ++j)
+        to[j] = read_scalar(from + j * bias.column * element_size(bias.dtype), bias.dtype);
     }
   } else {
     fill(to, keys, 0);
@@ -236,23 +245,67 @@ inline void trim_interval(const Mask& mask, const Tile& tile, const QueryBounds&
   while (result->first < result->last && hidden(result->last - 1)) --result->last;
 }
 
+// The bucketed biases of a tile: key j's begin at the result - j; null without a table.
+PTMKERNELS_INLINE const float* distances_of(const ScoreOptions& options, const Tile& tile) {
+  const float* const diagonal = options.diagonal_of(tile.head);
+  return diagonal ? diagonal + tile.query - tile.key + options.size.keys - 1 : nullptr;
+}
+
 // The base, the dense bias, which lies in the tile already, and the bucketed one.
 inline void add_biases(const ScoreOptions& options, const Tile& tile, bool dense,
                        const StartScratch& scratch, StartTile* result) {
   const Vec base0 = load(result->start), base1 = load(result->start + kWidth);
-  const float* const diagonal = options.diagonal_of(tile.head);
-  const float* const distance =
-      diagonal ? diagonal + tile.query - tile.key + options.size.keys - 1 : nullptr;
+  const float* const distance = distances_of(options, tile);
   for (int64_t j = result->first; j < result->last; ++j) {
     float* const row = scratch.tile + j * kLanes;
     Vec start0 = base0, start1 = base1;
-    if (dense) start0 += load(row), start1 += load(row + kWidth);
-    if (diagonal) start0 += load(distance - j), start1 += load(distance - j + kWidth);
+    if (dense) start0 += kLog2e * load(row), start1 += kLog2e * load(row + kWidth);
+    if (distance) {
+      start0 += kLog2e * load(distance - j);
+      start1 += kLog2e * load(distance - j + kWidth);
+    }
     store(row, start0);
     store(row + kWidth, start1);
   }
   result->start = scratch.tile;
   result->stride = kLanes;
+}
+
+// Whether a bias of the tile is finite and above kLargeBias or below -kLargeBias.
+inline bool is_large(const ScoreOptions& options, const Tile& tile, bool dense,
+                     const StartScratch& scratch, const StartTile& range) {
+  constexpr float kLargeBias = 128;
+  IntVec any = {};
+  const auto look = [&](const float* row) {
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec x = load(row + v * kWidth);
+      any |= (x > kLargeBias) | ((x < -kLargeBias) & (x > -kInfinity));
+    }
+  };
+  const float* const distance = distances_of(options, tile);
+  for (int64_t j = range.first; j < range.last; ++j) {
+    if (dense) look(scratch.tile + j * kLanes);
+    if (distance) look(distance - j);
+  }
+  int32_t found = 0;
+  for (int lane = 0; lane < kWidth; ++lane) found |= any[lane];
+  return found != 0;
+}
+
+// The same biases apart; the start becomes zeros.
+inline void keep_apart(const ScoreOptions& options, const Tile& tile, bool dense,
+                       const StartScratch& scratch, StartTile* result) {
+  const float* const distance = distances_of(options, tile);
+  for (int64_t j = result->first; j < result->last; ++j) {
+    for (int v = 0; v < kVectors; ++v) {
+      Vec bias = dense ? load(scratch.tile + j * kLanes + v * kWidth) : Vec{};
+      if (distance) bias += load(distance - j + v * kWidth);
+      store(scratch.square + j * kLanes + v * kWidth, bias);
+    }
+  }
+  fill(scratch.base, kLanes, 0);
+  result->start = scratch.base;
+  result->apart = scratch.square;
 }
 
 inline void add_positions(const ScoreOptions& options, const Tile& tile, const PanelTerms& terms,
@@ -298,11 +351,11 @@ inline void add_segments(const ScoreOptions& options, const Tile& tile, const fl
   result->stride = kLanes;
 }
 
-// The start of the scores of one tile. `base` (kLanes) is added to every row. `visible` says what
-// the tile's bounds promise.
+// The start of the scores of one tile. `base` (kLanes) is added to every row unless a bias stays
+// apart. `visible` says what the tile's bounds promise.
 inline StartTile start_tile(const ScoreOptions& options, const Tile& tile,
                             const QueryBounds& queries, Visible visible, const float* base,
-                            const PanelTerms& terms, const StartScratch& scratch) {
+                            const PanelTerms& terms, const StartScratch& scratch, Apart apart) {
   StartTile result = {base, 0, 0, tile.keys};
   const Mask& mask = options.mask;
   const bool masked = visible != Visible::kAll;
@@ -319,14 +372,20 @@ inline StartTile start_tile(const ScoreOptions& options, const Tile& tile,
   if (result.first >= result.last) return result;
   result.first -= result.first % 2;
   result.last = smaller(result.last + result.last % 2, tile.keys);
+  const bool biased = options.bias.data || diagonal;
+  if (biased && apart != Apart::kNever) {
+    if (apart == Apart::kAlways || is_large(options, tile, dense, scratch, result))
+      keep_apart(options, tile, dense, scratch, &result);
+  }
   bool segments = terms.segment;
   if (segments && add_one_segment(options, tile, terms.segment, scratch, &result)) segments = false;
-  if (dense || diagonal || !(terms.position || segments))
+  if (!result.apart && (dense || diagonal || !(terms.position || segments)))
     add_biases(options, tile, dense, scratch, &result);
   if (terms.position) add_positions(options, tile, terms, scratch, &result);
   if (segments) add_segments(options, tile, terms.segment, scratch, &result);
-  if (masked && mask.rank) hide_by_interval(mask, tile, scratch.tile, &result);
-  if (masked && mask.tree) hide_by_tree(options.size, mask, tile, scratch.tile, &result);
+  float* const hidden = result.apart ? scratch.square : scratch.tile;
+  if (masked && mask.rank) hide_by_interval(mask, tile, hidden, &result);
+  if (masked && mask.tree) hide_by_tree(options.size, mask, tile, hidden, &result);
   return result;
 }
 

@@ -14,10 +14,17 @@ namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH {
 struct RunningSoftmax {
   float reference[kLanes];  // -infinity until the query has seen a key
   float sum[kLanes];
+  bool natural;  // the reference is in natural units, from the first bias that stayed apart on
 
   PTMKERNELS_INLINE void reset() {
     fill(reference, kLanes, -kInfinity);
     fill(sum, kLanes, 0);
+    natural = false;
+  }
+
+  void become_natural() {
+    if (!natural) scale_elements(reference, kLanes, kLn2);
+    natural = true;
   }
 
   // What the scores start from.
@@ -45,11 +52,64 @@ struct RunningSoftmax {
       store(sum + v * kWidth, load(sum + v * kWidth) * load(factor + v * kWidth));
       any |= move;
     }
-    int32_t moved = 0;
-    for (int lane = 0; lane < kWidth; ++lane) moved |= any[lane];
-    return moved != 0;
+    return any_lane(any);
+  }
+
+  // The same for natural scores: `top` is their maximum, from which no reference has been
+  // subtracted.
+  bool follow_natural(const float* top, float* factor) {
+    constexpr float kHeadroom = 11;
+    become_natural();
+    IntVec any = {};
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec t = load(top + v * kWidth), old = load(reference + v * kWidth);
+      const IntVec fresh = old == splat(-kInfinity);
+      const IntVec move = (t > splat(-kInfinity)) & (fresh | (t - old > splat(kHeadroom)));
+      const Vec next = select(move, t, old);
+      store(factor + v * kWidth, exp2(select(fresh, Vec{}, (old - next) * kLog2e)));
+      store(reference + v * kWidth, next);
+      store(sum + v * kWidth, load(sum + v * kWidth) * load(factor + v * kWidth));
+      any |= move;
+    }
+    return any_lane(any);
+  }
+
+ private:
+  PTMKERNELS_INLINE static bool any_lane(IntVec mask) {
+    int32_t any = 0;
+    for (int lane = 0; lane < kWidth; ++lane) any |= mask[lane];
+    return any != 0;
   }
 };
+
+// scores = ln(2) · scores + bias in place, in natural units; their maxima over the keys -> top.
+inline void add_apart(const float* bias, int64_t keys, int64_t pitch, float* scores, float* top) {
+  Vec tops[kVectors];
+  for (int v = 0; v < kVectors; ++v) tops[v] = splat(-kInfinity);
+  for (int64_t j = 0; j < keys; ++j) {
+    for (int v = 0; v < kVectors; ++v) {
+      float* const at = scores + j * pitch + v * kWidth;
+      const Vec score = load(at) * kLn2 + load(bias + j * kLanes + v * kWidth);
+      store(at, score);
+      tops[v] = max(score, tops[v]);
+    }
+  }
+  for (int v = 0; v < kVectors; ++v) store(top + v * kWidth, tops[v]);
+}
+
+// scores = log2(e) · (scores - reference) - rest in place; -infinity where there is no reference.
+inline void subtract_natural(const float* reference, const float* rest, int64_t keys, int64_t pitch,
+                             float* scores) {
+  for (int v = 0; v < kVectors; ++v) {
+    const Vec r = load(reference + v * kWidth);
+    const Vec origin = select(r == splat(-kInfinity), Vec{}, r);
+    const Vec offset = rest ? load(rest + v * kWidth) : Vec{};
+    for (int64_t j = 0; j < keys; ++j) {
+      float* const at = scores + j * pitch + v * kWidth;
+      store(at, (load(at) - origin) * kLog2e - offset);
+    }
+  }
+}
 
 // scores = 2^(scores - shift) in place; adds the sum over keys to `sum`. Without kShift, shift is
 // 0.

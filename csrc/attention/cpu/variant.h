@@ -36,9 +36,37 @@ inline void forward(const ForwardParams& params, const CpuRuntime& runtime) {
   }
 }
 
+// Whether a bias has made some log-sum-exp so large that its last digit is felt in the weights.
+inline bool loses_digits(const BackwardParams& params) {
+  constexpr float kLargeLse = 1024;
+  if (!params.options.bias.data && !params.options.table) return false;
+  const int64_t rows = params.size.batches * params.size.heads * params.size.queries;
+  for (int64_t row = 0; row < rows; ++row) {
+    const float lse = params.lse[row];
+    if (lse > kLargeLse || (lse < -kLargeLse && lse > -kInfinity)) return true;
+  }
+  return false;
+}
+
+// What rounding took from the log-sum-exp of each row: another forward pass, rarely needed.
+inline const float* rests_of(const BackwardParams& params, const CpuRuntime& runtime) {
+  const Sizes& size = params.size;
+  const int64_t rows = size.batches * size.heads * size.queries;
+  ForwardParams again = {size, params.options, params.query, params.key, params.value};
+  again.options.dropout = 0;
+  again.output = {allocate<float>(runtime, rows * size.dimension), DType::kFloat32,
+                  size.heads * size.queries * size.dimension, size.queries * size.dimension,
+                  size.dimension};
+  again.lse = allocate<float>(runtime, rows);
+  again.lse_rest = allocate<float>(runtime, rows);
+  forward(again, runtime);
+  return again.lse_rest;
+}
+
 inline void backward(const BackwardParams& params, const CpuRuntime& runtime) {
+  const float* const rests = loses_digits(params) ? rests_of(params, runtime) : nullptr;
   with_units(params.query.dtype, params.options.relative,
-             [&](auto unit) { Backward<decltype(unit)>(params, runtime).run(); });
+             [&](auto unit) { Backward<decltype(unit)>(params, rests, runtime).run(); });
 }
 
 }  // namespace ptmkernels::attention::PTMKERNELS_CPU_ARCH

@@ -249,7 +249,7 @@ struct BackwardKernel {
       if (!step.is_full) load_intervals<kThreads, kCols>(p, work.batch, other0, vectors);
       const int64_t row = (static_cast<int64_t>(work.batch) * p.heads + head) * length + other0;
       const int statistics = stage_offset(stage) + kStatistics;
-      load_vector<kThreads, kCols>(shared_memory<float>(statistics), p.lse_log2 + row,
+      load_vector<kThreads, kCols>(shared_memory<float>(statistics), p.row_lse + row,
                                    length - other0, kInfinity);
       load_vector<kThreads, kCols>(shared_memory<float>(statistics + kCols * 4), p.delta + row,
                                    length - other0, 0.0f);
@@ -304,15 +304,10 @@ struct BackwardKernel {
     const float factor = finish_scores<T>(weight, p, place, step.is_full);
     const auto column_lse = shared_memory<float>(stage_offset(stage) + kStatistics);
     const auto column_delta = shared_memory<float>(stage_offset(stage) + kStatistics + kCols * 4);
-    const auto lse_of = [&](int r, int c) {
-      return kOwnKeys ? column_lse.load(place.other_index(c)) : lse[r];
-    };
-    // No weight is above 1; with a bias near the end of float32's range rounding could make one.
-    if (p.options.scale_first) {
-      for_each(weight, [&](float& value, int r, int c) { value = fminf(value, lse_of(r, c)); });
-    }
-    for_each(weight,
-             [&](float& value, int r, int c) { value = exp2_fast(value * factor - lse_of(r, c)); });
+    for_each(weight, [&](float& value, int r, int c) {
+      const float sum = kOwnKeys ? column_lse.load(place.other_index(c)) : lse[r];
+      value = weight_of(p.options, value, factor, sum);
+    });
     if constexpr (!kRelative) clear(change);
     multiply_transposed<T>(change, own_tile(kOwnSecond), warp_row0(), second, 0, p.exact);
     const bool drops = p.options.drops;

@@ -299,10 +299,9 @@ struct BiasGradientKernel {
     const int64_t head = static_cast<int64_t>(step.batch) * p.heads + step.head;
     float lse[2 * kM], delta[2 * kM];
     load_statistics<kM>(p, head, step.query0() + warp_row0(), lse, delta);
-    const float highest = p.options.scale_first ? 0.0f : kInfinity;
     for_each(sum, [&](float& value, int r, int c) {
       const int n = c / 2, e = r % 2 * 2 + c % 2;
-      const float weight = exp2_fast(fminf(score[r / 2][n][e] * factor - lse[r], highest));
+      const float weight = weight_of(p.options, score[r / 2][n][e], factor, lse[r]);
       value += weight * (change[r / 2][n][e] * p.options.keep_scale - delta[r]);
     });
   }

@@ -45,7 +45,7 @@ struct ScoreOptions {
   const void* bias;  // (B, H, L, S) with strides of 0 where it is broadcast, or null
   int64_t bias_batch, bias_head, bias_row, bias_col;
   bool bias_is_float;          // else it has the type of the query
-  const float* distance_bias;  // (H, L + S - 1), times log2(e), at j - i + L - 1; or null
+  const float* distance_bias;  // (H, L + S - 1) at j - i + L - 1; or null
   float scale, scale_log2;     // scale_log2 = scale * log2(e)
   bool scale_first;  // scores must be scaled one by one: something is added to them, or scale <= 0
   bool drops;        // there is dropout
@@ -90,14 +90,19 @@ struct ForwardParams : Params {
   float* lse;    // (B, H, L)
   // With more than one split each takes a part of the keys and CombineKernel joins them.
   int splits;
-  float* split_output;  // (splits, B, H, L, D)
-  float* split_lse;     // (splits, B, H, L), in units of log 2
+  float* split_output;   // (splits, B, H, L, D)
+  float* split_maximum;  // (splits, B, H, L): the largest score
+  float* split_sum;      // (splits, B, H, L): of exp(score - maximum)
+  // For the backward pass: `lse` is read and 1 / sum_j exp(s_ij - lse_i) written instead of all
+  // else, 1 where `lse` is not large (score.cuh). Null: an ordinary pass.
+  float* factors;  // (B, H, L)
 };
 
 struct BackwardParams : Params {
   Rows grad_output;
-  const float* lse_log2;  // (B, H, L), times log2(e); +inf where nothing is visible
-  const float* delta;     // (B, H, L): grad_output . output - grad_lse
+  const float*
+      row_lse;         // (B, H, L), times log2(e) unless scale_first; +inf where nothing is visible
+  const float* delta;  // (B, H, L): grad_output . output - grad_lse
   // Of the block's own tiles and of those that it walks over.
   TileBoundsList own_bounds, other_bounds;
   void* grad_query;  // all contiguous, in the type of the query

@@ -14,7 +14,8 @@
 
 namespace ptmkernels::attention::cuda {
 
-// The state of a warp's rows: running maximum (units of log 2), sum and output.
+// The state of a warp's rows: running maximum (natural where `scale_first`, else in units of
+// log 2), sum and output.
 template <int kM, int kN>
 struct SoftmaxRows {
   float maximum[2 * kM];  // finite, so that no difference is infinity - infinity
@@ -30,8 +31,9 @@ struct SoftmaxRows {
     clear(output);
   }
 
-  // Takes in a tile of scores times `factor` and leaves their weights relative to the maximum.
-  template <int kCols>
+  // Takes in a tile of scores times `factor` and leaves their weights relative to the maximum. With
+  // kNatural the factor comes after the maximum, times which a large bias would overflow.
+  template <bool kNatural, int kCols>
   SIMT_FN void update(float (&score)[kM][kCols][4], float factor) {
     float shrink[2 * kM];
     bool shrinks = false;
@@ -44,15 +46,16 @@ struct SoftmaxRows {
       top = fmaxf(top, shuffle_xor(top, 1));
       top = fmaxf(top, shuffle_xor(top, 2));
       const float before = maximum[r];
-      maximum[r] = fmaxf(before, top * factor);
-      shrink[r] = exp2_fast(before - maximum[r]);
+      maximum[r] = fmaxf(before, kNatural ? top : top * factor);
+      shrink[r] = exp2_fast((before - maximum[r]) * (kNatural ? factor : 1.0f));
       shrinks = shrinks || shrink[r] != 1.0f;
       float total = 0.0f;
       SIMT_UNROLL
       for (int n = 0; n < kCols; ++n) {
         SIMT_UNROLL
         for (int i = e; i < e + 2; ++i) {
-          score[m][n][i] = exp2_fast(score[m][n][i] * factor - maximum[r]);
+          score[m][n][i] = exp2_fast(kNatural ? (score[m][n][i] - maximum[r]) * factor
+                                              : score[m][n][i] * factor - maximum[r]);
           total += score[m][n][i];
         }
       }
@@ -204,8 +207,19 @@ struct ForwardKernel {
     walk.full_below = p.key_len / kKeys;
     const int first = static_cast<int>(static_cast<int64_t>(tiles) * work.split / p.splits);
     const int last = static_cast<int>(static_cast<int64_t>(tiles) * (work.split + 1) / p.splits);
-    walk.start(first, last);
+    walk.start(first, p.factors == nullptr || has_large_lse(p, work) ? last : first);
     return walk;
+  }
+
+  static SIMT_FN bool has_large_lse(const Params& p, const Work& work) {
+    const float* lse =
+        p.lse + (static_cast<int64_t>(work.batch) * p.heads + work.head) * p.query_len;
+    bool large = false;
+    for (int row = lane_index(); row < kQueries; row += kWarpSize) {
+      const int query = work.query0 + row;
+      large = large || (query < p.query_len && is_large_lse(load_global(lse + query)));
+    }
+    return ballot(large) != 0;
   }
 
   static SIMT_FN void load_queries(const Params& p, const Work& work) {
@@ -274,7 +288,12 @@ struct ForwardKernel {
                                   shared_memory<int32_t>(stage_offset(stage) + kRankOffset),
                                   shared_memory<float>(stage_offset(stage) + kDistanceOffset),
                                   least_distance(work, key0)};
-    state.update(score, finish_scores<T>(score, p, place, is_full));
+    const float factor = finish_scores<T>(score, p, place, is_full);
+    if (p.options.scale_first) {
+      state.template update<true>(score, factor);
+    } else {
+      state.template update<false>(score, factor);
+    }
     if (p.options.drops) {
       replace(score, dropped_elements<kM, kN>(p.options, place), 0.0f);
     }
@@ -288,7 +307,21 @@ struct ForwardKernel {
     }
   }
 
+  // 1 / sum_j exp(s_ij - lse_i), or 1 where the log-sum-exp is not large.
+  static SIMT_FN void store_factors(const Params& p, const Work& work, const State& state) {
+    const int64_t head = static_cast<int64_t>(work.batch) * p.heads + work.head;
+    SIMT_UNROLL
+    for (int r = 0; r < 2 * kM; ++r) {
+      const int row = work.query0 + warp_row0() + row_of(r);
+      if (lane_index() % 4 != 0 || row >= p.query_len) continue;
+      const float lse = load_global(p.lse + head * p.query_len + row);
+      const float sum = state.sum[r] * exp2_fast((state.maximum[r] - lse) * kLog2e);
+      store_global(p.factors + head * p.query_len + row, is_large_lse(lse) ? 1.0f / sum : 1.0f);
+    }
+  }
+
   static SIMT_FN void store(const Params& p, const Work& work, const State& state) {
+    if (p.factors != nullptr) return store_factors(p, work, state);
     const int64_t head = static_cast<int64_t>(work.batch) * p.heads + work.head;
     const int64_t split = work.split * (static_cast<int64_t>(p.batch) * p.heads) + head;
     const bool whole = p.splits == 1;
@@ -298,11 +331,15 @@ struct ForwardKernel {
     for (int r = 0; r < 2 * kM; ++r) {
       const bool empty = state.sum[r] == 0.0f;
       factor[r] = empty ? 0.0f : p.options.keep_scale / state.sum[r];
-      const float lse = empty ? -kInfinity : state.maximum[r] + log2_fast(state.sum[r]);
       const int row = row0 + row_of(r);
-      if (lane_index() % 4 == 0 && row < p.query_len) {
-        float* target = whole ? p.lse + head * p.query_len : p.split_lse + split * p.query_len;
-        store_global(target + row, whole ? lse * kLn2 : lse);
+      if (lane_index() % 4 != 0 || row >= p.query_len) continue;
+      const float maximum = p.options.scale_first ? state.maximum[r] : state.maximum[r] * kLn2;
+      if (whole) {
+        const float lse = empty ? -kInfinity : maximum + log2_fast(state.sum[r]) * kLn2;
+        store_global(p.lse + head * p.query_len + row, lse);
+      } else {
+        store_global(p.split_maximum + split * p.query_len + row, empty ? -kInfinity : maximum);
+        store_global(p.split_sum + split * p.query_len + row, state.sum[r]);
       }
     }
     const int64_t matrix = static_cast<int64_t>(p.query_len) * p.head_dim;

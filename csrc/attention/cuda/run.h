@@ -205,19 +205,52 @@ inline void run_forward(const Queue& queue, Workspace& workspace,
         p.splits = splits_of(blocks, key_tiles, queue.multiprocessors());
         if (p.splits > 1) {
           p.split_output = workspace.take<float>(p.splits * rows * size.dimension);
-          p.split_lse = workspace.take<float>(p.splits * rows);
+          p.split_maximum = workspace.take<float>(p.splits * rows);
+          p.split_sum = workspace.take<float>(p.splits * rows);
         }
         instance.forward(queue, p);
         if (p.splits == 1) return;
-        const CombineParams combine{rows,        p.splits, p.head_dim, p.split_output,
-                                    p.split_lse, p.output, p.lse};
+        const CombineParams combine{
+            rows,        p.splits, p.head_dim, p.split_output, p.split_maximum,
+            p.split_sum, p.output, p.lse};
         launch<CombineKernel<T>>(queue, CombineKernel<T>::blocks(combine), combine);
       });
 }
 
+// The gradient of the output with the factors of each row (ScaleRowsKernel) in it.
+template <typename T, typename Shape, typename Instance>
+const float* normalise(const Queue& queue, Workspace& workspace, Instance instance,
+                       const attention::BackwardParams& source, BackwardParams& p) {
+  if (p.options.bias == nullptr && p.options.distance_bias == nullptr) return nullptr;
+  const int64_t rows = source.size.batches * source.size.heads * source.size.queries;
+  ForwardParams f{};
+  static_cast<Params&>(f) = p;
+  TileBoundsLists lists(source.size, source.options.mask, workspace);
+  f.query_bounds = lists.queries(Shape::kRows);
+  f.key_bounds = lists.keys(Shape::kCols);
+  lists.run(queue);
+  f.options.seed = nullptr;
+  f.splits = 1;
+  f.lse = const_cast<float*>(source.lse);
+  f.factors = workspace.take<float>(rows);
+  instance.forward(queue, f);
+  const ScaleRowsParams scale{p.batch,
+                              p.heads,
+                              p.query_len,
+                              p.head_dim,
+                              p.grad_output,
+                              f.factors,
+                              workspace.take<T>(rows * p.head_dim)};
+  launch<ScaleRowsKernel<T>>(queue, ScaleRowsKernel<T>::blocks(scale), scale);
+  const int64_t head = static_cast<int64_t>(p.query_len) * p.head_dim;
+  const Heads scaled = {scale.scaled, source.query.dtype, p.heads * head, head, p.head_dim};
+  p.grad_output = make_rows(scaled, p.head_dim);
+  return f.factors;
+}
+
 template <typename T>
 void run_row_statistics(const Queue& queue, Workspace& workspace, BackwardParams& p,
-                        const attention::BackwardParams& source) {
+                        const attention::BackwardParams& source, const float* factors) {
   const Sizes& size = source.size;
   const int64_t rows = size.batches * size.heads * size.queries;
   RowStatisticsParams s;
@@ -229,7 +262,9 @@ void run_row_statistics(const Queue& queue, Workspace& workspace, BackwardParams
   s.grad_output = p.grad_output;
   s.lse = source.lse;
   s.grad_lse = source.grad_lse;
-  p.lse_log2 = s.lse_log2 = workspace.take<float>(rows);
+  s.factors = factors;
+  s.scale_first = p.options.scale_first;
+  p.row_lse = s.row_lse = workspace.take<float>(rows);
   p.delta = s.delta = workspace.take<float>(rows);
   launch<RowStatisticsKernel<T>>(queue, RowStatisticsKernel<T>::blocks(s), s);
 }
@@ -249,7 +284,6 @@ inline void run_backward(const Queue& queue, Workspace& workspace,
         using Kind = Traits<decltype(instance)>;
         using Shape = typename Kind::Backward;
         using T = typename Kind::Element;
-        run_row_statistics<T>(queue, workspace, p, source);
         TileBoundsLists lists(size, source.options.mask, workspace);
         const TileBoundsList own_queries = lists.queries(Shape::kRows),
                              keys = lists.keys(Shape::kCols);
@@ -273,6 +307,9 @@ inline void run_backward(const Queue& queue, Workspace& workspace,
           run_relative_terms<T>(queue, workspace, p, source.options.relative);
           take_sums(workspace, p);
         }
+        const float* const factors =
+            normalise<T, typename Kind::Forward>(queue, workspace, instance, source, p);
+        run_row_statistics<T>(queue, workspace, p, source, factors);
         p.own_bounds = own_queries;
         p.other_bounds = keys;
         instance.backward_queries(queue, p);

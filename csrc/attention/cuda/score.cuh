@@ -19,6 +19,13 @@ constexpr float kLn2 = 0.6931471805599453f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLargest = std::numeric_limits<float>::max();
 
+// From here on the last digit of a log-sum-exp is felt in the weights; only a bias makes it so
+// large.
+SIMT_FN bool is_large_lse(float lse) {
+  constexpr float kLargeLse = 1024.0f;
+  return lse > kLargeLse || (lse < -kLargeLse && lse > -kInfinity);
+}
+
 // A warp's scores: rows of the block's own side against columns of the other side. The own side are
 // the queries, or the keys where kTransposed.
 template <bool kTransposed>
@@ -132,12 +139,6 @@ SIMT_FN void add_distance_bias(float (&score)[kM][kN][4], const ScorePlace<kTran
   });
 }
 
-// A bias in units of log 2: what is finite stays finite.
-SIMT_FN float bias_log2(float bias) {
-  const float scaled = bias * kLog2e;
-  return bias == -kInfinity ? bias : fmaxf(scaled, -kLargest);
-}
-
 template <typename B, bool kTransposed, int kM, int kN>
 SIMT_FN void add_bias(float (&score)[kM][kN][4], const Params& p,
                       const ScorePlace<kTransposed>& place) {
@@ -156,19 +157,20 @@ SIMT_FN void add_bias(float (&score)[kM][kN][4], const Params& p,
     for (int c = 0; c < 2 * kN; ++c) {
       if (place.other(c) >= other_len) continue;
       const int64_t offset = (place.other(c) - place.other(0)) * other_stride;
-      score[r / 2][c / 2][r % 2 * 2 + c % 2] += bias_log2(to_float(load_global(line + offset)));
+      score[r / 2][c / 2][r % 2 * 2 + c % 2] += to_float(load_global(line + offset));
     }
   }
 }
 
-// q.k to scores in units of log 2, up to the factor that is returned. Where the tile is full no
-// mask hides any of them.
+// q.k to scores, up to the factor that is returned, which takes them to units of log 2. With
+// `scale_first` they are natural: a bias in units of log 2 could overflow. Where the tile is full
+// no mask hides any of them.
 template <typename T, bool kTransposed, int kM, int kN>
 SIMT_FN float finish_scores(float (&score)[kM][kN][4], const Params& p,
                             const ScorePlace<kTransposed>& place, bool is_full) {
   const ScoreOptions& o = p.options;
   if (o.scale_first) {
-    for_each(score, [&](float& value, int, int) { value *= o.scale_log2; });
+    for_each(score, [&](float& value, int, int) { value *= o.scale; });
     if (o.distance_bias != nullptr) add_distance_bias(score, place);
     if (o.bias != nullptr) {
       if (sizeof(T) == 4 || o.bias_is_float) {
@@ -179,7 +181,13 @@ SIMT_FN float finish_scores(float (&score)[kM][kN][4], const Params& p,
     }
   }
   if (!is_full) replace(score, hidden_elements<kM, kN>(p, place), -kInfinity);
-  return o.scale_first ? 1.0f : o.scale_log2;
+  return o.scale_first ? kLog2e : o.scale_log2;
+}
+
+// The weight of a score from `finish_scores`, with `lse` as BackwardParams has it. No weight is
+// above 1: the scores of a large bias may be rounded otherwise than in the forward pass.
+SIMT_FN float weight_of(const ScoreOptions& o, float score, float factor, float lse) {
+  return exp2_fast(o.scale_first ? fminf(score - lse, 0.0f) * factor : score * factor - lse);
 }
 
 // The random words of a lane's four elements of one 16 x 8 fragment. Weight (b, h, i, j) takes word

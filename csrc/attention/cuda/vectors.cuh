@@ -72,7 +72,7 @@ SIMT_FN void load_statistics(const BackwardParams& p, int64_t batch_and_head, in
     const int row = row0 + row_of(r);
     const bool inside = row < p.query_len;
     const int64_t place = batch_and_head * p.query_len + row;
-    lse[r] = inside ? load_global(p.lse_log2 + place) : kInfinity;
+    lse[r] = inside ? load_global(p.row_lse + place) : kInfinity;
     delta[r] = inside ? load_global(p.delta + place) : 0.0f;
   }
 }

@@ -159,7 +159,6 @@ class TransformerXLLanguageModel(Model):
         attention_mask=None,
         *,
         labels: Tensor | None = None,
-        shift_labels: bool = True,
         **inputs: Any,
     ) -> CausalLMOutput:
         """
@@ -173,6 +172,8 @@ class TransformerXLLanguageModel(Model):
             Without labels `logits` (B, L, V), the log-probabilities of all words; with them `losses`
             (B, L - 1), or (B, L) where nothing is shifted, 0 where there is no label, and their mean `loss`.
         """
+        # Not in the signature, from which Transformers' Trainer reads the names of labels.
+        shift_labels = inputs.pop("shift_labels", True)
         if labels is not None:
             _check_labels(labels, input_ids, inputs.get("inputs_embeds"), self.config.vocab_size)
         encoded = self.backbone(input_ids, attention_mask, **inputs)
@@ -220,15 +221,20 @@ class TransformerXLSequenceClassification(Model):
             `logits` (B, C), `loss` and `mems`.
         """
         encoded = self.backbone(input_ids, attention_mask, **inputs)
-        batch, length = encoded.hidden.shape[:2]
-        last = torch.full((batch,), length - 1, device=encoded.hidden.device)
+        logits = self.score(self._last_state(encoded.hidden, input_ids))
+        loss = sequence_loss(self.config, logits, labels)
+        return LogitsOutput(logits=logits, loss=loss, **kept(encoded))
+
+    def _last_state(self, hidden: Tensor, input_ids: Tensor | None) -> Tensor:
+        """(B, E), the state of each text's last token; zeros where the rows have no tokens."""
+        batch, length = hidden.shape[:2]
+        if length == 0:
+            return hidden.sum(1)
+        last = torch.full((batch,), length - 1, device=hidden.device)
         if input_ids is not None and self.config.pad_token_id is not None:
             padding = (input_ids == self.config.pad_token_id).to(torch.int8)
             last = (padding.argmax(1) - 1) % length
-        rows = torch.arange(batch, device=last.device)
-        logits = self.score(encoded.hidden[rows, last])
-        loss = sequence_loss(self.config, logits, labels)
-        return LogitsOutput(logits=logits, loss=loss, **kept(encoded))
+        return hidden[torch.arange(batch, device=last.device), last]
 
 
 def initialise(module: nn.Module, config: TransformerXLConfig) -> None:

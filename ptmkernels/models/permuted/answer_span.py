@@ -92,7 +92,7 @@ class AnswerSpan(Model):
         hidden = encoded.hidden
         barred = hidden.new_zeros(hidden.shape[:2]) if p_mask is None else p_mask.to(hidden.dtype)
         start = _barred(self.start_logits(hidden), barred)
-        classifier = hidden[:, -1] if cls_index is None else _at(hidden, cls_index)
+        classifier = hidden[:, -1:].sum(1) if cls_index is None else _at(hidden, cls_index)
         if start_positions is None or end_positions is None:
             found = self._search(hidden, start, classifier, barred)
             return AnswerSpanOutput(**found, **kept(encoded))
@@ -108,14 +108,15 @@ class AnswerSpan(Model):
     def _search(
         self, hidden: Tensor, start: Tensor, classifier: Tensor, barred: Tensor
     ) -> dict[str, Tensor]:
-        """The best first tokens, and for each of them the best last ones."""
+        """The best first tokens, and for each of them the best last ones; of a short text all."""
         weights = start.softmax(-1)
-        start_probs, start_index = weights.topk(self.config.start_n_top, dim=-1)
+        length = hidden.shape[1]
+        start_probs, start_index = weights.topk(min(self.config.start_n_top, length), dim=-1)
         rows = start_index[..., None].expand(-1, -1, hidden.shape[2])
         first = hidden.gather(1, rows)[:, None]  # (B, 1, K, E)
         columns = hidden[:, :, None].expand(-1, -1, first.shape[2], -1)  # (B, L, K, E)
         end = _barred(self.end_logits(columns, first), barred[..., None]).softmax(1)
-        end_probs, end_index = end.topk(self.config.end_n_top, dim=1)
+        end_probs, end_index = end.topk(min(self.config.end_n_top, length), dim=1)
         mean_first = torch.einsum("ble,bl->be", hidden, weights)
         return {
             "start_top_log_probs": start_probs,

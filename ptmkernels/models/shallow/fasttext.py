@@ -32,7 +32,6 @@ class FastTextConfig(Word2VecConfig):
 
     sample: float = 1e-4
     noise_power: float = 0.5
-    initial_range: float = 1.0
     min_n: int = 3
     max_n: int = 6
     bucket: int = 2_000_000
@@ -64,8 +63,8 @@ class FastText(Word2Vec):
 
     Args:
         options: those of :class:`Word2Vec` with other defaults (sample 1e-4, noise_power 0.5,
-            learning_rate 0.05, initial_range 1), and min_n, max_n (characters of an n-gram; max_n 0 = none),
-            bucket (rows for n-grams).
+            learning_rate 0.05), and min_n, max_n (characters of an n-gram; max_n 0 = none), bucket (rows
+            for n-grams).
     """
 
     config_class = FastTextConfig

@@ -95,15 +95,25 @@ class FastTextClassifier:
         self._stored: tuple[Matrix, Matrix] | None = None  # input and output, once one is quantised
 
     def fit(
-        self, path: str | os.PathLike, epochs: int = 5, batch_size: int = 16
+        self,
+        path: str | os.PathLike,
+        epochs: int = 5,
+        batch_size: int = 16,
+        errors: str = "strict",
     ) -> FastTextClassifier:
         """Train on a text file; gradients of a batch's lines are added up, the learning rate falls to 0.
+
+        Args:
+            path: of a text with labels, a line each (.gz and .bz2: compressed).
+            epochs: passes over it.
+            batch_size: lines.
+            errors: what becomes of bytes that are not UTF-8: "strict" (refused), "ignore" or "replace".
 
         Raises:
             ValueError: the text has no label or no word often enough, or is not UTF-8 (file and byte are
                 named).
         """
-        lines = _lines(read_utf8(path).removesuffix("\n") + "\n")
+        lines = _lines(read_utf8(path, errors).removesuffix("\n") + "\n")
         check_whole("epochs", epochs, 1)
         check_whole("batch_size", batch_size, 1)
         self._begin(lines)
@@ -156,15 +166,19 @@ class FastTextClassifier:
                 yield [(self.labels[i], p) for i, p in pairs if p >= threshold]
 
     def test(
-        self, path: str | os.PathLike, count: int = 1, threshold: float = 0.0
+        self,
+        path: str | os.PathLike,
+        count: int = 1,
+        threshold: float = 0.0,
+        errors: str = "strict",
     ) -> tuple[int, float, float]:
         """How the labels of a text are found: lines that have a label and a word, precision and recall.
 
         Args:
-            path: of a text with labels, as `fit` reads it.
+            path, errors: of a text with labels, as `fit` reads it.
             count, threshold: of the labels that are predicted for each line, as :meth:`predict` has them.
         """
-        text = read_utf8(path).removesuffix("\n").split("\n")
+        text = read_utf8(path, errors).removesuffix("\n").split("\n")
         examples, predicted, wanted, right = 0, 0, 0, 0
         for line, found in zip(text, self.predict_lines(text, count, threshold), strict=True):
             tokens = _lines(line + "\n")[0]
@@ -286,7 +300,7 @@ class FastTextClassifier:
         self._forget_quantised()
         counter = VocabularyCounter()
         for line in lines:
-            counter.add_line(" ".join(line))
+            counter.add_words(line)
         found = counter.most_common()
         labels = {word: count for word, count in found if word.startswith(LABEL)}
         words = {

@@ -23,6 +23,9 @@ __all__ = ["FastTextFile", "is_fasttext", "read_fasttext", "write_fasttext"]
 _MAGIC, _VERSION = 793712314, 12
 _HEADER, _ARGUMENTS, _SIZES, _SHAPE = "<2i", "<12id", "<3i2q", "<2q"
 _CODES, _QUANTISER = "<?2qi", "<4i"
+_OLD_START = (
+    struct.calcsize(_ARGUMENTS) + 12
+)  # bytes of an old file: arguments and numbers of words
 _ENTRY = "<qb"  # behind each word and a zero byte: count, and 0 for a word or 1 for a label
 _LOSSES = ("hierarchical-softmax", "negative-sampling", "softmax", "one-vs-all")  # from 1 on
 _ARCHITECTURES = ("cbow", "skip-gram", "classifier")  # from 1 on
@@ -129,9 +132,25 @@ def _write_quantiser(out: BinaryIO, quantiser: ProductQuantiser) -> None:
 
 
 def is_fasttext(path: str | os.PathLike) -> bool:
-    """Whether a file begins as fastText's do."""
+    """Whether a file begins as fastText's do, those before its version 0.1.0 among them."""
     with open(path, "rb") as file:
-        return file.read(4) == struct.pack("<i", _MAGIC)
+        start = file.read(_OLD_START)
+    return start[:4] == struct.pack("<i", _MAGIC) or _is_old(start)
+
+
+def _is_old(start: bytes) -> bool:
+    """Whether a file begins as fastText's did before they told a version: with the arguments at once."""
+    if len(start) < _OLD_START:
+        return False
+    width, _, _, _, _, _, loss, architecture, *_ = struct.unpack_from(_ARGUMENTS, start)
+    size, words, labels = struct.unpack_from("<3i", start, struct.calcsize(_ARGUMENTS))
+    return (
+        0 < width < 1 << 16
+        and 1 <= loss <= len(_LOSSES)
+        and 1 <= architecture <= len(_ARCHITECTURES)
+        and min(words, labels) >= 0
+        and words + labels == size
+    )
 
 
 def read_fasttext(path: str | os.PathLike) -> FastTextFile:
@@ -203,6 +222,11 @@ class _Reader:
 
 
 def _read_arguments(reader: _Reader) -> dict:
+    if _is_old(reader.data[:_OLD_START]):
+        raise ValueError(
+            f"{reader.path} is of fastText before 0.1.0, whose files name no version; expected version 11 or "
+            f"{_VERSION}, which fastText 0.1.0 to 0.9.2 write: train anew with one of these"
+        )
     if reader.data[:4] != struct.pack("<i", _MAGIC):
         raise ValueError(
             f"{reader.path} is not a fastText file: it starts with {reader.data[:4]!r}"

@@ -11,7 +11,8 @@ class FitProgress:
 
     Attributes:
         done, total: tokens of the training stream, all epochs together.
-        loss: of a sample of the last piece, per pair (CBOW: per window).
+        loss: of a sample of the last piece from which a pair was drawn, per pair (CBOW: per window). Until
+            there is one, as may be in a small text, nothing is reported.
         words_per_second: tokens trained, sub-sampled ones included, over the last piece.
         unit: "words", or what `done`, `total` and the rate count instead (GloVe: "pairs").
     """

@@ -94,6 +94,7 @@ class GloVe:
         epochs: int = 25,
         threads: int = 1,
         progress: Callable[[FitProgress], None] | None = None,
+        errors: str = "strict",
     ) -> GloVe:
         """Count the pairs of a text file (or of sentences), then train on them in random order.
 
@@ -105,6 +106,8 @@ class GloVe:
             epochs: passes over the pairs, those of interrupted training included.
             threads: for counting and training.
             progress: called after each piece of about a million pairs, which its numbers count.
+            errors: of a file; what becomes of bytes that are not UTF-8: "strict" (refused), "ignore" or
+                "replace".
 
         Raises:
             ValueError: the text holds no word often enough, is not UTF-8 (file and byte are named), is not
@@ -114,10 +117,10 @@ class GloVe:
         check_whole("epochs", epochs, 1)
         check_whole("threads", threads, 1)
         if self.vocabulary is None:
-            self.vocabulary = Vocabulary.count(source, config.min_count, 0, threads)
+            self.vocabulary = Vocabulary.count(source, config.min_count, 0, threads, errors=errors)
             self._begin()
         with (
-            WordStream(source, self.vocabulary, threads) as stream,
+            WordStream(source, self.vocabulary, threads, errors=errors) as stream,
             tempfile.TemporaryDirectory(prefix="ptmkernels-") as folder,
         ):
             counter = CooccurrenceCounter(

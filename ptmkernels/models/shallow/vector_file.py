@@ -19,10 +19,10 @@ import numpy as np
 from ptmkernels.compressed import compression, open_bytes
 from ptmkernels.files import atomic_file
 from ptmkernels.ops.word_vectors.checks import check_whole
+from ptmkernels.undecodable import check_errors
 
 __all__ = ["read_vectors", "write_vectors"]
 
-ERRORS = ("strict", "ignore", "replace")
 _SPACE = re.compile("[ \\t\\n\\v\\f\\r]")
 _PIECE = (
     1 << 20
@@ -36,8 +36,7 @@ def read_vectors(
     """Words, each once, and their vectors, float32 (V, D); see :meth:`WordVectors.load_word2vec`."""
     if limit is not None:
         check_whole("limit", limit, 1)
-    if errors not in ERRORS:
-        raise ValueError(f"errors is {errors!r}; expected one of {ERRORS}")
+    check_errors(errors)
     with open_bytes(path) as file:
         reader = _Reader(path, file, errors)
         header = reader.line()
@@ -120,22 +119,22 @@ def _collect(
     path, rows: Iterable[tuple[str, np.ndarray]], limit: int | None
 ) -> tuple[list[str], np.ndarray]:
     """The first `limit` different words, and their vectors in memory that grows where it lies."""
-    index: dict[str, int] = {}
+    seen: dict[str, None] = {}  # in order
     numbers, twice, example = array("f"), 0, ""
     for word, vector in rows:
-        if word in index:
+        if word in seen:
             twice, example = twice + 1, example or word
             continue
-        index[word] = len(index)
+        seen[word] = None
         numbers.frombytes(vector.tobytes())
-        if len(index) == limit:
+        if len(seen) == limit:
             break
     if twice:
         warnings.warn(
             f"{path} holds {twice} words that came before, {example!r} first; the first of each is kept",
             stacklevel=4,
         )
-    return list(index), np.frombuffer(numbers, np.float32).reshape(len(index), -1)
+    return list(seen), np.frombuffer(numbers, np.float32).reshape(len(seen), -1)
 
 
 class _Reader:

@@ -295,6 +295,11 @@ class WordVectors:
         """
         return WordVectors(*read_vectors(path, binary, limit, errors))
 
+    def first(self, count: int) -> WordVectors:
+        """The vectors of the first `count` words, or of all; the numbers are shared."""
+        counts = None if self.counts is None else self.counts[:count]
+        return WordVectors(self.words[:count], self.vectors[:count], counts)
+
     def project(self, words: Sequence[str] | None = None) -> tuple[list[str], np.ndarray]:
         """Words and their places (n, 2) on the two main axes of their normalised vectors."""
         words = self.words[:300] if words is None else list(words)
@@ -314,7 +319,10 @@ class WordVectors:
         axes = figure.subplots()
         axes.scatter(*places.T, s=6, color="tab:blue")
         for name, (x, y) in zip(names, places, strict=True):
-            axes.annotate(name, (x, y), fontsize=7, xytext=(2, 2), textcoords="offset points")
+            text = axes.annotate(
+                name, (x, y), fontsize=7, xytext=(2, 2), textcoords="offset points"
+            )
+            text.set_parse_math(False)  # a dollar sign is one
         axes.set_xticks([])
         axes.set_yticks([])
         figure.savefig(path, dpi=150)

@@ -7,6 +7,7 @@ representations of words and phrases and their compositionality" (NeurIPS 2013).
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable
@@ -125,7 +126,9 @@ class Word2Vec:
         """See :meth:`WordVectors.most_similar`."""
         return self.wv.most_similar(positive, negative, count)
 
-    def build_vocabulary(self, source: Source | Vocabulary, threads: int = 1) -> None:
+    def build_vocabulary(
+        self, source: Source | Vocabulary, threads: int = 1, errors: str = "strict"
+    ) -> None:
         """Count the words (or take counted ones) and make the starting weights.
 
         `fit` counts its text where this has not been called.
@@ -135,7 +138,9 @@ class Word2Vec:
         """
         config = self.config
         if not isinstance(source, Vocabulary):
-            source = Vocabulary.count(source, config.min_count, config.max_vocabulary, threads)
+            source = Vocabulary.count(
+                source, config.min_count, config.max_vocabulary, threads, errors=errors
+            )
         self._begin(source)
 
     def fit(
@@ -147,6 +152,7 @@ class Word2Vec:
         device: str = "cpu",
         max_in_flight: int | None = None,
         progress: Callable[[FitProgress], None] | None = None,
+        errors: str = "strict",
     ) -> Word2Vec:
         """Train on a text file (UTF-8, a sentence a line) or on sentences (lists of words, read twice).
 
@@ -154,13 +160,16 @@ class Word2Vec:
         stopped when it is given the same text and number of epochs.
 
         Args:
-            source: the text. A word of a sentence that holds white space counts as several.
+            source: the text. Words of sentences that are given as lists stay as they are, white space in them
+                included.
             epochs: passes over it, those of interrupted training included.
             threads: of the CPU; on a GPU they only read the text.
             device: "cpu", or "cuda" ("cuda:1", ...): the matrices are there until `fit` returns.
             max_in_flight: on a GPU at most so many stretches of text are trained at the same time; None =
                 what keeps the quality of the vectors (docs/word_vectors.md).
             progress: called after each piece of about a million tokens.
+            errors: of a file; what becomes of bytes that are not UTF-8: "strict" (refused), "ignore" or
+                "replace".
 
         Raises:
             ValueError: the text holds no word often enough, is not UTF-8 (file and byte are named), is not
@@ -179,8 +188,8 @@ class Word2Vec:
                     "`threads` says how much is trained at the same time"
                 )
         if self.vocabulary is None:
-            self.build_vocabulary(source, threads)
-        with WordStream(source, self.vocabulary, threads) as stream:
+            self.build_vocabulary(source, threads, errors)
+        with WordStream(source, self.vocabulary, threads, errors=errors) as stream:
             if len(stream) == 0:
                 raise ValueError("source holds no word of the vocabulary")
             material = Material(len(stream), stream.checksum())
@@ -266,6 +275,7 @@ class Word2Vec:
             "max_in_flight": max_in_flight,
         }
         step = cbow_step_ if config.architecture == "cbow" else skipgram_step_
+        loss = math.nan
         while self.done < options["total"]:
             epoch_start = self.done - self.done % len(stream)
             for place, ids in stream.pieces(_PIECE, self.done - epoch_start):
@@ -275,9 +285,10 @@ class Word2Vec:
                 with deferred_interrupt():
                     seen = step(self.input, self.output, tokens, position=position, **options)
                     self.done, self._vectors = position + len(ids), None
-                if progress:
+                loss = loss if math.isnan(seen.loss) else seen.loss
+                if progress and not math.isnan(loss):
                     rate = len(ids) / (time.perf_counter() - started)
-                    progress(FitProgress(self.done, options["total"], seen.loss, rate))
+                    progress(FitProgress(self.done, options["total"], loss, rate))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything, the state of the training too, to a safetensors file, atomically."""

@@ -57,7 +57,7 @@ def masked_attention(
     ``torch.use_deterministic_algorithms(True)`` asks for the slower kernels that add in a fixed order.
 
     Args:
-        query: (B, H, L, D), float32, bfloat16 or float16; float64 is served by `reference`. D <= 256.
+        query: (B, H, L, D), float32, bfloat16 or float16; float64 and D > 256 are served by `reference`.
         key: (B, Hk, S, D), Hk a divisor of H: query head h reads key head h // (H // Hk).
         value: (B, Hk, S, D).
         mask: what each query may see; None = everything.

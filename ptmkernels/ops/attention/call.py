@@ -35,6 +35,10 @@ def call_attention(
         relative: the relative terms as :class:`AttentionOptions` has them, cast and checked.
     """
     check_attention(query, key, value, mask, bias, scale, dropout_p, seed)
+    if dropout_p == 1.0:  # nothing is left of the output; the log-sum-exp is that of before dropout
+        shared = (op, query, key, value, mask, bias, scale, 0.0, None, backend)
+        output, lse = call_attention(*shared, **relative)
+        return output * 0.0, lse
     if dropout_p > 0.0 and seed is None:
         seed = draw_seed(query.device)
     options = AttentionOptions.of(query, mask, bias, scale, dropout_p, seed, **relative)

@@ -198,6 +198,14 @@ class AttentionOptions(NamedTuple):
 def _added(bias: Tensor | BucketedBias, widest: torch.dtype) -> tuple[Tensor | None, ...]:
     """`bias` as the options bias, bias_table and bias_bucket."""
     if isinstance(bias, BucketedBias):
-        return None, bias.table.to(widest), bias.buckets.to(torch.int32).contiguous()
-    bias = bias.to(widest) if bias.dtype == torch.float64 else bias
+        return None, _narrowed(bias.table, widest), bias.buckets.to(torch.int32).contiguous()
+    bias = _narrowed(bias, widest) if bias.dtype == torch.float64 else bias
     return bias[(None,) * (4 - bias.dim())], None, None
+
+
+def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` in `dtype`, where what is finite stays finite."""
+    if tensor.dtype != torch.float64 or dtype == torch.float64:
+        return tensor.to(dtype)
+    limits = torch.finfo(dtype)
+    return torch.where(tensor.isinf(), tensor, tensor.clamp(limits.min, limits.max)).to(dtype)

@@ -98,6 +98,8 @@ def dropped(weights: Tensor, options: AttentionOptions) -> Tensor:
     """The weights after dropout."""
     if options.dropout_p == 0.0:
         return weights
+    if options.dropout_p == 1.0:
+        return weights * 0.0
     keep = dropout_keep(options.seed, options.dropout_p, *weights.shape)
     return torch.where(keep, weights, 0.0) / (1.0 - options.dropout_p)
 
@@ -131,7 +133,7 @@ def _relative_output(weights: Tensor, options: AttentionOptions) -> Tensor:
 def attention_weights(
     query: Tensor, key: Tensor, lse: Tensor | None, options: AttentionOptions
 ) -> Tensor:
-    """(B, H, L, S) exp(s_ij - lse_i) after dropout, in the dtype of `query`; `lse` None = computed."""
+    """(B, H, L, S) weights after dropout, in the dtype of `query`; `lse` None = computed."""
     wide = compute_dtype(query)
     with without_autocast(query.device):
         score = scores(query.to(wide), key.to(wide), options)
@@ -139,6 +141,8 @@ def attention_weights(
             weights = softmax(score)[0]
         else:
             weights = (score - torch.where(lse == -torch.inf, 0.0, lse)[..., None]).exp()
+            total = weights.sum(-1, keepdim=True)  # not 1 where a large bias took digits from lse
+            weights = weights / torch.where(total == 0, 1.0, total)
         return dropped(weights, options).to(query.dtype)
 
 

@@ -44,11 +44,16 @@ def _tile_gradient(
 
     Args:
         grad_weight: do_i.v_j.
-        lse: log-sum-exp to the base 2, +inf where the query saw nothing, shaped as `i`.
+        lse: log-sum-exp to the base 2, but natural where there is a bias; +inf where the query saw
+            nothing; shaped as `i`.
         keep: from `dropout_keep`, where there is dropout.
     """
     score = tile_scores(raw, b, h, i, j, queries, keys, terms, sizes, MASKED)
-    weight = tl.exp2(score * terms.exponent - lse)
+    if terms.bias.data is not None:
+        # The scores of a large bias may be rounded otherwise than in the forward pass.
+        weight = tl.exp2(tl.minimum(score - lse, 0.0) * terms.exponent)
+    else:
+        weight = tl.exp2(score * terms.exponent - lse)
     dropped = weight
     if terms.dropout.seed is not None:
         dropped = tl.where(keep, weight, 0.0)
@@ -105,7 +110,7 @@ def _backward_query(
     grad_query: Rows,
     lse,  # (B, H, L) float32
     grad_lse,  # (B, H, L) float32 or None
-    row_terms,  # (2, B, H, L) float32, written: lse to the base 2 and delta
+    row_terms,  # (2, B, H, L) float32, written: lse as `_tile_gradient` has it and delta
     grad_bias,  # (B, H, L, S) for a bias of that shape whose gradient is asked for, or None
     ranges,
     ranges_batch,
@@ -139,7 +144,7 @@ def _backward_query(
     own = first_query + tl.arange(0, BLOCK_M)
     row_lse, delta = make_row_terms(
         output, grad_rows, lse, grad_lse, row_terms, b, h, first_query, sizes,
-        HEAD_DIM, BLOCK_M, BLOCK_D,
+        HEAD_DIM, BLOCK_M, BLOCK_D, terms.bias.data is not None,
     )  # fmt: skip
 
     i = own[:, None]

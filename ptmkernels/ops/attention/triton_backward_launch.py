@@ -10,6 +10,7 @@ from torch import Tensor
 from ptmkernels.ops.attention import triton_backward, triton_row_terms
 from ptmkernels.ops.attention.triton_bias_launch import bias_gradient, table_gradient
 from ptmkernels.ops.attention.triton_call import Call
+from ptmkernels.ops.attention.triton_normal import RowFactors
 from ptmkernels.ops.attention.triton_relative_launch import RelativeGradients
 from ptmkernels.ops.attention.triton_terms import rows, rows_tensor
 from ptmkernels.ops.attention.triton_tile import Rows
@@ -36,7 +37,20 @@ class Backward:
         self.output = rows_tensor(output)
         self.lse = lse.contiguous()
         self.grad_lse = None if grad_lse is None else grad_lse.contiguous()
+        self.grad_lse_terms = self.grad_lse
+        if call.terms.bias.data is not None:
+            self._normalise()
         self.row_terms = lse.new_empty((2, *lse.shape))
+
+    def _normalise(self) -> None:
+        """Scales the gradients of each row, to which all others are proportional, so that its weights,
+        recomputed from a log-sum-exp whose digits a large bias took, need not sum to 1."""
+        factors = torch.empty_like(self.lse)
+        start(RowFactors(self.call, self.lse, factors))
+        scaled = (self.grad_output * factors[..., None]).to(self.output.dtype)
+        self.grad_output = rows_tensor(scaled)
+        if self.grad_lse is not None:
+            self.grad_lse_terms = self.grad_lse * factors
 
     def run(self, grads: list[Tensor]) -> dict[str, Tensor]:
         """Fills the gradients of query, key and value; those of the wanted options by name."""
@@ -54,7 +68,7 @@ class Backward:
         found = {}
         fused = not call.relative and self._fused()
         if call.relative:
-            inputs = (rows(self.output), rows(self.grad_output), self.lse, self.grad_lse)
+            inputs = (rows(self.output), rows(self.grad_output), self.lse, self.grad_lse_terms)
             inputs += (self.row_terms, grad_bias)
             relative = RelativeGradients(call, names, inputs, self.grad_output, grads, sum_keys)
             start(relative)
@@ -92,7 +106,7 @@ class Backward:
         grad_output = rows(self.grad_output)
         query_arguments = (
             *(*inputs, rows(self.output), grad_output, rows(grads[0])),
-            *(self.lse, self.grad_lse, self.row_terms, grad_bias),
+            *(self.lse, self.grad_lse_terms, self.row_terms, grad_bias),
         )
         key_arguments = (
             *(*inputs, grad_output, rows(grads[1]), rows(grads[2])),
@@ -148,9 +162,14 @@ class _Fused(TiledLaunch):
             triton_row_terms._row_terms,
             (cdiv(length, block) * heads * batch,),
             (
-                *(rows(backward.output), grad_output, backward.lse, backward.grad_lse),
+                *(rows(backward.output), grad_output, backward.lse, backward.grad_lse_terms),
                 *(backward.row_terms, call.sizes),
             ),
-            {"HEAD_DIM": call.query.shape[3], "BLOCK": block, "BLOCK_D": call.block_d},
+            {
+                "HEAD_DIM": call.query.shape[3],
+                "BLOCK": block,
+                "BLOCK_D": call.block_d,
+                "NATURAL": call.terms.bias.data is not None,
+            },
             warps=4,
         )

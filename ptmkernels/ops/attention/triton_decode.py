@@ -1,7 +1,8 @@
 """Attention of few queries over many keys (cached generation), split over the keys, in Triton.
 
 A program takes one span of the keys of one key head for all query heads and queries that read it; a
-second kernel joins the spans by their log-sum-exp (Dao et al., "Flash-Decoding", 2023).
+second kernel joins the spans by their maxima and sums (Dao et al., "Flash-Decoding", 2023, who join them by
+their log-sum-exp, which a large bias leaves without digits for the sum).
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def _decode(
     key: Rows,
     value: Rows,
     output: Rows,  # the result, or one part for each span
-    lse: Rows,  # likewise
+    lse: Rows,  # the log-sum-exp, or the largest score of each span
+    totals,  # sums of exp(score - largest), as `lse` lies; None for one span
     output_span,
     lse_span,  # strides from span to span
     terms: Terms,
@@ -84,19 +86,24 @@ def _decode(
             tile, state, 0, query_rows, key_start, key.row, value_start, value.row,
             b, h, i, queries, band, terms, sizes, HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, True,
         )  # fmt: skip
-    result, log_sum = _finish(state[0], state[1], state[2], terms.dropout)
+    result, log_sum, top = _finish(state[0], state[1], state[2], terms)
     target = output.data + span.to(tl.int64) * output_span
     target = target + b * output.batch + h * output.head + i.to(tl.int64) * output.row
     tl.store(target + d, result.to(output.data.dtype.element_ty), mask=inside & (d < HEAD_DIM))
-    place = lse.data + span.to(tl.int64) * lse_span
+    place = span.to(tl.int64) * lse_span
     place = place + b * lse.batch + h * lse.head + i.to(tl.int64) * lse.row
-    tl.store(place, log_sum[:, None], mask=inside)
+    if totals is None:
+        tl.store(lse.data + place, log_sum[:, None], mask=inside)
+    else:
+        tl.store(lse.data + place, top[:, None], mask=inside)
+        tl.store(totals + place, state[1][:, None], mask=inside)
 
 
 @triton.jit
 def _combine(
     parts,  # (rows, spans, HEAD_DIM) float32
-    part_lse,  # (rows, spans) float32
+    part_top,  # (rows, spans) float32: the largest score, -inf where a span saw nothing
+    part_total,  # (rows, spans) float32: sum of exp(score - largest)
     output,  # (rows, HEAD_DIM)
     lse,  # (rows,) float32
     spans,
@@ -104,13 +111,14 @@ def _combine(
     BLOCK_SPANS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """o = sum_s exp(lse_s - lse) o_s with lse = log sum_s exp(lse_s); one program for each row."""
+    """o = sum_s w_s o_s / sum_s w_s with w_s = total_s exp(top_s - max top); one program for each row."""
     row = tl.program_id(0).to(tl.int64)
     span = tl.arange(0, BLOCK_SPANS)
     d = tl.arange(0, BLOCK_D)[None, :]
-    sums = tl.load(part_lse + row * spans + span, mask=span < spans, other=float("-inf"))
-    top = tl.maximum(tl.max(sums, 0), NO_SCORE)
-    weight = tl.exp(sums - top)
+    tops = tl.load(part_top + row * spans + span, mask=span < spans, other=float("-inf"))
+    totals = tl.load(part_total + row * spans + span, mask=span < spans, other=0.0)
+    top = tl.maximum(tl.max(tops, 0), NO_SCORE)
+    weight = tl.exp(tops - top) * totals
     total = tl.sum(weight, 0)
     place = parts + (row * spans + span[:, None]) * HEAD_DIM + d
     part = tl.load(place, mask=(span[:, None] < spans) & (d < HEAD_DIM), other=0.0)

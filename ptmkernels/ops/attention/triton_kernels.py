@@ -128,7 +128,10 @@ def _softmax_step(
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """One key tile of the online softmax: (accumulator, total, top) before to after it, and `kept`."""
+    """One key tile of the online softmax: (accumulator, total, top) before to after it, and `kept`.
+
+    `top` is to the base 2, but natural where there is a bias.
+    """
     accumulator, total, top = state
     first_key = tile * BLOCK_N
     left = sizes.key_len - first_key
@@ -143,9 +146,15 @@ def _softmax_step(
     )  # fmt: skip
     keys = key_side(terms.mask, b, j, sizes) if MASKED else 0
     score = tile_scores(raw, b, h, i, j, queries, keys, terms, sizes, MASKED)
-    new_top = tl.maximum(top, tl.max(score, 1) * terms.exponent)
-    weight = tl.exp2(score * terms.exponent - new_top[:, None])
-    rescale = tl.exp2(top - new_top)
+    if terms.bias.data is not None:
+        # In natural units: a bias of any size times the exponent would overflow.
+        new_top = tl.maximum(top, tl.max(score, 1))
+        weight = tl.exp2((score - new_top[:, None]) * terms.exponent)
+        rescale = tl.exp2((top - new_top) * terms.exponent)
+    else:
+        new_top = tl.maximum(top, tl.max(score, 1) * terms.exponent)
+        weight = tl.exp2(score * terms.exponent - new_top[:, None])
+        rescale = tl.exp2(top - new_top)
     total = total * rescale + tl.sum(weight, 1)
     if terms.dropout.seed is not None:
         keep = dropout_keep(terms.dropout, b, h, i, first_key, BLOCK_N)
@@ -165,15 +174,17 @@ def _softmax_step(
 
 
 @triton.jit
-def _finish(accumulator, total, top, dropout):
-    """Output and log-sum-exp; zeros and -inf for a query that saw nothing."""
+def _finish(accumulator, total, top, terms):
+    """Output, log-sum-exp and `top` in natural units; zeros and -inf for a query that saw nothing."""
     seen = total > 0.0
     safe = tl.where(seen, total, 1.0)
     factor = 1.0 / safe
-    if dropout.seed is not None:
-        factor = factor * dropout.scale
-    lse = tl.where(seen, top * LN_2 + tl.log(safe), float("-inf"))
-    return accumulator * factor[:, None], lse
+    if terms.dropout.seed is not None:
+        factor = factor * terms.dropout.scale
+    if terms.bias.data is None:
+        top = top * LN_2
+    lse = tl.where(seen, top + tl.log(safe), float("-inf"))
+    return accumulator * factor[:, None], lse, tl.where(seen, top, float("-inf"))
 
 
 @triton.jit
@@ -258,7 +269,7 @@ def _forward(
                 key_start, key.row, value_start, value.row, b, h, i, queries, band, terms, sizes,
                 HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION, False,
             )  # fmt: skip
-    result, log_sum = _finish(state[0], state[1], state[2], terms.dropout)
+    result, log_sum, _ = _finish(state[0], state[1], state[2], terms)
     # The outputs are contiguous, and the program's number is asked for once more (in the second dimension it
     # is 0), so that no registers keep anything for them while the loops run.
     program = tl.program_id(0) + tl.program_id(1)

@@ -82,17 +82,17 @@ class _Decode(TiledLaunch):
         call, output, lse = self.call, self.output, self.lse
         batch, heads, length, head_dim = call.query.shape
         spans, span_len = self._spans(tile.n)
-        parts, part_lse = output, lse
+        parts, part_lse, totals = output, lse, None
         if spans > 1:
             parts = output.new_empty((batch, heads, length, spans, head_dim), dtype=torch.float32)
-            part_lse = lse.new_empty((batch, heads, length, spans))
+            part_lse, totals = (lse.new_empty((batch, heads, length, spans)) for _ in range(2))
         launch(
             triton_decode._decode,
             (spans * call.key.shape[1] * batch,),
             (
                 *(rows(t) for t in (call.query, call.key, call.value)),
                 *(Rows(parts, *parts.stride()[:3]), Rows(part_lse, *part_lse.stride()[:3])),
-                *(head_dim, 1),
+                *(totals, head_dim, 1),
                 *(call.terms, call.sizes, spans, span_len),
             ),
             {
@@ -108,7 +108,7 @@ class _Decode(TiledLaunch):
             launch(
                 triton_decode._combine,
                 (batch * heads * length,),
-                (parts, part_lse, output, lse, spans),
+                (parts, part_lse, totals, output, lse, spans),
                 {
                     "HEAD_DIM": head_dim,
                     "BLOCK_SPANS": next_power_of_2(spans),

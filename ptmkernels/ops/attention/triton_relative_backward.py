@@ -120,7 +120,7 @@ def _score_gradients(
     own = first_query + tl.arange(0, BLOCK_M)
     row_lse, delta = make_row_terms(
         output, grad_rows, lse, grad_lse, row_terms, b, h, first_query, sizes,
-        HEAD_DIM, BLOCK_M, BLOCK_D,
+        HEAD_DIM, BLOCK_M, BLOCK_D, terms.bias.data is not None,
     )  # fmt: skip
 
     i = own[:, None]

@@ -18,15 +18,16 @@ from ptmkernels.ops.attention.triton_tile import (
 @triton.jit
 def make_row_terms(
     output, grad_rows, lse, grad_lse, row_terms, b, h, first_query, sizes,
-    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, NATURAL: tl.constexpr,
 ):  # fmt: skip
     """What the gradients need of each query of a block, also written to `row_terms`.
 
     Args:
         grad_rows: (BLOCK_M, BLOCK_D), do of the block.
+        NATURAL: the log-sum-exp stays as it is, for calls with a bias: to the base 2 a large one overflows.
 
     Returns:
-        (lse to the base 2, +inf where the query saw nothing; delta), (BLOCK_M,) both.
+        (lse, to the base 2 unless NATURAL, +inf where the query saw nothing; delta), (BLOCK_M,) both.
     """
     output_rows = load_rows(
         head_start(output, b, h, first_query), output.row, sizes.query_len - first_query,
@@ -36,7 +37,9 @@ def make_row_terms(
     inside = own < sizes.query_len
     place = (b * sizes.heads + h) * sizes.query_len + own
     row_lse = tl.load(lse + place, mask=inside, other=float("-inf"))
-    row_lse = tl.where(row_lse == float("-inf"), float("inf"), row_lse * LOG2_E)
+    row_lse = tl.where(row_lse == float("-inf"), float("inf"), row_lse)
+    if not NATURAL:
+        row_lse = row_lse * LOG2_E
     delta = tl.sum(output_rows.to(tl.float32) * grad_rows.to(tl.float32), 1)
     if grad_lse is not None:
         delta = delta - tl.load(grad_lse + place, mask=inside, other=0.0)
@@ -51,11 +54,12 @@ def _row_terms(
     grad_output: Rows,
     lse,  # (B, H, L) float32
     grad_lse,  # (B, H, L) float32 or None
-    row_terms,  # (2, B, H, L) float32, written: lse to the base 2 and delta
+    row_terms,  # (2, B, H, L) float32, written: lse and delta of `make_row_terms`
     sizes: Sizes,
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    NATURAL: tl.constexpr,
 ):
     """The two numbers of each query that `_backward_key` needs; one program for BLOCK queries of a head."""
     tiles = tl.cdiv(sizes.query_len, BLOCK)
@@ -69,5 +73,5 @@ def _row_terms(
     )  # fmt: skip
     make_row_terms(
         output, grad_rows, lse, grad_lse, row_terms, b, h, first_query, sizes,
-        HEAD_DIM, BLOCK, BLOCK_D,
+        HEAD_DIM, BLOCK, BLOCK_D, NATURAL,
     )  # fmt: skip

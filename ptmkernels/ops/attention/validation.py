@@ -11,8 +11,6 @@ from ptmkernels._shapes import broadcasts
 from ptmkernels.masks import AttentionMask
 from ptmkernels.ops.attention.options import DTYPES, BucketedBias, compute_dtype
 
-MAX_HEAD_DIM = 256
-
 
 def check_attention(
     query: Tensor,
@@ -71,10 +69,8 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor, query_name: str = "
                 f"{name} is on {tensor.device}; expected the device of {query_name}, {query.device}"
             )
     batch, heads, _, head_dim = query.shape
-    if not 1 <= head_dim <= MAX_HEAD_DIM:
-        raise ValueError(
-            f"{query_name} has head dimension {head_dim}; expected 1 to {MAX_HEAD_DIM}"
-        )
+    if head_dim < 1:
+        raise ValueError(f"{query_name} has head dimension {head_dim}; expected at least 1")
     if key.shape[0] != batch or key.shape[3] != head_dim:
         raise ValueError(
             f"key has shape {tuple(key.shape)}; expected ({batch}, heads, S, {head_dim})"
@@ -153,8 +149,8 @@ def check_bucketed_bias(bias: BucketedBias, sizes: tuple[int, ...], device: torc
 
 def check_dropout(dropout_p: float, seed: Tensor | None, device: torch.device) -> None:
     check_number("dropout_p", dropout_p)
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"dropout_p is {dropout_p}; expected 0 <= dropout_p < 1")
+    if not 0.0 <= dropout_p <= 1.0:
+        raise ValueError(f"dropout_p is {dropout_p}; expected 0 <= dropout_p <= 1")
     if seed is None:
         return
     if not isinstance(seed, Tensor) or seed.dtype != torch.int64:

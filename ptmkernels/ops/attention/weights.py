@@ -34,7 +34,7 @@ def attention_weights(
 ) -> Tensor:
     """The attention weights, for callers that ask for them; the fused path never stores them.
 
-    a_ij = exp(s_ij - lse_i), recomputed from the log-sum-exp that :func:`masked_attention` or
+    a_ij ~ exp(s_ij - lse_i), recomputed from the log-sum-exp that :func:`masked_attention` or
     :func:`relative_attention` returned with the same arguments. Plain PyTorch, differentiable; the result
     is the only L x S tensor kept.
 
