@@ -191,7 +191,16 @@ AMPERE_RELATIVE: Table = {
     },
 }
 
-BLACKWELL_RELATIVE: Table = {**HOPPER_RELATIVE, "forward": AMPERE_RELATIVE["forward"]}
+BLACKWELL_RELATIVE: Table = {
+    **HOPPER_RELATIVE,
+    "forward": {
+        "half": (
+            (64, (Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
+            (128, (Tile(64, 16, 4, 2), Tile(16, 64, 8, 1))),
+            (256, (Tile(16, 64, 8, 1),)),
+        )
+    },
+}
 
 # Without tensor cores ("ieee") a thread holds whole rows of 128 or 256 numbers, and some spill in any tile.
 _SCORES_SINGLE = {
