@@ -2,7 +2,11 @@
 
 The defaults were chosen by what the compiler reports for each (`triton_report`): no spill, then no warp that
 repeats another's scores (with many options or dimensions some do), then the fewest instructions for a score.
-Nothing was measured on a GPU; `triton_tune` measures on the one at hand.
+Looked at so far: 16-bit types on sm_90, and on sm_80, sm_100 and gfx942 with D = 64, with relative keys
+also with 128 and 256; relative float32 on sm_90. The rest is by analogy. On sm_90 relative calls spill 8
+bytes with D = 128 in 16 bits; in float32 192 ("ieee") with 128, and with 256 32 ("tf32") or more than 1,000;
+and 80 in the forward of two streams with D = 64. Nothing was measured on a GPU; `triton_tune` measures on
+the one at hand.
 """
 
 from __future__ import annotations
@@ -187,7 +191,16 @@ AMPERE_RELATIVE: Table = {
     },
 }
 
-BLACKWELL_RELATIVE: Table = {**HOPPER_RELATIVE, "forward": AMPERE_RELATIVE["forward"]}
+BLACKWELL_RELATIVE: Table = {
+    **HOPPER_RELATIVE,
+    "forward": {
+        "half": (
+            (64, (Tile(64, 32, 4, 2), Tile(64, 16, 4, 2))),
+            (128, (Tile(64, 16, 4, 2), Tile(16, 64, 8, 1))),
+            (256, (Tile(16, 64, 8, 1),)),
+        )
+    },
+}
 
 # Without tensor cores ("ieee") a thread holds whole rows of 128 or 256 numbers, and some spill in any tile.
 _SCORES_SINGLE = {
