@@ -157,16 +157,15 @@ class AttentionMask(IntervalMask):
             length: L = S.
         """
         lengths = given_numbers(prefix_lengths)
-        if device is None:
-            given = isinstance(prefix_lengths, Tensor)
-            device = lengths.device if given else torch.get_default_device()
-        lengths = moved(lengths, device)
+        if device is None and isinstance(prefix_lengths, Tensor):
+            device = lengths.device
+        position, _ = positions(length, length, device)
+        lengths = moved(lengths, position.device)
         if lengths.numel() == 0:
             lengths = lengths.to(torch.int32)  # an empty list comes as float32
         lengths = to_int32("prefix_lengths", lengths)
         if lengths.dim() != 1:
             raise ValueError(f"prefix_lengths has shape {tuple(lengths.shape)}; expected (B,)")
-        position, _ = positions(length, length, lengths.device)
         lengths = within("prefix_lengths", lengths, 0, length)
         high = torch.maximum(position, lengths[:, None] - 1)
         return _of_positions(length, torch.zeros_like(high), high)
