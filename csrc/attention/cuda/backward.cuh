@@ -304,9 +304,8 @@ struct BackwardKernel {
     const float factor = finish_scores<T>(weight, p, place, step.is_full);
     const auto column_lse = shared_memory<float>(stage_offset(stage) + kStatistics);
     const auto column_delta = shared_memory<float>(stage_offset(stage) + kStatistics + kCols * 4);
-    for_each(weight, [&](float& value, int r, int c) {
-      const float sum = kOwnKeys ? column_lse.load(place.other_index(c)) : lse[r];
-      value = weight_of(p.options, value, factor, sum);
+    to_weights(p.options, weight, factor, [&](int r, int c) {
+      return kOwnKeys ? column_lse.load(place.other_index(c)) : lse[r];
     });
     if constexpr (!kRelative) clear(change);
     multiply_transposed<T>(change, own_tile(kOwnSecond), warp_row0(), second, 0, p.exact);

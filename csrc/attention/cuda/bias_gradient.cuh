@@ -301,10 +301,10 @@ struct BiasGradientKernel {
     const int64_t head = static_cast<int64_t>(step.batch) * p.heads + step.head;
     float lse[2 * kM], delta[2 * kM];
     load_statistics<kM>(p, head, step.query0() + warp_row0(), lse, delta);
+    to_weights(p.options, score, factor, [&](int r, int) { return lse[r]; });
     for_each(sum, [&](float& value, int r, int c) {
       const int n = c / 2, e = r % 2 * 2 + c % 2;
-      const float weight = weight_of(p.options, score[r / 2][n][e], factor, lse[r]);
-      value += weight * (change[r / 2][n][e] * p.options.keep_scale - delta[r]);
+      value += score[r / 2][n][e] * (change[r / 2][n][e] * p.options.keep_scale - delta[r]);
     });
   }
 

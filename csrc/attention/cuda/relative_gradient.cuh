@@ -333,9 +333,9 @@ struct RelativeGradientKernel {
     const bool drops = p.options.drops;
     const uint32_t dropped = drops ? dropped_elements<1, kN>(p.options, place) : 0;
     if (drops) replace(change, dropped, 0.0f);
+    to_weights(p.options, score, factor, [&](int r, int) { return statistics.lse[r]; });
     for_each(change, [&](float& value, int r, int c) {
-      const float weight =
-          weight_of(p.options, score[0][c / 2][r * 2 + c % 2], factor, statistics.lse[r]);
+      const float weight = score[0][c / 2][r * 2 + c % 2];
       value = p.of_value ? weight : weight * (value * p.options.keep_scale - statistics.delta[r]);
     });
     if (drops && p.of_value) replace(change, dropped, 0.0f);

@@ -184,10 +184,19 @@ SIMT_FN float finish_scores(float (&score)[kM][kN][4], const Params& p,
   return o.scale_first ? kLog2e : o.scale_log2;
 }
 
-// The weight of a score from `finish_scores`, with `lse` as BackwardParams has it. No weight is
-// above 1: the scores of a large bias may be rounded otherwise than in the forward pass.
-SIMT_FN float weight_of(const ScoreOptions& o, float score, float factor, float lse) {
-  return exp2_fast(o.scale_first ? fminf(score - lse, 0.0f) * factor : score * factor - lse);
+// Scores from `finish_scores` to their weights; lse(r, c) is that of an element's query, as
+// BackwardParams has it. No weight is above 1: the scores of a large bias may be rounded otherwise
+// than in the forward pass. One test for all elements, so that calls without a bias pay nothing.
+template <int kM, int kN, typename Lse>
+SIMT_FN void to_weights(const ScoreOptions& o, float (&score)[kM][kN][4], float factor, Lse&& lse) {
+  if (o.scale_first) {
+    for_each(score, [&](float& value, int r, int c) {
+      value = exp2_fast(fminf(value - lse(r, c), 0.0f) * factor);
+    });
+  } else {
+    for_each(score,
+             [&](float& value, int r, int c) { value = exp2_fast(value * factor - lse(r, c)); });
+  }
 }
 
 // The random words of a lane's four elements of one 16 x 8 fragment. Weight (b, h, i, j) takes word

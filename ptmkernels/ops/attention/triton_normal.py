@@ -83,7 +83,7 @@ def _row_factors(
             HEAD_DIM, BLOCK_N, BLOCK_D, True,
         )  # fmt: skip
         raw, _ = raw_scores(
-            0, query_rows, key_rows, band, terms.relative, b, j, first_key, sizes, True, False, False,
+            0, query_rows, key_rows, band, terms.relative, b, j, first_key, sizes, True, False,
             HEAD_DIM, BLOCK_N, BLOCK_D, PRECISION,
         )  # fmt: skip
         keys = key_side(terms.mask, b, j, sizes)
