@@ -147,6 +147,9 @@ def run(config: PretrainingConfig, output: Path, *, resume: bool = False) -> Tra
         hint = f"; try: ptmkernels fill-mask {output} 'A [MASK] text'"
         hint = hint if config.objective[:3] == "mlm" else ""
         typer.echo(f"The model lies in {output}{hint}", err=True)
+    # A process that ends while its group is open may be aborted by the threads of the group.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
     return result
 
 

@@ -89,6 +89,9 @@ def main(output, settings):
     result = trainer.run()
     if trainer.accelerator.is_main_process:
         print(json.dumps(result.history.training))
+    # A process that ends while its group is open may be aborted by the threads of the group.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
